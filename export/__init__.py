@@ -1,0 +1,1 @@
+"""What ships: files, ONNX, parity, stopwatch, figures and report. The lowest room."""

@@ -1,0 +1,60 @@
+"""What a person sees of a finished student: a table on the terminal, and report.html."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from export.figures import curves_figure
+from export.report import Section, write_report
+
+
+def summary_rows(facts: Mapping, onnx_path: Path) -> list[tuple[str, str]]:
+    """Return the short table of a student's metrics.json."""
+    error = facts["onnx_max_abs_error"]
+    verdict = "within budget" if facts["meets_target"] else "OVER BUDGET"
+    return [
+        ("target", f"{facts['target_ms']:g} ms for a {facts['unit_of_work']}"),
+        ("predicted", f"{facts['predicted_ms']:.2f} ms"),
+        (
+            "measured",
+            f"{facts['measured_ms']:.2f} ms, {verdict} (spread {facts['measured_ms_spread']:.1%})",
+        ),
+        ("student", f"{facts['test_accuracy']:.2%} of the test split"),
+        ("teacher", f"{facts['teacher_test_accuracy']:.2%} of the test split"),
+        ("agreement", f"{facts['teacher_agreement']:.2%} of answers are the teacher's"),
+        ("size", f"{facts['params']:,} parameters, {facts['macs']:,} MACs an image"),
+        (
+            "ONNX parity",
+            f"{'passed' if facts['onnx_parity'] else 'FAILED'}: largest error "
+            f"{'not finite' if error is None else f'{error:.1e}'}, "
+            f"{facts['onnx_top1_agreement']:.2%} of answers agree",
+        ),
+        ("search", f"{facts['search_seconds']:.0f} s"),
+        ("retraining", f"{facts['retrain_seconds']:.0f} s"),
+        ("file", str(onnx_path)),
+    ]
+
+
+def write_student_report(
+    folder: Path,
+    facts: Mapping,
+    rows: Sequence[tuple[str, str]],
+    architecture: Mapping,
+    retraining: Sequence[Mapping[str, object]],
+) -> None:
+    """Write curves.png and report.html of one student; `architecture` is its JSON form."""
+    phase = f"student_{folder.name}"
+    curves_figure(folder / "curves.png", retraining, [(phase, "loss"), (phase, "accuracy")])
+    layers = [
+        (str(s), str(stage["width"]), str(i), str(layer["kernel"]), str(layer["expansion"]), gate)
+        for s, stage in enumerate(architecture["stages"], start=1)
+        for i, layer in enumerate(stage["layers"], start=1)
+        for gate in ["yes" if layer["squeeze_excite"] else "no"]
+    ]
+    header = ("stage", "width", "layer", "kernel", "expansion", "squeeze-and-excitation")
+    sections = [
+        Section("Result", table=rows),
+        Section("Architecture", table=layers, header=header),
+        Section("Retraining", pictures=[folder / "curves.png"]),
+        Section("All numbers", table=[(key, str(value)) for key, value in facts.items()]),
+    ]
+    write_report(folder / "report.html", f"Oyster: student within {folder.name}", sections)

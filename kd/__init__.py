@@ -1,0 +1,1 @@
+"""What is learned from: data, teacher, stored outputs, losses, evaluation, run folder."""

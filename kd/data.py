@@ -1,0 +1,193 @@
+"""Images and how they are split, augmented and batched.
+
+Images are float32 RGB tensors [3, R, R] in [0, 1]; models normalise for themselves.
+"""
+
+import hashlib
+import json
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.model_selection import train_test_split
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
+
+from export.errors import UserError
+from kd.sources import Pixels, Source, read_source
+from kd.views import Augment, seeded, transforms, view_seed
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """What to learn from. `test_fraction` counts only where the source has no test split."""
+
+    source: str = "digits"  # "digits", "cifar10" or the path of a folder
+    root: Path | None = None  # where torchvision keeps CIFAR-10
+    resolution: int = 16  # pixels
+    augment: Augment = "crop"
+    search_fraction: float = 0.2  # of the training images
+    test_fraction: float = 0.2  # of all images
+    seed: int = 0
+    limit: int | None = None  # at most so many training, and as many test images
+
+
+@dataclass(frozen=True, eq=False)
+class Split(Dataset):
+    """Some images of a source, as (image [3, R, R], label, index in the split).
+
+    `version` None is the plain image; v >= 0 is the augmentation drawn from (seed, v, position in
+    the source) alone, the same in any process and any split (FKD: Shen & Xing 2021; TinyViT: Wu et
+    al. 2022 store teacher outputs for such views).
+    """
+
+    images: Pixels
+    labels: Tensor  # [N] int64
+    positions: Tensor  # [N] int64, in the source
+    plain: v2.Transform
+    augmentation: v2.Transform
+    seed: int
+    version: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int, int]:
+        position = int(self.positions[index])
+        image = self.images[position]
+        if self.version is None:
+            return self.plain(image), int(self.labels[index]), index
+        seed = view_seed(self.seed, self.version, position)
+        return seeded(self.augmentation, image, seed), int(self.labels[index]), index
+
+    def view(self, version: int | None) -> "Split":
+        """The same images, plain (None) or in augmented version `version` >= 0."""
+        return replace(self, version=version)
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """Disjoint splits: weights learn on `train`, alpha on `search`; `test` only reports."""
+
+    train: Split
+    search: Split
+    test: Split
+    classes: tuple[str, ...]
+    settings: DataSettings
+
+    def fingerprint(self) -> str:
+        """Hash of images, labels, splits and what decides a view; a moved folder keeps its own."""
+        facts = [self.classes, self.settings.augment, self.settings.resolution, self.settings.seed]
+        digest = hashlib.sha256(json.dumps(facts).encode() + self.train.images.digest())
+        for split in (self.train, self.search, self.test):
+            digest.update(struct.pack("<q", len(split)))
+            digest.update(split.positions.numpy().data)
+            digest.update(split.labels.numpy().data)
+        return digest.hexdigest()[:32]
+
+
+def load_data(settings: DataSettings) -> Data:
+    """Open the source and split it, stratified and seeded; raise `UserError` when it cannot be."""
+    _check(settings)
+    source = read_source(settings.source, settings.root, settings.resolution)
+    train, search, test = source.train, source.search, source.test
+    if test is None:
+        train, test = _stratified(source, train, settings.test_fraction, settings.seed, "test")
+    train, test = (_limited(source, part, settings) for part in (train, test))
+    if search is None:
+        fraction = settings.search_fraction
+        train, search = _stratified(source, train, fraction, settings.seed, "search")
+    else:
+        search = _limited(source, search, settings)
+    splits = (_split(source, np.sort(part), settings) for part in (train, search, test))
+    return Data(*splits, source.classes, settings)
+
+
+def join(a: Split, b: Split) -> Split:
+    """`a` then `b` as one split of the same source; every image keeps its own views."""
+    assert a.images is b.images
+    labels, positions = torch.cat([a.labels, b.labels]), torch.cat([a.positions, b.positions])
+    return replace(a, labels=labels, positions=positions)
+
+
+def batches(
+    dataset: Dataset,
+    batch: int,
+    generator: torch.Generator | None,
+    workers: int = 0,
+    drop_last: bool = False,
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """One epoch of (images [B, 3, R, R], labels [B], index [B]), shuffled when given a generator.
+
+    Raises `UserError` for an unreadable image, and when `drop_last` would leave no batch at all.
+    """
+    if drop_last and len(dataset) < batch:
+        raise UserError(f"batch {batch}: more than the {len(dataset)} images; give a smaller batch")
+    # A generator of its own keeps an unshuffled loader from drawing on torch's global one.
+    order = torch.Generator() if generator is None else generator
+    loader = DataLoader(
+        dataset,
+        batch,
+        shuffle=generator is not None,
+        num_workers=workers,
+        drop_last=drop_last,
+        generator=order,
+        pin_memory=torch.cuda.is_available(),
+    )
+    try:
+        yield from loader
+    except UserError as error:
+        # A worker's error arrives with its traceback as the message, the error itself last.
+        line = str(error).strip().splitlines()[-1]
+        error.__traceback__ = None  # it would keep the loader, whose workers then end 5 s late
+        raise UserError(line.removeprefix("export.errors.UserError: ")) from None
+
+
+def _check(settings: DataSettings) -> None:
+    for name in ("search_fraction", "test_fraction"):
+        if not 0 < (value := getattr(settings, name)) < 1:
+            raise UserError(f"{name} {value}: expected a number between 0 and 1")
+    if settings.resolution < 8:
+        raise UserError(f"resolution {settings.resolution}: expected 8 pixels or more")
+    if settings.limit is not None and settings.limit < 1:
+        raise UserError(f"limit {settings.limit}: expected 1 image or more")
+
+
+def _stratified(
+    source: Source, positions: np.ndarray, fraction: float, seed: int, name: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """(rest, part): `part` is `fraction` of `positions`, with the same mix of classes."""
+    labels = source.labels[positions]
+    try:
+        return train_test_split(
+            positions, test_size=fraction, stratify=labels, random_state=seed, shuffle=True
+        )
+    except ValueError as error:
+        raise UserError(
+            f"{name}_fraction {fraction} of {len(positions)} images: too few for"
+            f" {len(source.classes)} classes in each part; give more images or another fraction"
+        ) from error
+
+
+def _limited(source: Source, positions: np.ndarray, settings: DataSettings) -> np.ndarray:
+    """At most `limit` positions, taken in turn from every class."""
+    if settings.limit is None or len(positions) <= settings.limit:
+        return positions
+    shuffled = np.random.default_rng(settings.seed).permutation(positions)
+    labels = source.labels[shuffled]
+    turn = np.empty(len(labels), dtype=np.int64)
+    for label in np.unique(labels):
+        turn[labels == label] = np.arange(np.count_nonzero(labels == label))
+    return shuffled[np.argsort(turn, kind="stable")[: settings.limit]]
+
+
+def _split(source: Source, positions: np.ndarray, settings: DataSettings) -> Split:
+    labels = torch.from_numpy(source.labels[positions])
+    plain, augmentation = transforms(settings.augment, settings.resolution)
+    return Split(
+        source.images, labels, torch.from_numpy(positions), plain, augmentation, settings.seed
+    )

@@ -1,0 +1,101 @@
+"""Judging a model: its answers, its loss, its BatchNorm statistics."""
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from kd.data import Split, batches
+from kd.targets import Batch, Targets, distilled
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> float:
+    """Share of logits [N, K] whose largest entry is at labels [N]."""
+    return (logits.argmax(dim=1) == labels).double().mean().item()
+
+
+@torch.no_grad()
+def predict(
+    model: nn.Module,
+    dataset: Dataset,
+    batch: int,
+    workers: int = 0,
+    description: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """(logits [N, K], labels [N]) on the CPU, in eval mode; each module keeps its former mode."""
+    device = next(model.parameters()).device
+    steps = math.ceil(len(dataset) / batch)
+    logits, labels = [], []
+    with _evaluating(model):
+        epoch = batches(dataset, batch, None, workers)
+        for images, truth, _ in tqdm(epoch, description, steps, disable=description is None):
+            logits.append(model(images.to(device)).float().cpu())
+            labels.append(truth)
+    return torch.cat(logits), torch.cat(labels)
+
+
+@torch.no_grad()
+def score(
+    model: nn.Module,
+    split: Split,
+    targets: Targets,
+    loss: Callable[[Tensor, Batch], Tensor],
+    batch: int,
+    workers: int = 0,
+) -> tuple[float, float]:
+    """(loss, accuracy), means over all N plain images of `split`, in eval mode."""
+    device = next(model.parameters()).device
+    total, correct = 0.0, 0
+    with _evaluating(model):
+        for step in distilled(split, targets, None, batch, None, workers):
+            here = Batch(*(tensor.to(device) for tensor in step))
+            logits = model(here.images).float()
+            total += loss(logits, here).item() * len(here.labels)
+            correct += int((logits.argmax(dim=1) == here.labels).sum())
+    return total / len(split), correct / len(split)
+
+
+@torch.no_grad()
+def recalibrate(model: nn.Module, images: Iterable[Tensor]) -> None:
+    """Set every BatchNorm's running statistics to the mean over `images` (batches of one size).
+
+    Shared weights need it before any score (BigNAS: Yu et al. 2020).
+    """
+    update_bn(images, model, device=next(model.parameters()).device)
+
+
+def calibration_images(split: Split, batch: int, seed: int, count: int = 4) -> list[Tensor]:
+    """`count` batches [B, 3, R, R] of plain images of `split` for `recalibrate`, at random."""
+    order = torch.Generator().manual_seed(seed)
+    epoch = batches(split.view(None), min(batch, len(split)), order, drop_last=True)
+    return [images for images, _, _ in itertools.islice(epoch, count)]
+
+
+def rate(
+    model: nn.Module,
+    images: Sequence[Tensor],
+    split: Split,
+    targets: Targets,
+    loss: Callable[[Tensor, Batch], Tensor],
+    batch: int = 256,
+) -> tuple[float, float]:
+    """`score` of a model whose BatchNorm statistics are first recalibrated on `images`."""
+    recalibrate(model, images)
+    return score(model, split, targets, loss, batch)
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    former = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in former.items():
+            module.training = training

@@ -1,0 +1,186 @@
+"""Teacher networks by name, and weights from files that never execute code."""
+
+import difflib
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+
+import timm
+import torch
+from torch import Tensor, nn
+from torchvision import models
+
+from export.errors import UserError
+from export.files import read_tensors
+
+RGB = tuple[float, float, float]
+SMALL = "small_resnet18:"
+
+
+@dataclass(frozen=True)
+class TeacherSource:
+    """Which teacher: "small_resnet18:STRIDE", "torchvision:NAME" or "timm:NAME".
+
+    Without `checkpoint`, torchvision and timm use published weights, small_resnet18 is trained
+    here. `mean` and `std` replace the ones that come with the weights.
+    """
+
+    name: str = "small_resnet18:2"
+    checkpoint: Path | None = None
+    mean: RGB | None = None
+    std: RGB | None = None
+
+    @property
+    def trained_here(self) -> bool:
+        """Whether nobody has trained this teacher yet."""
+        return self.name.startswith(SMALL) and self.checkpoint is None
+
+
+def small_image_resnet18(classes: int, stride: int) -> nn.Module:
+    """ResNet-18 (He et al. 2016) for images of 16 to 64 pixels: 3 x 3 stem, no max-pooling."""
+    network = models.resnet18(num_classes=classes)
+    network.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=stride, padding=1, bias=False)
+    network.maxpool = nn.Identity()
+    return network
+
+
+def build_network(name: str, classes: int) -> nn.Module:
+    """The untrained network called `name`; an unknown name is a `UserError` with close matches."""
+    library, model = _known(name)
+    if library == "small_resnet18":
+        return small_image_resnet18(classes, int(model))
+    if library == "torchvision":
+        return models.get_model(model, weights=None, num_classes=classes)
+    return timm.create_model(model, num_classes=classes)
+
+
+def _known(name: str) -> tuple[str, str]:
+    """(library, model) of a name that exists."""
+    library, _, model = name.partition(":")
+    known = [f"{SMALL}{stride}" for stride in (1, 2)]
+    known += [f"torchvision:{m}" for m in models.list_models(module=models)]
+    known += [f"timm:{m}" for m in [*timm.list_models(), *timm.list_pretrained()]]
+    if name in known:
+        return library, model
+    # A bare name is the usual slip, and timm has nearly all of them.
+    wanted = name if model else f"timm:{name}"
+    close = ", ".join(difflib.get_close_matches(wanted, known)) or f"{SMALL}2"
+    raise UserError(f"teacher {name}: unknown; expected LIBRARY:NAME, such as {close}")
+
+
+def with_weights(source: TeacherSource, classes: int) -> tuple[nn.Module, RGB, RGB]:
+    """(network, mean, std) with the weights of the checkpoint, or the published ones."""
+    if source.trained_here:
+        raise UserError(f"teacher {source.name}: has no weights; train it or give a checkpoint")
+    if source.checkpoint is None:
+        return _published(source.name, classes)
+    network = build_network(source.name, classes)
+    load_weights(network, read_checkpoint(source.checkpoint), classes, source.checkpoint)
+    return network, *_normalisation(source.name)
+
+
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """A state dict from .safetensors or torch.save (plain, or under "state_dict" or "model")."""
+    if path.suffix == ".safetensors":
+        weights, _ = read_tensors(path)
+    else:
+        weights = _unpickled(path)
+    return {key.removeprefix("module."): value for key, value in weights.items()}
+
+
+def load_weights(
+    network: nn.Module, weights: dict[str, Tensor], classes: int, origin: Path | str
+) -> None:
+    """Copy `weights` into `network`; raise `UserError` unless every key and shape fits."""
+    wanted = {key: tuple(value.shape) for key, value in network.state_dict().items()}
+    given = {key: tuple(value.shape) for key, value in weights.items()}
+    faults = [f"{key} missing" for key in sorted(wanted.keys() - given.keys())]
+    faults += [f"{key} unexpected" for key in sorted(given.keys() - wanted.keys())]
+    shared = [key for key in sorted(wanted.keys() & given.keys()) if wanted[key] != given[key]]
+    heads = {given[k][0] for k in shared if _is_head(given[k], wanted[k], classes)}
+    if len(heads) == 1 and not faults and len(shared) <= 4:
+        raise _other_classes(origin, heads.pop(), classes)
+    faults += [f"{key} is {list(given[key])}, expected {list(wanted[key])}" for key in shared]
+    if faults:
+        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
+        raise UserError(
+            f"{origin}: does not fit the network: {'; '.join(faults[:3])}{more};"
+            " give the checkpoint of this network or name another"
+        )
+    network.load_state_dict(weights)
+
+
+def _unpickled(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; expected .safetensors or a saved state dict")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise UserError(
+            f"{path}: no plain state dict (truncated, or it holds code, which is never run);"
+            " save the state dict as .safetensors"
+        ) from error
+    for key in ("state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
+        raise UserError(f"{path}: no state dict; expected tensors by name, save model.state_dict()")
+    return content
+
+
+def _published(name: str, classes: int) -> tuple[nn.Module, RGB, RGB]:
+    """The network with its author's weights, downloaded once by its library."""
+    library, model = _known(name)
+    published = _published_classes(library, model)
+    if published != classes:
+        raise _other_classes(f"teacher {name}", published, classes)
+    try:
+        if library == "timm":
+            network = timm.create_model(model, pretrained=True)
+        else:
+            network = _torchvision_published(model)
+    except Exception as error:  # each hub raises a family of errors of its own
+        raise UserError(
+            f"teacher {name}: published weights cannot be fetched ({type(error).__name__});"
+            " give --teacher-checkpoint"
+        ) from error
+    return network, *_normalisation(name)
+
+
+def _torchvision_published(model: str) -> nn.Module:
+    # torchvision's own loading would unpickle freely; the state dict alone is enough.
+    network = models.get_model(model, weights=None)
+    weights = models.get_model_weights(model).DEFAULT
+    network.load_state_dict(weights.get_state_dict(check_hash=True, weights_only=True))
+    if hasattr(network, "transform_input"):  # set by torchvision with published weights only
+        network.transform_input = True
+    return network
+
+
+def _published_classes(library: str, model: str) -> int:
+    if library == "timm":
+        return timm.get_pretrained_cfg(model).num_classes
+    return len(models.get_model_weights(model).DEFAULT.meta["categories"])
+
+
+def _normalisation(name: str) -> tuple[RGB, RGB]:
+    """(mean, std) of the published weights; none where the network is trained here."""
+    library, _, model = name.partition(":")
+    if library == "timm":
+        config = timm.get_pretrained_cfg(model)
+        return config.mean, config.std
+    if library == "torchvision":
+        transform = models.get_model_weights(model).DEFAULT.transforms()
+        return tuple(transform.mean), tuple(transform.std)
+    return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+
+
+def _is_head(given: tuple[int, ...], wanted: tuple[int, ...], classes: int) -> bool:
+    return bool(given and wanted) and wanted[0] == classes and given[1:] == wanted[1:]
+
+
+def _other_classes(origin: Path | str, found: int, classes: int) -> UserError:
+    return UserError(
+        f"{origin}: {found} classes, the data has {classes};"
+        " give a checkpoint trained on these classes"
+    )

@@ -1,0 +1,162 @@
+"""The folder of a run: its settings, and its numbers on disk and in Weights & Biases."""
+
+import json
+import math
+import netrc
+import os
+import platform
+import sys
+from importlib.metadata import distributions
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+from urllib.parse import urlsplit
+
+import wandb
+
+from export.errors import UserError
+from export.files import read_json, write_json
+
+RECORDED = {
+    *("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn"),
+    *("onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "wandb"),
+}
+
+
+def open_run(folder: Path, config: dict) -> None:
+    """Make `folder` with `config.json`, or check that the one there has the same settings.
+
+    Raises `UserError` naming the fields that differ, or when the folder cannot be made.
+    """
+    path = folder / "config.json"
+    settings = _plain(config)
+    if path.exists():
+        _refuse_other(folder, _flat(read_config(folder).get("settings", {})), _flat(settings))
+        return
+    installed = {package.name: package.version for package in distributions()}
+    versions = {name: installed[name] for name in sorted(RECORDED & installed.keys())}
+    versions["python"] = platform.python_version()
+    facts = {"settings": settings, "command": [Path(sys.argv[0]).name, *sys.argv[1:]]}
+    try:
+        write_json(path, {**facts, "versions": versions})
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot hold a run ({error.strerror}); give another --run"
+        ) from error
+
+
+def read_config(folder: Path) -> dict:
+    """`config.json` of a run: settings, command, versions; `UserError` when there is none."""
+    if not (folder / "config.json").exists():
+        raise UserError(f"{folder}: no run here; run train.py first, or give its folder as --run")
+    return read_json(folder / "config.json")
+
+
+def read_metrics(folder: Path) -> list[dict]:
+    """Every line of a run's metrics.jsonl."""
+    text = (folder / "metrics.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+class Metrics:
+    """A run's numbers: lines of `metrics.jsonl`, and the same in a W&B run.
+
+    W&B is online with WANDB_MODE=online or an API key, offline otherwise; its files lie in the
+    run's folder.
+    """
+
+    def __init__(self, folder: Path, config: dict, job: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = (folder / "metrics.jsonl").open("a", encoding="utf-8", buffering=1)
+        self._run = _wandb_run(folder, config, job)
+        self._phases: set[str] = set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+        self._run.finish(exit_code=0 if kind is None else 1)
+
+    def log(self, phase: str, step: int, **numbers: float) -> None:
+        """Keep `numbers` of one step; in the file, NaN and infinity are null."""
+        line = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+        self._file.write(json.dumps({"phase": phase, "step": step, **line}, allow_nan=False) + "\n")
+        if phase not in self._phases:
+            self._phases.add(phase)
+            self._run.define_metric(f"{phase}/step", hidden=True)
+            self._run.define_metric(f"{phase}/*", step_metric=f"{phase}/step")
+        named = {f"{phase}/{name}": value for name, value in numbers.items()}
+        self._run.log({f"{phase}/step": step, **named})
+
+    def summary(self, **values: object) -> None:
+        """Set values of the W&B run that are not a series."""
+        self._run.summary.update(values)
+
+    def artifact(self, path: Path, name: str, kind: str) -> None:
+        """Keep a file with the W&B run, read from where it lies when it is uploaded."""
+        artifact = wandb.Artifact(name, type=kind)
+        artifact.add_file(str(path), policy="immutable", skip_cache=True)
+        self._run.log_artifact(artifact)
+
+
+def _wandb_run(folder: Path, config: dict, job: str) -> wandb.Run:
+    mode = os.environ.get("WANDB_MODE") or ("online" if _has_api_key() else "offline")
+    settings = wandb.Settings(silent=True, console="off", init_timeout=30)
+    shared = {
+        "project": "oyster",
+        "name": folder.name,
+        "job_type": job,
+        "dir": folder,
+        "config": _plain(config),
+        "settings": settings,
+    }
+    try:
+        return wandb.init(mode=mode, **shared)
+    except wandb.Error as error:
+        reason = str(error).splitlines()[0]
+        print(f"W&B: no online run ({reason}); continuing offline", file=sys.stderr)
+        return wandb.init(mode="offline", **shared)
+
+
+def _has_api_key() -> bool:
+    """Whether W&B would find a key in the environment or in netrc."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).netloc
+    try:
+        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def _plain(config: dict) -> dict:
+    """`config` as JSON gives it back: paths are strings, tuples are lists."""
+    return json.loads(json.dumps(config, default=str, allow_nan=False))
+
+
+def _flat(settings: dict, prefix: str = "") -> dict[str, object]:
+    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    flat: dict[str, object] = {}
+    for name, value in settings.items():
+        flat |= (
+            _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        )
+    return flat
+
+
+def _refuse_other(folder: Path, stored: dict[str, object], given: dict[str, object]) -> None:
+    names = sorted(stored.keys() | given.keys())
+    missing = object()
+    differing = [n for n in names if stored.get(n, missing) != given.get(n, missing)]
+    if differing:
+        faults = [f"{n} is {stored.get(n)} there and {given.get(n)} here" for n in differing[:3]]
+        more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+        raise UserError(
+            f"{folder}: a run with other settings: {'; '.join(faults)}{more}; give another --run"
+        )

@@ -1,0 +1,154 @@
+"""Where images come from: digits inside scikit-learn, CIFAR-10, folders of images."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+from torch import Tensor
+from torchvision.datasets import CIFAR10, ImageFolder
+from torchvision.datasets.folder import pil_loader
+from torchvision.transforms.v2 import functional
+
+from export.errors import UserError
+
+
+class Pixels(Protocol):
+    """All images of a source, by position."""
+
+    def __getitem__(self, position: int) -> Tensor:
+        """The image at `position`, uint8 RGB [3, h, w]."""
+        ...
+
+    def digest(self) -> bytes:
+        """A hash that changes when the images do."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class InMemory:
+    """Images of one size, uint8 [N, 3, h, w]."""
+
+    pixels: Tensor
+
+    def __getitem__(self, position: int) -> Tensor:
+        return self.pixels[position]
+
+    def digest(self) -> bytes:
+        """Hash of every pixel."""
+        return hashlib.sha256(self.pixels.contiguous().numpy().data).digest()
+
+
+@dataclass(frozen=True, eq=False)
+class OnDisk:
+    """Image files of any size; `names` [N] are paths relative to `root`."""
+
+    root: Path
+    names: np.ndarray
+
+    def __getitem__(self, position: int) -> Tensor:
+        path = self.root / self.names[position]
+        try:
+            return functional.pil_to_tensor(pil_loader(path))
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            # Pillow's message may quote the path again or run over several lines.
+            kind = type(error).__name__
+            raise UserError(
+                f"{path}: not a readable image ({kind}); repair or remove it"
+            ) from error
+
+    def digest(self) -> bytes:
+        """Hash of names and file sizes, so that a moved folder stays the same data."""
+        sizes = [(self.root / name).stat().st_size for name in self.names]
+        return hashlib.sha256("\0".join([*self.names, *map(str, sizes)]).encode()).digest()
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """Every labelled image; `search` and `test` are None where the source sets none apart."""
+
+    images: Pixels
+    labels: np.ndarray  # [N] int64
+    classes: tuple[str, ...]
+    train: np.ndarray  # positions
+    search: np.ndarray | None
+    test: np.ndarray | None
+
+
+def read_source(name: str, root: Path | None, resolution: int) -> Source:
+    """Open `digits`, `cifar10` or a folder of images; raise `UserError` when it cannot be used."""
+    if name == "digits":
+        return _digits(resolution)
+    if name == "cifar10":
+        return _cifar10(root or Path.home() / ".cache" / "torchvision")
+    return _folder(Path(name).expanduser())
+
+
+def _digits(resolution: int) -> Source:
+    """scikit-learn's 1,797 handwritten digits, 8 x 8 in 0..16, resized once."""
+    grey, labels = load_digits(return_X_y=True)
+    grey = torch.from_numpy(np.round(grey * (255 / 16)).astype(np.uint8)).reshape(-1, 1, 8, 8)
+    images = functional.resize(grey.expand(-1, 3, -1, -1), [resolution] * 2, antialias=True)
+    everything = np.arange(len(labels))
+    classes = tuple(map(str, range(10)))
+    return Source(InMemory(images), labels.astype(np.int64), classes, everything, None, None)
+
+
+def _cifar10(root: Path) -> Source:
+    """CIFAR-10 (Krizhevsky 2009): 50,000 + 10,000 images of 32 x 32, fetched when missing."""
+    try:
+        try:
+            parts = [CIFAR10(root, train) for train in (True, False)]
+        except RuntimeError:  # torchvision's way to say that the files are not there
+            parts = [CIFAR10(root, train, download=True) for train in (True, False)]
+    except (OSError, RuntimeError) as error:
+        raise UserError(
+            f"{root}: CIFAR-10 is not there and cannot be downloaded ({type(error).__name__});"
+            " put cifar-10-python.tar.gz there, or use --preset digits"
+        ) from error
+    pixels = torch.from_numpy(np.concatenate([part.data for part in parts])).permute(0, 3, 1, 2)
+    labels = np.concatenate([part.targets for part in parts])
+    train, test = np.split(np.arange(len(labels)), [len(parts[0].data)])
+    images = InMemory(pixels.contiguous())
+    return Source(images, labels.astype(np.int64), tuple(parts[0].classes), train, None, test)
+
+
+def _folder(root: Path) -> Source:
+    """`train/<class>/` with `val/` and/or `test/`, or one folder of classes."""
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder; expected digits, cifar10 or a folder of images")
+    split = (root / "train").is_dir()
+    names = ["train", *(n for n in ("val", "test") if (root / n).is_dir())] if split else ["."]
+    parts = {name: _image_folder(root / name) for name in names}
+    classes = parts[names[0]].classes
+    for name in names[1:]:
+        if differing := sorted(set(classes) ^ set(parts[name].classes)):
+            raise UserError(
+                f"{root}: {', '.join(differing[:5])} not in both train and {name};"
+                " every part needs the same class folders"
+            )
+    if len(classes) < 2:
+        raise UserError(f"{root}: one class ({classes[0]}), expected two or more class folders")
+    samples = [sample for part in parts.values() for sample in part.samples]
+    paths = np.array([str(Path(path).relative_to(root)) for path, _ in samples])
+    labels = np.array([label for _, label in samples], dtype=np.int64)
+    ends = np.cumsum([len(part) for part in parts.values()])
+    positions = dict(zip(names, np.split(np.arange(len(labels)), ends[:-1]), strict=True))
+    val, test = positions.get("val"), positions.get("test")
+    search = None if test is None else val
+    test = val if test is None else test
+    return Source(OnDisk(root, paths), labels, tuple(classes), positions[names[0]], search, test)
+
+
+def _image_folder(path: Path) -> ImageFolder:
+    try:
+        return ImageFolder(path)
+    except FileNotFoundError as error:
+        reason = str(error).split(". Supported")[0].rstrip(".")
+        raise UserError(
+            f"{path}: {reason}; expected one folder of images for every class"
+        ) from error

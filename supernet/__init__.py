@@ -1,0 +1,1 @@
+"""What can be built: space, supernet, alpha, latency table, derivation, plain student."""

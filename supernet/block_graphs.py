@@ -1,0 +1,93 @@
+"""ONNX graphs of the space's blocks, and networks chained of them, from a few shared exports.
+
+An export takes a second, and a space has hundreds of blocks. But the graph of a block depends only
+on its structure (kernel, stride, squeeze-and-excitation, residual): it is exported once for each,
+and another block of that structure is the same graph with that block's own weights.
+"""
+
+import copy
+from functools import cache
+
+import onnx
+import torch
+from onnx import compose, numpy_helper
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torchvision.ops import Conv2dNormActivation
+
+from export.onnx_file import to_onnx
+from supernet.space import Architecture, Layer, SearchSpace
+from supernet.student import Head, MBConv, Stem, Student
+
+Structure = tuple[type[nn.Module], int, int, bool, bool]
+
+
+def structure(part: nn.Module) -> Structure:
+    """Return all that the graph of a part depends on, beside the shapes of its weights."""
+    if isinstance(part, MBConv):
+        depthwise = part.depthwise[0]
+        gated = not isinstance(part.squeeze_excite, nn.Identity)
+        return MBConv, depthwise.kernel_size[0], depthwise.stride[0], gated, part.residual
+    if isinstance(part, Stem):
+        return Stem, 3, part.conv[0].stride[0], False, False
+    return Head, 1, 1, False, False
+
+
+@cache
+def _exported(kind: Structure) -> onnx.ModelProto:
+    part = _fused(_smallest_of(kind))
+    channels = next(part.parameters()).shape[1]
+    example = torch.zeros(2, channels, 16, 16)
+    return to_onnx(part, example, optimize=False, input_name="x", output_name="y")
+
+
+def _smallest_of(kind: Structure) -> nn.Module:
+    name, kernel, stride, gated, residual = kind
+    if name is Stem:
+        return Stem(4, stride)
+    if name is Head:
+        return Head(4, 8, 2)
+    return MBConv(4, 4, Layer(kernel, 2, gated), stride, residual, 8)
+
+
+def _fused(part: nn.Module) -> nn.Module:
+    """Copy `part` with every BatchNorm folded into its convolution, as the runtime would do it."""
+    part = copy.deepcopy(part).eval()
+    for layer in part.modules():
+        if isinstance(layer, Conv2dNormActivation):
+            layer[0], layer[1] = fuse_conv_bn_eval(layer[0], layer[1]), nn.Identity()
+    return part
+
+
+def part_graph(part: nn.Module) -> onnx.ModelProto:
+    """Return the ONNX graph of a stem, block or head: input `x`, output `y`, any batch and size."""
+    model = onnx.ModelProto()
+    model.CopyFrom(_exported(structure(part)))
+    graph, weights = model.graph, _fused(part).state_dict()
+    for initializer in graph.initializer:
+        if initializer.name in weights:
+            array = weights[initializer.name].detach().cpu().numpy()
+            initializer.CopyFrom(numpy_helper.from_array(array, initializer.name))
+    shapes = {initializer.name: initializer.dims for initializer in graph.initializer}
+    for node in graph.node:
+        for attribute in node.attribute:
+            # The export of a depthwise convolution fixes its number of groups.
+            if attribute.name == "group" and attribute.i > 1:
+                attribute.i = shapes[node.input[1]][0]
+    del graph.value_info[:]
+    for value in (*graph.input, *graph.output):
+        for axis, dimension in enumerate(value.type.tensor_type.shape.dim):
+            dimension.dim_param = f"{value.name}{axis}"
+    return model
+
+
+def network_graph(space: SearchSpace, architecture: Architecture) -> onnx.ModelProto:
+    """Return a whole student with random weights as ONNX, its parts' graphs chained end to end."""
+    student = Student(space, architecture).eval()
+    parts = [student.stem, *(block for stage in student.stages for block in stage), student.head]
+    whole = compose.add_prefix(part_graph(parts[0]), "part0/")
+    for position, part in enumerate(parts[1:], start=1):
+        graph = compose.add_prefix(part_graph(part), f"part{position}/")
+        joint = [(whole.graph.output[0].name, graph.graph.input[0].name)]
+        whole = compose.merge_models(whole, graph, io_map=joint)
+    return whole

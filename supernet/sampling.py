@@ -1,0 +1,112 @@
+"""Fair students of about a given latency: what the shared weights are trained on.
+
+Among all choices of every decision (uniform), students are drawn with probability proportional to
+exp(-beta · ms): the least biased distribution with a given mean latency. Two students of equal
+latency are equally likely per their decisions, whatever alpha thinks of them, and beta spreads the
+draws over the whole range of budgets, where uniform sampling would only visit the middle.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from supernet.latency import LAYER_DECISIONS, LatencyTable
+from supernet.space import Architecture
+
+
+@dataclass(frozen=True)
+class FairSampler:
+    """Draws students near a target latency; `betas[i]` has mean latency `targets_ms[i]`."""
+
+    table: LatencyTable
+    range_ms: tuple[float, float]
+    targets_ms: np.ndarray
+    betas: np.ndarray
+
+    def near(self, target_ms: float, generator: np.random.Generator) -> Architecture:
+        """Draw one student whose latency is `target_ms` in the mean."""
+        beta = np.interp(math.log(target_ms), np.log(self.targets_ms), self.betas)
+        return draw(self.table, float(beta), generator)
+
+
+def fair_sampler(table: LatencyTable, fastest_ms: float, slowest_ms: float) -> FairSampler:
+    """Find beta for a grid of latencies inside the range by bisection of the exact mean."""
+    margin = 0.02 * (slowest_ms - fastest_ms)
+    targets = np.geomspace(fastest_ms + margin, slowest_ms - margin, 24)
+    betas = np.array([_beta_of(table, target_ms) for target_ms in targets])
+    return FairSampler(table, (fastest_ms, slowest_ms), targets, betas)
+
+
+def log_uniform(range_ms: tuple[float, float], generator: np.random.Generator) -> float:
+    """Draw a budget: every ratio of milliseconds inside the range is equally likely."""
+    return float(np.exp(generator.uniform(*np.log(range_ms))))
+
+
+def _beta_of(table: LatencyTable, target_ms: float) -> float:
+    scale = 1 / target_ms
+    low, high = -1000.0 * scale, 1000.0 * scale
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if mean_ms(table, middle) > target_ms else (low, middle)
+    return (low + high) / 2
+
+
+def mean_ms(table: LatencyTable, beta: float, step: float = 1e-4) -> float:
+    """Mean latency at `beta`: -d log Z / d beta by a central difference."""
+    return (_log_partition(table, beta - step) - _log_partition(table, beta + step)) / (2 * step)
+
+
+def draw(table: LatencyTable, beta: float, generator: np.random.Generator) -> Architecture:
+    """Draw one student with probability proportional to exp(-beta · ms), exactly.
+
+    Widths chain the stages; everything else of a stage is independent given its two widths, so one
+    backward pass of sums and one forward pass of draws suffice.
+    """
+    backward = _backward(table, beta)
+    picked, c_in = {}, 0
+    for s, (first, rest) in enumerate(zip(table.first, table.rest, strict=True)):
+        stage = table.space.stages[s]
+        log_stage, log_depth = _log_stage(table, s, beta)
+        c = _pick(log_stage[c_in] + backward[s + 1], generator)
+        d = _pick(log_depth[c], generator)
+        picked |= {f"stage{s + 1}.width": c, f"stage{s + 1}.depth": d}
+        for i in range(stage.depths[d]):
+            ms = (first[c_in, c] if i == 0 else rest[c]).numpy()
+            at = np.unravel_index(_pick(-beta * ms.ravel(), generator), ms.shape)
+            for decision, position in zip(LAYER_DECISIONS, at, strict=True):
+                picked[f"stage{s + 1}.layer{i + 1}.{decision}"] = int(position)
+        c_in = c
+    return table.space.architecture(picked)
+
+
+def _pick(log_weights: np.ndarray, generator: np.random.Generator) -> int:
+    weights = np.exp(log_weights - log_weights.max())
+    return int(generator.choice(len(weights), p=weights / weights.sum()))
+
+
+def _log_mean_exp(values: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    top = values.max(axis=axes, keepdims=True)
+    return np.log(np.exp(values - top).mean(axis=axes)) + top.squeeze(axes)
+
+
+def _log_stage(table: LatencyTable, s: int, beta: float) -> tuple[np.ndarray, np.ndarray]:
+    """Log sums of one stage: over everything [c_in, c_out]; over the further layers [c, depth]."""
+    log_first = _log_mean_exp(-beta * table.first[s].numpy(), (2, 3, 4))
+    log_rest = _log_mean_exp(-beta * table.rest[s].numpy(), (1, 2, 3))
+    further = np.array(table.space.stages[s].depths) - 1
+    log_depth = log_rest[:, None] * further
+    return log_first + _log_mean_exp(log_depth, (1,)), log_depth
+
+
+def _backward(table: LatencyTable, beta: float) -> list[np.ndarray]:
+    """For each stage boundary the log sum [c] over everything behind it."""
+    messages = [-beta * table.head.numpy()]
+    for s in reversed(range(len(table.first))):
+        log_stage, _ = _log_stage(table, s, beta)
+        messages.insert(0, _log_mean_exp(log_stage + messages[0], (1,)))
+    return messages
+
+
+def _log_partition(table: LatencyTable, beta: float) -> float:
+    return float(_backward(table, beta)[0][0]) - beta * table.stem_ms

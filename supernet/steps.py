@@ -1,0 +1,74 @@
+"""The two training steps of the supernet: shared weights on students, alpha on frozen weights."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from supernet.alpha import Alpha, Multiplier, gumbel_sample, probabilities
+from supernet.latency import LatencyTable
+from supernet.space import Architecture
+from supernet.supernet import Supernet
+
+
+class HasImages(Protocol):
+    """A batch: at least images [B, 3, R, R]; what else the loss needs is the loss's affair."""
+
+    @property
+    def images(self) -> Tensor:
+        """Images [B, 3, R, R] in [0, 1]."""
+        ...
+
+
+Loss = Callable[[Tensor, HasImages], Tensor]
+
+
+def w_step(
+    supernet: Supernet,
+    students: Sequence[Architecture],
+    shares: Sequence[HasImages],
+    loss: Loss,
+    optimizer: Optimizer,
+) -> list[float]:
+    """Move the shared weights by the mean loss of `students`, each on its own share of a batch.
+
+    Returns each student's loss.
+    """
+    optimizer.zero_grad(set_to_none=True)
+    losses = []
+    for architecture, share in zip(students, shares, strict=True):
+        student_loss = loss(supernet.student_logits(share.images, architecture), share)
+        (student_loss / len(students)).backward()
+        losses.append(student_loss.item())
+    torch.nn.utils.clip_grad_norm_(supernet.parameters(), 5.0)
+    optimizer.step()
+    return losses
+
+
+def alpha_step(
+    supernet: Supernet,
+    alpha: Alpha,
+    multiplier: Multiplier,
+    table: LatencyTable,
+    target_ms: float,
+    tau: float,
+    batch: HasImages,
+    loss: Loss,
+    optimizer: Optimizer,
+    generator: torch.Generator,
+) -> tuple[float, float]:
+    """Move alpha(T) by loss + lambda(T) · (E[ms] / T - 1), lambda by dual ascent; w stays.
+
+    The supernet's parameters must not require gradients. Returns (loss, E[ms]).
+    """
+    optimizer.zero_grad(set_to_none=True)
+    log_p = alpha(target_ms)
+    search_loss = loss(supernet(batch.images, gumbel_sample(log_p, tau, generator)), batch)
+    expected_ms = table.expected_ms(probabilities(log_p))
+    excess = expected_ms / target_ms - 1
+    (search_loss + multiplier.at(target_ms) * excess).backward()
+    optimizer.step()
+    multiplier.ascend(target_ms, excess.item())
+    return search_loss.item(), expected_ms.item()

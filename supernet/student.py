@@ -1,0 +1,99 @@
+"""The plain student: the network that is retrained and shipped, made of torchvision's parts."""
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.ops import Conv2dNormActivation, SqueezeExcitation
+
+from supernet.space import Architecture, Layer, SearchSpace
+
+# Images come in [0, 1]; the student brings them to [-1, 1] itself, so nobody can forget to.
+MEAN = STD = 0.5
+
+
+class MBConv(nn.Module):
+    """Expand 1x1, depthwise k x k, squeeze-and-excitation, project 1x1 (MobileNetV2, MnasNet)."""
+
+    def __init__(
+        self, c_in: int, c_out: int, layer: Layer, stride: int, residual: bool, squeeze: int
+    ) -> None:
+        super().__init__()
+        hidden = c_in * layer.expansion
+        self.residual = residual
+        self.expand = Conv2dNormActivation(c_in, hidden, 1)
+        self.depthwise = Conv2dNormActivation(hidden, hidden, layer.kernel, stride, groups=hidden)
+        self.squeeze_excite = (
+            SqueezeExcitation(hidden, squeeze) if layer.squeeze_excite else nn.Identity()
+        )
+        self.project = Conv2dNormActivation(hidden, c_out, 1, activation_layer=None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, c_in, H, W] to [B, c_out, H / stride, W / stride]."""
+        y = self.project(self.squeeze_excite(self.depthwise(self.expand(x))))
+        return x + y if self.residual else y
+
+
+class Stem(nn.Module):
+    """Normalisation and the first 3x3 convolution."""
+
+    def __init__(self, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv = Conv2dNormActivation(3, width, 3, stride)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images [B, 3, H, W] in [0, 1] to features."""
+        return self.conv((images - MEAN) / STD)
+
+
+class Head(nn.Module):
+    """1x1 convolution, average over space, linear classifier."""
+
+    def __init__(self, c_in: int, width: int, classes: int) -> None:
+        super().__init__()
+        self.conv = Conv2dNormActivation(c_in, width, 1)
+        self.classifier = nn.Linear(width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map features [B, C, H, W] to logits [B, K]."""
+        return self.classifier(self.conv(x).mean((2, 3)))
+
+
+def mbconv(space: SearchSpace, s: int, i: int, c_in: int, c_out: int, layer: Layer) -> MBConv:
+    """Build layer `i` of stage `s`, from 0; the first has the stride, the others a residual."""
+    stride = space.stages[s].stride if i == 0 else 1
+    return MBConv(c_in, c_out, layer, stride, i > 0, space.squeeze_width(s, i))
+
+
+class Student(nn.Module):
+    """The network of one `Architecture`: images [B, 3, R, R] in [0, 1] to logits [B, K]."""
+
+    def __init__(self, space: SearchSpace, architecture: Architecture) -> None:
+        super().__init__()
+        space.positions(architecture)
+        self.stem = Stem(space.stem_width, space.stem_stride)
+        self.stages = nn.ModuleList()
+        width = space.stem_width
+        for s, stage in enumerate(architecture.stages):
+            blocks = nn.Sequential()
+            for i, layer in enumerate(stage.layers):
+                blocks.append(mbconv(space, s, i, width, stage.width, layer))
+                width = stage.width
+            self.stages.append(blocks)
+        self.head = Head(width, space.head_width, space.classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images [B, 3, R, R] in [0, 1] to logits [B, K]."""
+        x = self.stem(images)
+        for blocks in self.stages:
+            x = blocks(x)
+        return self.head(x)
+
+
+def parameters_and_macs(space: SearchSpace, architecture: Architecture) -> tuple[int, int]:
+    """Count the student's parameters and its multiply-accumulates for one image."""
+    with torch.device("meta"):
+        student = Student(space, architecture).eval()
+        image = torch.empty(1, 3, space.resolution, space.resolution)
+    with FlopCounterMode(display=False) as counter:
+        student(image)
+    return sum(p.numel() for p in student.parameters()), counter.get_total_flops() // 2

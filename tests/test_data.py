@@ -1,0 +1,312 @@
+"""Splits, views that replay, folders of images, and their faults."""
+
+import hashlib
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+
+import kd.sources
+from export.errors import UserError
+from kd.data import Data, DataSettings, Split, batches, join, load_data
+
+DIGITS = DataSettings()
+
+
+@pytest.fixture(scope="module")
+def digits() -> Data:
+    return load_data(DIGITS)
+
+
+def write_classes(folder: Path, counts: dict[str, int], size: int = 12) -> None:
+    """Image j of class number c is of colour (40 c, j, 0) everywhere."""
+    for c, (name, count) in enumerate(sorted(counts.items())):
+        (folder / name).mkdir(parents=True)
+        for j in range(count):
+            colour = Image.new("RGB", (size + j % 3, size), (40 * c, j, 0))
+            colour.save(folder / name / f"{j:03d}.png")
+
+
+def colours(split: Split) -> list[tuple[int, int, int]]:
+    """(red, green, label) of every plain image of a folder made by `write_classes`."""
+    found = []
+    for image, label, _ in split:
+        red, green, _ = (image[:, 0, 0] * 255).round().int().tolist()
+        found.append((red, green, label))
+    return found
+
+
+def first_views(settings: DataSettings) -> str:
+    split = load_data(settings).train
+    images = [split.view(v)[i][0] for v in range(3) for i in range(8)]
+    return hashlib.sha256(torch.stack(images).numpy().tobytes()).hexdigest()
+
+
+def test_splits_are_disjoint_and_cover_the_source(digits: Data) -> None:
+    parts = [digits.train.positions, digits.search.positions, digits.test.positions]
+    together = torch.cat(parts)
+    assert torch.equal(together.sort().values, torch.arange(1797))
+    assert [len(p) for p in parts] == [1149, 288, 360]
+
+
+def test_splits_are_stratified(digits: Data) -> None:
+    whole = torch.cat([s.labels for s in (digits.train, digits.search, digits.test)])
+    for split in (digits.train, digits.search, digits.test):
+        expected = whole.bincount() * len(split) / len(whole)
+        assert (split.labels.bincount() - expected).abs().max() <= 1
+
+
+def test_splits_follow_the_seed(digits: Data) -> None:
+    assert torch.equal(load_data(DIGITS).train.positions, digits.train.positions)
+    other = load_data(replace(DIGITS, seed=1))
+    assert not torch.equal(other.train.positions, digits.train.positions)
+
+
+def test_images_are_float_rgb_in_unit_range(digits: Data) -> None:
+    for split in (digits.train, digits.train.view(0)):
+        image, label, index = split[5]
+        assert image.shape == (3, 16, 16)
+        assert image.dtype == torch.float32
+        assert image.min() >= 0
+        assert 0.5 < image.max() <= 1
+        assert (label, index) == (int(digits.train.labels[5]), 5)
+
+
+def test_digits_show_the_digit_of_their_label() -> None:
+    data = load_data(replace(DIGITS, resolution=8))
+    grey, labels = load_digits(return_X_y=True)
+    for i in (0, 7, 300):
+        position = int(data.train.positions[i])
+        image, label, _ = data.train[i]
+        assert label == labels[position]
+        assert torch.allclose(
+            image[1].flatten() * 16, torch.tensor(grey[position]).float(), atol=0.04
+        )
+
+
+def test_limit_is_balanced_and_seeded() -> None:
+    data = load_data(replace(DIGITS, limit=100))
+    again = load_data(replace(DIGITS, limit=100))
+    assert [len(data.train), len(data.search), len(data.test)] == [80, 20, 100]
+    assert (data.train.labels.bincount() + data.search.labels.bincount() == 10).all()
+    assert (data.test.labels.bincount() == 10).all()
+    assert torch.equal(data.train.positions, again.train.positions)
+
+
+@pytest.mark.parametrize("augment", ["crop", "crop_flip", "resized_crop_flip"])
+def test_views_differ_replay_and_leave_the_global_generator_alone(augment: str) -> None:
+    split = load_data(replace(DIGITS, augment=augment, limit=60)).train
+    torch.manual_seed(3)
+    before = torch.random.get_rng_state()
+    once = [split.view(1)[i][0] for i in range(len(split))]
+    assert torch.equal(torch.random.get_rng_state(), before)
+    torch.manual_seed(4)
+    again = [split.view(1)[i][0] for i in reversed(range(len(split)))][::-1]
+    assert all(torch.equal(a, b) for a, b in zip(once, again, strict=True))
+    other = [split.view(2)[i][0] for i in range(len(split))]
+    differing = [not torch.equal(a, b) for a, b in zip(once, other, strict=True)]
+    assert sum(differing) > len(split) // 2
+
+
+def test_views_replay_in_a_worker_and_in_another_process() -> None:
+    settings = replace(DIGITS, augment="resized_crop_flip", limit=60)
+    split = load_data(settings).train.view(2)
+    here = torch.cat([images for images, _, _ in batches(split, 16, None)])
+    worker = torch.cat([images for images, _, _ in batches(split, 16, None, workers=1)])
+    assert torch.equal(here, worker)
+    code = (
+        "from tests.test_data import *; "
+        "print(first_views(replace(DIGITS, augment='resized_crop_flip', limit=60)))"
+    )
+    root = Path(__file__).parents[1]
+    command = [sys.executable, "-c", code]
+    out = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout
+    assert out.strip() == first_views(settings)
+
+
+def test_augmentation_seed_changes_the_views() -> None:
+    split = load_data(replace(DIGITS, limit=100)).train
+    other = replace(split, seed=1)
+    pairs = [(split.view(0)[i][0], other.view(0)[i][0]) for i in range(len(split))]
+    assert sum(not torch.equal(a, b) for a, b in pairs) > len(split) // 2
+
+
+def test_join_keeps_order_labels_and_views(digits: Data) -> None:
+    whole = join(digits.train, digits.search)
+    assert len(whole) == len(digits.train) + len(digits.search)
+    for index in (0, 1148, 1149, 1436):
+        a = index < len(digits.train)
+        split, inner = (digits.train, index) if a else (digits.search, index - len(digits.train))
+        for view in (None, 0, 3):
+            image, label, position = whole.view(view)[index]
+            expected, expected_label, _ = split.view(view)[inner]
+            assert torch.equal(image, expected)
+            assert (label, position) == (expected_label, index)
+
+
+def test_batches_shuffle_by_generator_only(digits: Data) -> None:
+    def order(seed: int | None) -> list[int]:
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        return torch.cat([index for _, _, index in batches(digits.test, 50, generator)]).tolist()
+
+    state = torch.random.get_rng_state()
+    assert order(None) == list(range(360))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert order(1) == order(1)
+    assert order(1) != order(2)
+    assert sorted(order(1)) == list(range(360))
+
+
+def test_batches_drop_the_last_only_when_asked(digits: Data) -> None:
+    assert [len(i) for _, _, i in batches(digits.test, 250, None)] == [250, 110]
+    assert [len(i) for _, _, i in batches(digits.test, 250, None, drop_last=True)] == [250]
+    with pytest.raises(UserError, match="batch 361: more than the 360 images"):
+        next(batches(digits.test, 361, None, drop_last=True))
+
+
+def test_fingerprint_tells_data_apart(digits: Data) -> None:
+    changes = ({"seed": 1}, {"augment": "crop_flip"}, {"resolution": 8}, {"limit": 900})
+    prints = [load_data(replace(DIGITS, **change)).fingerprint() for change in changes]
+    assert len({digits.fingerprint(), *prints}) == 5
+    assert load_data(DIGITS).fingerprint() == digits.fingerprint()
+
+
+def test_one_folder_is_split_by_seed(tmp_path: Path) -> None:
+    write_classes(tmp_path / "set", {"ant": 10, "bee": 20})
+    settings = DataSettings(str(tmp_path / "set"), search_fraction=0.25)
+    data = load_data(settings)
+    assert data.classes == ("ant", "bee")
+    found = [colours(split) for split in (data.train, data.search, data.test)]
+    assert [len(f) for f in found] == [18, 6, 6]
+    assert all(red == 40 * label for part in found for red, _, label in part)
+    assert len({c for part in found for c in part}) == 30
+    fingerprint = data.fingerprint()
+    (tmp_path / "set").rename(tmp_path / "moved")
+    moved = load_data(replace(settings, source=str(tmp_path / "moved")))
+    assert moved.fingerprint() == fingerprint
+    Image.new("RGB", (50, 50)).save(tmp_path / "moved" / "ant" / "000.png")
+    assert load_data(moved.settings).fingerprint() != fingerprint
+
+
+@pytest.mark.parametrize(
+    ("parts", "sizes"),
+    [
+        ({"train": 10, "val": 3, "test": 4}, (20, 6, 8)),
+        ({"train": 10, "val": 3}, (16, 4, 6)),
+        ({"train": 10, "test": 4}, (16, 4, 8)),
+        ({"train": 10}, (12, 4, 4)),
+    ],
+)
+def test_split_folders(tmp_path: Path, parts: dict[str, int], sizes: tuple[int, int, int]) -> None:
+    for name, count in parts.items():
+        write_classes(tmp_path / name, {"ant": count, "bee": count})
+    data = load_data(DataSettings(str(tmp_path)))
+    splits = (data.train, data.search, data.test)
+    assert tuple(len(split) for split in splits) == sizes
+    kept = [{data.train.images.names[p].split("/")[0] for p in s.positions} for s in splits]
+    test = "test" if "test" in parts else "val" if "val" in parts else "train"
+    search = "val" if {"val", "test"} <= parts.keys() else "train"
+    assert kept == [{"train"}, {search}, {test}]
+    assert all(red == 40 * label for split in splits for red, _, label in colours(split))
+
+
+def test_cifar10_is_downloaded_only_when_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def fake(root: Path, train: bool, download: bool = False) -> SimpleNamespace:
+        calls.append(download)
+        if not download and not (root / "there").exists():
+            raise RuntimeError("Dataset not found or corrupted.")
+        (root / "there").touch()
+        count = 100 if train else 20
+        pixels = np.arange(count * 3072, dtype=np.uint32).astype(np.uint8).reshape(-1, 32, 32, 3)
+        targets = [i % 10 for i in range(count)]
+        return SimpleNamespace(data=pixels, targets=targets, classes=list("abcdefghij"))
+
+    monkeypatch.setattr(kd.sources, "CIFAR10", fake)
+    settings = DataSettings("cifar10", tmp_path, resolution=32, augment="crop_flip")
+    data = load_data(settings)
+    assert calls == [False, True, True]
+    assert [len(data.train), len(data.search), len(data.test)] == [80, 20, 20]
+    calls.clear()
+    load_data(settings)
+    assert calls == [False, False]
+    image, label, _ = data.test[13]
+    assert label == 3
+    expected = fake(tmp_path, False).data[13].astype(np.float32) / 255
+    assert np.allclose(image.permute(1, 2, 0), expected)
+
+
+def test_failed_download_is_a_user_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fake(root: Path, train: bool, download: bool = False) -> None:
+        raise OSError("no network") if download else RuntimeError("not found")
+
+    monkeypatch.setattr(kd.sources, "CIFAR10", fake)
+    with pytest.raises(UserError, match=r"cannot be downloaded.*cifar-10-python\.tar\.gz"):
+        load_data(DataSettings("cifar10", tmp_path))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_corrupt_image_is_named_in_one_line(tmp_path: Path, workers: int) -> None:
+    write_classes(tmp_path, {"ant": 10, "bee": 10})
+    for path in tmp_path.rglob("*.png"):
+        path.write_bytes(path.read_bytes()[:40])
+    data = load_data(DataSettings(str(tmp_path)))
+    with pytest.raises(UserError) as caught:
+        list(batches(data.train, 4, None, workers))
+    assert str(caught.value).startswith(str(tmp_path))
+    assert ".png: not a readable image" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_folder(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such folder; expected digits, cifar10 or"):
+        load_data(DataSettings(str(tmp_path / "nowhere")))
+
+
+def test_empty_folder(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="expected one folder of images for every class"):
+        load_data(DataSettings(str(tmp_path)))
+
+
+def test_class_without_images(tmp_path: Path) -> None:
+    write_classes(tmp_path, {"ant": 10, "bee": 10, "cow": 0})
+    with pytest.raises(UserError, match="no valid file for the classes cow;"):
+        load_data(DataSettings(str(tmp_path)))
+
+
+def test_one_class(tmp_path: Path) -> None:
+    write_classes(tmp_path, {"ant": 10})
+    with pytest.raises(UserError, match=r"one class \(ant\), expected two"):
+        load_data(DataSettings(str(tmp_path)))
+
+
+def test_class_lists_must_agree(tmp_path: Path) -> None:
+    write_classes(tmp_path / "train", {"ant": 10, "bee": 10})
+    write_classes(tmp_path / "val", {"ant": 10, "cow": 10})
+    with pytest.raises(UserError, match="bee, cow not in both train and val"):
+        load_data(DataSettings(str(tmp_path)))
+
+
+def test_too_few_images_to_split(tmp_path: Path) -> None:
+    write_classes(tmp_path, {"ant": 2, "bee": 1})
+    with pytest.raises(UserError, match=r"test_fraction 0\.2 of 3 images: too few for 2 classes"):
+        load_data(DataSettings(str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    "change", [{"search_fraction": 0}, {"test_fraction": 1.5}, {"resolution": 4}, {"limit": -5}]
+)
+def test_settings_out_of_range(change: dict[str, float]) -> None:
+    (name,) = change
+    with pytest.raises(UserError, match=f"{name} {change[name]}: expected"):
+        load_data(replace(DIGITS, **change))

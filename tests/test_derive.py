@@ -1,0 +1,78 @@
+"""The integer programme against brute force over every architecture."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from supernet.alpha import Alpha
+from supernet.derive import candidates, programme
+from supernet.latency import LatencyTable
+from supernet.space import Architecture, Choices, SearchSpace
+
+
+@pytest.fixture
+def log_p(space: SearchSpace) -> Choices:
+    alpha = Alpha(space, 1.0, 10.0, 2)
+    torch.nn.init.normal_(alpha.logits, std=2, generator=torch.Generator().manual_seed(1))
+    return {name: lp.detach() for name, lp in alpha(3.0).items()}
+
+
+def best_by_hand(
+    table: LatencyTable, log_p: Choices, least_ms: float, most_ms: float
+) -> tuple[float, Architecture | None]:
+    """Greatest log-probability over every assignment of every decision."""
+    decisions, best = table.space.decisions(), (-np.inf, None)
+    for picked in itertools.product(*(range(len(d.choices)) for d in decisions)):
+        named = {d.name: i for d, i in zip(decisions, picked, strict=True)}
+        architecture = table.space.architecture(named)
+        value = sum(float(log_p[name][i]) for name, i in named.items())
+        if least_ms <= table.predicted_ms(architecture) <= most_ms and value > best[0]:
+            best = value, architecture
+    return best
+
+
+def test_solution_is_the_brute_force_one(table: LatencyTable, log_p: Choices) -> None:
+    problem = programme(table)
+    fastest_ms, slowest_ms = problem.range_ms()
+    for share in (0.02, 0.2, 0.4, 0.6, 0.8, 1.0):
+        most_ms = fastest_ms + share * (slowest_ms - fastest_ms)
+        for least_ms in (0.0, 0.9 * most_ms):
+            _, expected = best_by_hand(table, log_p, least_ms, most_ms)
+            assert problem.solve(problem.value_of(log_p), least_ms, most_ms) == expected
+
+
+def test_range_is_that_of_all_architectures(
+    table: LatencyTable, every_architecture: list[Architecture]
+) -> None:
+    ms = [table.predicted_ms(a) for a in every_architecture]
+    assert programme(table).range_ms() == pytest.approx((min(ms), max(ms)), rel=1e-12)
+
+
+def test_infeasible_budget_has_no_solution(table: LatencyTable, log_p: Choices) -> None:
+    problem = programme(table)
+    too_fast = 0.99 * problem.range_ms()[0]
+    assert problem.solve(problem.value_of(log_p), 0.0, too_fast) is None
+    assert candidates(problem, log_p, too_fast, 4, np.random.default_rng(0)) == []
+
+
+def test_candidates_are_distinct_within_budget_and_fill_it(
+    table: LatencyTable, log_p: Choices, random: np.random.Generator
+) -> None:
+    problem = programme(table)
+    fastest_ms, slowest_ms = problem.range_ms()
+    for budget_ms in np.geomspace(1.2 * fastest_ms, 0.95 * slowest_ms, 4):
+        found = candidates(problem, log_p, budget_ms, 6, random)
+        assert len(found) == len(set(found)) >= 1
+        for architecture in found:
+            assert 0.8 * budget_ms <= table.predicted_ms(architecture) <= budget_ms
+    assert found[0] == best_by_hand(table, log_p, 0.97 * budget_ms, budget_ms)[1]
+
+
+def test_generous_budget_gives_the_most_probable_of_all(
+    table: LatencyTable, log_p: Choices
+) -> None:
+    problem = programme(table)
+    expected = table.space.architecture({name: int(lp.argmax()) for name, lp in log_p.items()})
+    assert problem.solve(problem.value_of(log_p)) == expected

@@ -1,0 +1,95 @@
+"""Answers, scores and recalibrated BatchNorm."""
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from kd.data import Data, DataSettings, load_data
+from kd.evaluate import accuracy, predict, recalibrate, score
+from kd.loss import kd_loss
+from kd.targets import Batch, store_targets
+from kd.teacher import Teacher
+
+
+@pytest.fixture(scope="module")
+def data() -> Data:
+    return load_data(DataSettings(resolution=8, limit=60))
+
+
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Flatten(), nn.Linear(144, 10)
+    )
+
+
+def test_accuracy_counts_right_answers() -> None:
+    logits = torch.tensor([[1.0, 2.0], [3.0, 0.0], [0.0, 1.0], [5.0, 4.0]])
+    assert accuracy(logits, torch.tensor([1, 0, 0, 0])) == 0.75
+
+
+def test_predict_is_in_eval_mode_in_order_and_restores_every_mode(data: Data) -> None:
+    network = model().train()
+    network[1].eval()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    logits, labels = predict(network, data.test, 7)
+    assert [m.training for m in network] == [True, False, True, True, True]
+    assert all(torch.equal(before[n], t) for n, t in network.state_dict().items())
+    assert torch.equal(labels, data.test.labels)
+    assert not logits.requires_grad
+    network.eval()
+    expected = torch.stack([network(data.test[i][0][None])[0] for i in range(60)])
+    assert torch.allclose(logits, expected, atol=1e-5)
+
+
+def test_modes_come_back_after_an_error(data: Data) -> None:
+    network = nn.Sequential(nn.BatchNorm2d(3), nn.Linear(99, 1))
+    with pytest.raises(RuntimeError):
+        predict(network, data.test, 7)
+    assert network[0].training
+
+
+def test_score_is_the_exact_mean_whatever_the_batch(data: Data, tmp_path: Path) -> None:
+    network = model()
+    teacher = Teacher(model())
+    targets = store_targets(teacher, data.test, 1, tmp_path / "test", {})
+    loss = partial(kd_loss, kd_temperature=4.0, kd_weight=0.9)
+    logits, labels = predict(network, data.test, 60)
+    whole = Batch(torch.empty(0), labels, targets.rows(None, torch.arange(60)))
+    for batch in (60, 7, 1):  # 60 = 8 * 7 + 4: the last batch is smaller
+        value, share = score(network, data.test, targets, loss, batch)
+        assert value == pytest.approx(loss(logits, whole).item(), rel=1e-5)
+        assert share == pytest.approx(accuracy(logits, labels))
+
+
+def test_score_reads_plain_images(data: Data, tmp_path: Path) -> None:
+    targets = store_targets(Teacher(model()), data.test, 1, tmp_path / "test", {})
+    loss = partial(kd_loss, kd_temperature=4.0, kd_weight=0.9)
+    network = model()
+    assert score(network, data.test.view(0), targets, loss, 60) == score(
+        network, data.test, targets, loss, 60
+    )
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_recalibrated_statistics_equal_a_hand_computation(training: bool) -> None:
+    network = nn.Sequential(nn.BatchNorm2d(2), nn.Flatten()).train(training)
+    network[0].running_mean.fill_(7.0)
+    network[0].momentum = 0.03
+    generator = torch.Generator().manual_seed(0)
+    batches: list[Tensor] = [torch.randn(6, 2, 3, 3, generator=generator) * s for s in (1, 2, 4)]
+    weight = network[0].weight.clone()
+    recalibrate(network, iter(batches))
+    for channel in range(2):
+        values = [batch[:, channel].flatten().double() for batch in batches]
+        means = [sum(v.tolist()) / 54 for v in values]
+        spreads = [((v - m) ** 2).sum().item() / 53 for v, m in zip(values, means, strict=True)]
+        assert network[0].running_mean[channel].item() == pytest.approx(sum(means) / 3, abs=1e-6)
+        assert network[0].running_var[channel].item() == pytest.approx(sum(spreads) / 3, rel=1e-5)
+    assert network.training is training
+    assert network[0].momentum == 0.03
+    assert torch.equal(network[0].weight, weight)
+    assert network[0].weight.grad is None

@@ -1,0 +1,96 @@
+"""A file is there whole, or as it was before; a damaged one is named in one line."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from export.errors import UserError
+from export.files import read_json, read_tensors, write_json, write_tensors, write_whole
+
+
+def test_write_whole_replaces_and_makes_folders(tmp_path: Path) -> None:
+    path = tmp_path / "students" / "20ms" / "file"
+    write_whole(path, b"old")
+    write_whole(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("step", [(os, "fsync"), (Path, "replace")], ids=["fsync", "rename"])
+@pytest.mark.parametrize("interruption", [OSError("disk full"), KeyboardInterrupt()], ids=repr)
+def test_an_interrupted_write_leaves_the_old_file_alone(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    step: tuple[object, str],
+    interruption: BaseException,
+) -> None:
+    path = tmp_path / "file"
+    write_whole(path, b"old")
+
+    def fail(*_: object) -> None:
+        raise interruption
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*step, fail)
+        with pytest.raises(type(interruption)):
+            write_whole(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_json_round_trip(tmp_path: Path) -> None:
+    value = {"a": [1, 2.5, None, True], "é": {"b": "×"}}
+    write_json(tmp_path / "a.json", value)
+    assert read_json(tmp_path / "a.json") == value
+
+
+def test_json_refuses_nan_and_keeps_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_json(path, {"loss": 1.0})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(path, {"loss": float("nan")})
+    assert read_json(path) == {"loss": 1.0}
+
+
+def test_tensors_round_trip_with_their_metadata(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    written = {"w": torch.randn(3, 4).T, "half": torch.randn(5).bfloat16(), "n": torch.tensor(7)}
+    write_tensors(path, written, {"preset": "digits"})
+    tensors, metadata = read_tensors(path)
+    assert metadata == {"preset": "digits"}
+    assert tensors.keys() == written.keys()
+    for name, tensor in tensors.items():
+        assert tensor.dtype == written[name].dtype
+        assert torch.equal(tensor, written[name])
+
+
+@pytest.mark.parametrize("read", [read_json, read_tensors])
+@pytest.mark.parametrize("damage", ["missing", "empty", "truncated", "foreign"])
+def test_readers_refuse_damaged_files_in_one_line(
+    tmp_path: Path, read: Callable[[Path], object], damage: str
+) -> None:
+    path = tmp_path / "file"
+    if read is read_json:
+        write_json(path, {"a": 1, "b": 2})
+    else:
+        write_tensors(path, {"w": torch.randn(8)}, {})
+    whole = path.read_bytes()
+    assert read(path)
+    contents = {"empty": b"", "truncated": whole[:-5], "foreign": b"\x80\x04pickled\x00\xff" * 9}
+    path.unlink()
+    if damage in contents:
+        path.write_bytes(contents[damage])
+    with pytest.raises(UserError) as raised:
+        read(path)
+    assert str(path) in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_json_that_is_no_object_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text("[1, 2]")
+    with pytest.raises(UserError, match="expected a JSON object"):
+        read_json(path)

@@ -1,0 +1,95 @@
+"""Training a network: it learns, it repeats, and it stops when the loss breaks."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from export.errors import UserError
+from kd.data import Data, DataSettings, load_data
+from kd.evaluate import accuracy, predict
+from kd.fit import FitSettings, fit
+from kd.loss import kd_loss
+from kd.targets import Batch, labelled
+
+LABELS_ONLY = partial(kd_loss, kd_temperature=1.0, kd_weight=0.0)
+
+
+@pytest.fixture(scope="module")
+def data() -> Data:
+    return load_data(DataSettings(resolution=8, limit=400))
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(1024, 10),
+    )
+
+
+def epochs(data: Data) -> Callable[[int], Iterator[Batch]]:
+    generator = torch.Generator().manual_seed(0)
+    return lambda epoch: labelled(data.train, epoch, 10, 32, generator)
+
+
+def trained(data: Data, settings: FitSettings) -> tuple[nn.Module, list[dict]]:
+    model, lines = network().eval(), []
+
+    def log(step: int, **numbers: float) -> None:
+        lines.append({"step": step, **numbers})
+
+    fit(model, epochs(data), LABELS_ONLY, settings, 10, "test", log)
+    return model, lines
+
+
+def test_fit_learns_digits_and_logs_every_epoch(data: Data) -> None:
+    model, lines = trained(data, FitSettings(epochs=6, learning_rate=0.05))
+    assert accuracy(*predict(model, data.test, 100)) > 0.85
+    assert [line["step"] for line in lines] == [10, 20, 30, 40, 50, 60]
+    assert lines[-1]["loss"] < lines[0]["loss"] / 2
+    assert lines[-1]["accuracy"] > lines[0]["accuracy"]
+    assert lines[-1]["learning_rate"] < 1e-5 < lines[1]["learning_rate"]
+    assert model.training
+
+
+def test_two_seeded_runs_are_bitwise_equal(data: Data) -> None:
+    (a, first), (b, second) = (trained(data, FitSettings(epochs=2)) for _ in range(2))
+    assert first == second
+    assert all(torch.equal(a.state_dict()[n], t) for n, t in b.state_dict().items())
+    c, _ = trained(data, FitSettings(epochs=2, learning_rate=0.05))
+    assert not torch.equal(a[0].weight, c[0].weight)
+
+
+def test_weight_decay_leaves_biases_and_batchnorm_alone(data: Data) -> None:
+    def still(logits: Tensor, batch: Batch) -> Tensor:
+        return 0.0 * cross_entropy(logits, batch.labels)
+
+    model = network()
+    nn.init.ones_(model[0].bias)
+    before = {name: tensor.clone() for name, tensor in model.named_parameters()}
+    settings = FitSettings(epochs=1, weight_decay=0.1)
+    fit(model, epochs(data), still, settings, 10, "test", lambda *_, **__: None)
+    changed = {n for n, t in model.named_parameters() if not torch.equal(before[n], t)}
+    assert changed == {"0.weight", "4.weight"}
+    assert model[0].weight.norm() < before["0.weight"].norm()
+
+
+def test_a_loss_that_is_not_finite_is_a_user_error(data: Data) -> None:
+    steps = iter([1.0] * 12 + [float("nan")])
+
+    def breaking(logits: Tensor, batch: Batch) -> Tensor:
+        return cross_entropy(logits, batch.labels) * next(steps)
+
+    model = network()
+    with pytest.raises(
+        UserError, match=r"teacher: loss nan in epoch 2, step 13,.*learning rate 0\.1$"
+    ):
+        fit(model, epochs(data), breaking, FitSettings(3), 10, "teacher", lambda *_, **__: None)
+    assert all(parameter.isfinite().all() for parameter in model.parameters())

@@ -1,0 +1,69 @@
+"""The distillation loss against an explicit loop and its limits."""
+
+import math
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from kd.loss import kd_loss
+from kd.targets import Batch
+
+
+def example(seed: int = 0) -> tuple[torch.Tensor, Batch]:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(5, 4, generator=generator, dtype=torch.float64)
+    teacher = torch.randn(5, 4, generator=generator, dtype=torch.float64).softmax(dim=1)
+    labels = torch.randint(4, (5,), generator=generator)
+    return logits, Batch(torch.empty(5, 0), labels, teacher)
+
+
+def softmax(values: list[float]) -> list[float]:
+    powers = [math.exp(value) for value in values]
+    return [power / sum(powers) for power in powers]
+
+
+@pytest.mark.parametrize(("temperature", "weight"), [(1.0, 1.0), (4.0, 0.7), (0.5, 0.2)])
+def test_kd_loss_equals_an_explicit_loop(temperature: float, weight: float) -> None:
+    logits, batch = example()
+    total = 0.0
+    for row, label, teacher in zip(logits.tolist(), batch.labels, batch.probabilities, strict=True):
+        p = softmax([math.log(q) / temperature for q in teacher.tolist()])
+        s = softmax([z / temperature for z in row])
+        divergence = sum(pk * math.log(pk / sk) for pk, sk in zip(p, s, strict=True))
+        total += weight * temperature**2 * divergence
+        total += (1 - weight) * -math.log(softmax(row)[int(label)])
+    assert kd_loss(logits, batch, temperature, weight).item() == pytest.approx(total / 5, rel=1e-12)
+
+
+def test_weight_zero_is_exactly_cross_entropy() -> None:
+    logits, batch = example()
+    assert torch.equal(kd_loss(logits, batch, 4.0, 0.0), cross_entropy(logits, batch.labels))
+
+
+def test_a_student_equal_to_its_teacher_has_no_loss() -> None:
+    logits, batch = example()
+    same = batch._replace(probabilities=logits.softmax(dim=1))
+    assert kd_loss(logits + 3.0, same, 4.0, 1.0).item() == pytest.approx(0, abs=1e-15)
+
+
+def test_gradient_at_high_temperature_is_that_of_matching_logits() -> None:
+    """Hinton et al. 2015, section 2.1: dC/dz -> (z - v) / K for centred logits, times 1 / B."""
+    logits, batch = example()
+    logits = (logits - logits.mean(dim=1, keepdim=True)).requires_grad_()
+    log_teacher = batch.probabilities.log()
+    centred = log_teacher - log_teacher.mean(dim=1, keepdim=True)
+    kd_loss(logits, batch, 1e4, 1.0).backward()
+    assert torch.allclose(logits.grad, (logits.detach() - centred) / (4 * 5), rtol=1e-2, atol=1e-5)
+
+
+def test_stored_zeros_stay_finite() -> None:
+    logits, batch = example()
+    zeros = batch._replace(probabilities=torch.eye(4)[batch.labels])
+    logits = (logits * 50).float().requires_grad_()
+    loss = kd_loss(logits, zeros, 1.0, 1.0)
+    loss.backward()
+    assert loss.isfinite()
+    assert logits.grad.isfinite().all()
+    assert torch.tensor(2.0**-24).half() > 0  # the clamp itself can be stored,
+    assert torch.tensor(2.0**-26).half() == 0  # and nothing much smaller

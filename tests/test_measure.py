@@ -1,0 +1,91 @@
+"""The measured table: every entry there, fitted to whole networks, refused elsewhere."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from export.errors import UserError
+from export.stopwatch import Timing, UnitOfWork
+from supernet import measure
+from supernet.block_graphs import network_graph
+from supernet.latency import LatencyTable
+from supernet.measure import check_device, measure_students, measure_table, obtain_table, parts_in
+from supernet.space import Architecture, SearchSpace
+
+UNIT = UnitOfWork(batch=2, resolution=8)
+
+
+@pytest.fixture(scope="module")
+def measured(space: SearchSpace) -> LatencyTable:
+    return measure_table(space, UNIT, rounds=2, seed=0, progress=None)
+
+
+def test_every_entry_is_measured(measured: LatencyTable, tmp_path: Path) -> None:
+    measured.save(tmp_path / "latency.json")
+    again = LatencyTable.load(tmp_path / "latency.json", measured.space)
+    assert again.fingerprint() == measured.fingerprint()
+    parts = sum(p.numel() for p in (*measured.first, *measured.rest, measured.head)) + 1
+    assert measured.provenance["parts"] == parts
+    assert measured.provenance["machine"]["cpu"]
+
+
+def test_fit_recovers_gain_and_shift_of_made_up_timings(
+    space: SearchSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole networks that take 0.9 of their parts' sum, and 0.02 ms less for each part."""
+    draws = np.random.default_rng(0)
+    parts: dict[object, float] = {}
+
+    def sum_of(architecture: Architecture) -> float:
+        table = measure._assemble(space, parts, {})
+        return 0.9 * table.predicted_ms(architecture) - 0.02 * parts_in(architecture)
+
+    def made_up(runners: dict, rounds: int, **_: object) -> dict[object, Timing]:
+        parts.update({name: draws.uniform(0.5, 2) for name in runners if isinstance(name, tuple)})
+        wholes = {a: sum_of(a) for a in runners if isinstance(a, Architecture)}
+        return {name: Timing(ms, 0.0) for name, ms in (parts | wholes).items()}
+
+    monkeypatch.setattr(measure, "stopwatch", made_up)
+    table = measure_table(space, UNIT, rounds=1, seed=0, progress=None)
+    assert table.provenance["gain"] == pytest.approx(0.9)
+    assert table.provenance["shift_ms"] == pytest.approx(-0.02)
+    assert table.provenance["leave_one_out_error"] == pytest.approx(0, abs=1e-9)
+    for architecture in (space.smallest(), space.middle(), space.largest()):
+        assert table.predicted_ms(architecture) == pytest.approx(sum_of(architecture))
+
+
+def test_students_are_brought_to_the_speed_of_the_tables_day(
+    measured: LatencyTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a machine twice as slow as on the table's day, everything takes twice as long."""
+    reference_ms = measured.provenance["reference_ms"]
+
+    def slow(runners: dict, rounds: int, **_: object) -> dict[str, Timing]:
+        times = dict.fromkeys(runners, 5.0) | {"the table's reference network": 2 * reference_ms}
+        return {name: Timing(ms, 0.1) for name, ms in times.items()}
+
+    monkeypatch.setattr(measure, "stopwatch", slow)
+    graph = network_graph(measured.space, measured.space.smallest())
+    timings = measure_students({"a": graph}, measured, rounds=1, seed=0)
+    assert timings == {"a": Timing(pytest.approx(2.5), 0.1)}
+
+
+def test_table_of_another_unit_or_machine_is_refused(measured: LatencyTable) -> None:
+    check_device(measured, UNIT)
+    with pytest.raises(UserError, match="batch of 2 images .* expected batch of 4 images"):
+        check_device(measured, dataclasses.replace(UNIT, batch=4))
+    machine = {**measured.provenance["machine"], "cpu": "another processor"}
+    foreign = dataclasses.replace(
+        measured, provenance={**measured.provenance, "machine": machine}
+    )
+    with pytest.raises(UserError, match="cpu 'another processor'"):
+        check_device(foreign, UNIT)
+
+
+def test_table_is_measured_once(measured: LatencyTable, tmp_path: Path) -> None:
+    path = tmp_path / "latency.json"
+    measured.save(path)
+    found = obtain_table(path, measured.space, UNIT, rounds=0, seed=0)  # no rounds: cannot measure
+    assert found.fingerprint() == measured.fingerprint()

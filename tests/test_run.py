@@ -1,0 +1,204 @@
+"""The run folder: settings that must agree, numbers on disk and in W&B."""
+
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import wandb
+
+import kd.run
+from export.errors import UserError
+from kd.run import Metrics, open_run, read_config
+
+CONFIG = {"seed": 3, "data": {"source": "digits", "root": Path("x")}, "budgets": (1.5, 2.0)}
+
+
+@pytest.fixture(autouse=True)
+def no_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No key in the environment or in netrc, and W&B's own folders out of the way."""
+    for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "wandb-data"))
+    monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path / "wandb-cache"))
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "wandb-config"))
+
+
+class FakeRun:
+    """What `Metrics` asks of a W&B run, kept in lists."""
+
+    def __init__(self) -> None:
+        self.logged, self.defined, self.codes = [], [], []
+        self.summary: dict[str, object] = {}
+
+    def log(self, numbers: dict[str, float]) -> None:
+        self.logged.append(numbers)
+
+    def define_metric(self, name: str, step_metric: str | None = None, **_: object) -> None:
+        self.defined.append((name, step_metric))
+
+    def finish(self, exit_code: int) -> None:
+        self.codes.append(exit_code)
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRun:
+    run = FakeRun()
+    monkeypatch.setattr(kd.run.wandb, "init", lambda **_: run)
+    return run
+
+
+def test_config_holds_settings_command_and_versions(tmp_path: Path) -> None:
+    open_run(tmp_path / "runs" / "a", CONFIG)
+    config = read_config(tmp_path / "runs" / "a")
+    assert config["settings"] == {
+        "seed": 3,
+        "data": {"source": "digits", "root": "x"},
+        "budgets": [1.5, 2.0],
+    }
+    assert config["command"][1:] == sys.argv[1:]
+    assert config["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    assert {"python", "torchvision", "onnxruntime", "numpy"} <= config["versions"].keys()
+
+
+def test_the_same_settings_open_the_run_again(tmp_path: Path) -> None:
+    open_run(tmp_path, CONFIG)
+    before = (tmp_path / "config.json").read_bytes()
+    open_run(tmp_path, CONFIG)
+    assert (tmp_path / "config.json").read_bytes() == before
+
+
+def test_other_settings_are_refused(tmp_path: Path) -> None:
+    open_run(tmp_path, CONFIG)
+    other = {"seed": 4, "data": {"source": "cifar10", "root": Path("x")}, "budgets": (1.5, 2.0)}
+    with pytest.raises(UserError) as caught:
+        open_run(tmp_path, other)
+    text = str(caught.value)
+    assert "data.source is digits there and cifar10 here; seed is 3 there and 4 here" in text
+    assert "another --run" in text
+    assert "budgets" not in text
+    with pytest.raises(UserError, match="new is None there and 1 here"):
+        open_run(tmp_path, {**CONFIG, "new": 1})
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot hold a run .* another --run"):
+        open_run(tmp_path / "file" / "run", CONFIG)
+
+
+def test_no_run_yet(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"run train\.py first"):
+        read_config(tmp_path)
+
+
+def test_metrics_lines_and_wandb_get_the_same_numbers(tmp_path: Path, fake: FakeRun) -> None:
+    with Metrics(tmp_path, CONFIG, "train") as metrics:
+        metrics.log("teacher", 10, loss=0.5, accuracy=0.25)
+        metrics.log("teacher", 20, loss=float("nan"), accuracy=float("inf"))
+        metrics.log("supernet", 1, loss=2)
+        metrics.summary(test_accuracy=0.75)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert lines == [
+        {"phase": "teacher", "step": 10, "loss": 0.5, "accuracy": 0.25},
+        {"phase": "teacher", "step": 20, "loss": None, "accuracy": None},
+        {"phase": "supernet", "step": 1, "loss": 2},
+    ]
+    assert fake.logged[0] == {"teacher/step": 10, "teacher/loss": 0.5, "teacher/accuracy": 0.25}
+    assert fake.defined == [
+        ("teacher/step", None),
+        ("teacher/*", "teacher/step"),
+        ("supernet/step", None),
+        ("supernet/*", "supernet/step"),
+    ]
+    assert fake.summary == {"test_accuracy": 0.75}
+    assert fake.codes == [0]
+
+
+def test_metrics_are_appended_and_a_failed_run_says_so(tmp_path: Path, fake: FakeRun) -> None:
+    with Metrics(tmp_path, CONFIG, "train") as metrics:
+        metrics.log("a", 1, x=1.0)
+
+    def failing() -> None:
+        with Metrics(tmp_path, CONFIG, "search") as metrics:
+            metrics.log("b", 2, x=2.0)
+            raise UserError("broken")
+
+    with pytest.raises(UserError, match="broken"):
+        failing()
+    phases = [json.loads(x)["phase"] for x in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert phases == ["a", "b"]
+    assert fake.codes == [0, 1]
+
+
+def test_lines_are_on_disk_before_the_run_ends(tmp_path: Path, fake: FakeRun) -> None:
+    with Metrics(tmp_path, CONFIG, "train") as metrics:
+        metrics.log("a", 1, x=1.0)
+        assert json.loads((tmp_path / "metrics.jsonl").read_text())["x"] == 1.0
+
+
+def test_without_an_account_wandb_is_offline_inside_the_run(
+    tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "file.txt").write_text("hello")
+    with Metrics(tmp_path / "run", CONFIG, "train") as metrics:
+        metrics.log("teacher", 1, loss=0.5)
+        metrics.artifact(tmp_path / "file.txt", "greeting", "text")
+    (offline,) = (tmp_path / "run" / "wandb").glob("offline-run-*")
+    (data,) = offline.glob("*.wandb")
+    content = data.read_bytes()
+    for expected in (b"teacher/loss", b"greeting", b"digits", b"oyster"):
+        assert expected in content
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("environment", "netrc", "mode"),
+    [
+        ({}, "", "offline"),
+        ({"WANDB_API_KEY": "k"}, "", "online"),
+        ({"WANDB_API_KEY": "k", "WANDB_MODE": "disabled"}, "", "disabled"),
+        ({"WANDB_MODE": "online"}, "", "online"),
+        ({}, "machine api.wandb.ai login user password k", "online"),
+        ({}, "machine example.org login user password k", "offline"),
+        ({"WANDB_BASE_URL": "https://example.org"}, "machine example.org password k", "online"),
+        ({}, "nonsense", "offline"),
+    ],
+)
+def test_wandb_mode(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    environment: dict[str, str],
+    netrc: str,
+    mode: str,
+) -> None:
+    asked = []
+    monkeypatch.setattr(kd.run.wandb, "init", lambda **options: asked.append(options["mode"]))
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "netrc").write_text(netrc)
+    Metrics(tmp_path / "run", CONFIG, "train")
+    assert asked == [mode]
+
+
+def test_a_wandb_that_cannot_be_reached_falls_back_to_offline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    asked = []
+
+    def init(mode: str, **_: object) -> SimpleNamespace:
+        asked.append(mode)
+        if mode == "online":
+            raise wandb.errors.CommError("timed out\nat length")
+        return SimpleNamespace(finish=lambda exit_code: None)
+
+    monkeypatch.setattr(kd.run.wandb, "init", init)
+    monkeypatch.setenv("WANDB_MODE", "online")
+    with Metrics(tmp_path, CONFIG, "train"):
+        pass
+    assert asked == ["online", "offline"]
+    warning = capsys.readouterr().err
+    assert warning == "W&B: no online run (timed out); continuing offline\n"

@@ -1,0 +1,224 @@
+"""train.py and search.py as a user runs them, at smoke size; and what they say to bad input."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from PIL import Image
+
+from export.files import read_tensors
+from export.onnx_file import read_metadata
+from supernet.derive import programme
+from supernet.latency import LatencyTable
+from supernet.presets import preset_space
+from supernet.space import Architecture
+from supernet.student import Student
+
+ROOT = Path(__file__).parent.parent
+SMOKE = (
+    *("--limit", "300", "--batch", "32", "--views", "2", "--teacher-epochs", "8"),
+    *("--w-epochs", "2", "--alpha-steps", "12", "--alpha-batch", "16"),
+    *("--latency-batch", "2", "--latency-rounds", "3"),
+)
+QUICK_SEARCH = ("--epochs", "2", "--candidates", "3", "--finalists", "2", "--measure-rounds", "5")
+
+
+def run(script: str, *options: object) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(ROOT / script), *map(str, options)]
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600
+    )
+
+
+def table_of(folder: Path) -> LatencyTable:
+    return LatencyTable.load(folder / "latency.json", preset_space("digits", 10))
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A trained run's folder, and what train.py printed."""
+    folder = tmp_path_factory.mktemp("runs") / "smoke"
+    done = run("train.py", "--run", folder, *SMOKE)
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+@pytest.fixture(scope="session")
+def searched(trained: tuple[Path, str]) -> tuple[Path, float, subprocess.CompletedProcess]:
+    """The student's folder, its budget, and the finished search."""
+    folder, _ = trained
+    budget = round(float(np.prod(programme(table_of(folder)).range_ms()) ** 0.5), 2)
+    done = run("search.py", "--run", folder, "--target-latency", budget, *QUICK_SEARCH)
+    return folder / "students" / f"{budget:g}ms", budget, done
+
+
+def test_train_leaves_the_run_folder(trained: tuple[Path, str]) -> None:
+    folder, printed = trained
+    for name in ("config.json", "teacher.safetensors", "teacher.json", "latency.json"):
+        assert (folder / name).stat().st_size > 0
+    for name in ("supernet.safetensors", "metrics.jsonl", "report.html", "front.png"):
+        assert (folder / name).stat().st_size > 0
+    assert (folder / "targets" / "train" / "probabilities.npy").exists()
+    assert list((folder / "wandb").glob("offline-run-*/*.wandb"))
+    for expected in ("students, 30 decisions", "roughly", "next: python search.py"):
+        assert expected in printed
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert {row["phase"] for row in rows} >= {"teacher", "w", "alpha", "choices"}
+    alpha = [row for row in rows if row["phase"] == "alpha"][-1]
+    assert alpha.keys() >= {"lambda", "tau", "entropy", "expected_ms", "target_ms", "search_loss"}
+    assert json.loads((folder / "config.json").read_text())["settings"]["seed"] == 0
+
+
+def test_trained_twice_is_bitwise_equal(trained: tuple[Path, str], tmp_path: Path) -> None:
+    """Given the same latency table, which is a measurement and not a computation."""
+    folder, _ = trained
+    (tmp_path / "latency.json").write_bytes((folder / "latency.json").read_bytes())
+    done = run("train.py", "--run", tmp_path, *SMOKE)
+    assert done.returncode == 0, done.stderr
+    for name in ("teacher.safetensors", "supernet.safetensors"):
+        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes(), name
+
+
+def test_complete_run_is_not_done_again(trained: tuple[Path, str]) -> None:
+    folder, _ = trained
+    before = (folder / "supernet.safetensors").stat().st_mtime_ns
+    done = run("train.py", "--run", folder, *SMOKE)
+    assert done.returncode == 0
+    assert "is complete" in done.stdout
+    assert (folder / "supernet.safetensors").stat().st_mtime_ns == before
+
+
+def test_search_leaves_a_verified_student(
+    searched: tuple[Path, float, subprocess.CompletedProcess],
+) -> None:
+    folder, budget, done = searched
+    assert done.returncode == 0, done.stdout + done.stderr
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["target_ms"] == budget
+    assert metrics["meets_target"] is True
+    assert metrics["measured_ms"] <= budget
+    assert metrics["onnx_max_abs_error"] <= 1e-4
+    assert metrics["onnx_top1_agreement"] == 1.0
+    assert metrics.keys() >= {
+        *("predicted_ms", "measured_ms_spread", "test_accuracy", "teacher_test_accuracy"),
+        *("teacher_agreement", "params", "macs", "search_seconds", "retrain_seconds"),
+        *("seed", "guide"),
+    }
+    assert (folder / "report.html").exists()
+    for word in ("target", "predicted", "measured", "student", "teacher", "MACs", "student.onnx"):
+        assert word in done.stdout
+
+
+def test_shipped_file_is_the_saved_student(
+    searched: tuple[Path, float, subprocess.CompletedProcess],
+) -> None:
+    folder, _, _ = searched
+    architecture = Architecture.from_json(json.loads((folder / "architecture.json").read_text()))
+    student = Student(preset_space("digits", 10), architecture)
+    student.load_state_dict(read_tensors(folder / "student.safetensors")[0])
+    session = onnxruntime.InferenceSession(str(folder / "student.onnx"))
+    for batch in (1, 5):
+        images = torch.rand(batch, 3, 16, 16, generator=torch.Generator().manual_seed(batch))
+        with torch.no_grad():
+            expected = student.eval()(images).numpy()
+        (logits,) = session.run(["logits"], {"images": images.numpy()})
+        np.testing.assert_allclose(logits, expected, atol=1e-4)
+    metadata = read_metadata(folder / "student.onnx")
+    assert Architecture.from_json(json.loads(metadata["architecture"])) == architecture
+    assert json.loads(metadata["classes"]) == [str(digit) for digit in range(10)]
+    assert metadata.keys() >= {"normalisation", "input", "unit_of_work", "measured_ms", "versions"}
+
+
+def refused(done: subprocess.CompletedProcess, *expected: str) -> None:
+    """Exit 2, and a last line that names what was expected; never a traceback."""
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    for text in expected:
+        assert text in last, last
+
+
+def test_budget_below_the_fastest_student_states_the_range(trained: tuple[Path, str]) -> None:
+    folder, _ = trained
+    done = run("search.py", "--run", folder, "--target-latency", "0.0001")
+    refused(done, "0.0001: too fast", "ms for a batch of 2 images at 16×16")
+    assert not (folder / "students" / "0.0001ms").exists()
+
+
+@pytest.mark.parametrize("budget", ["nan", "-3", "inf"])
+def test_impossible_budgets_are_refused(trained: tuple[Path, str], budget: str) -> None:
+    refused(run("search.py", "--run", trained[0], "--target-latency", budget), "above 0")
+
+
+def test_generous_budget_says_so_and_takes_the_best(trained: tuple[Path, str]) -> None:
+    folder, _ = trained
+    options = ("--target-latency", 9999, *QUICK_SEARCH, "--retrain-with", "labels")
+    done = run("search.py", "--run", folder, *options)
+    assert done.returncode == 0, done.stderr
+    assert "more than any student needs" in done.stdout
+    metrics = json.loads((folder / "students" / "9999ms" / "metrics.json").read_text())
+    assert metrics["predicted_ms"] >= 0.9 * programme(table_of(folder)).range_ms()[1]
+    assert metrics["retrain_with"] == "labels"
+
+
+def test_search_before_train(tmp_path: Path) -> None:
+    done = run("search.py", "--run", tmp_path / "none", "--target-latency", "5")
+    refused(done, "run train.py first")
+
+
+def test_truncated_supernet_file(trained: tuple[Path, str], tmp_path: Path) -> None:
+    folder, _ = trained
+    for name in ("config.json", "latency.json", "teacher.json", "teacher.safetensors"):
+        (tmp_path / name).symlink_to(folder / name)
+    (tmp_path / "targets").symlink_to(folder / "targets")
+    whole = (folder / "supernet.safetensors").read_bytes()
+    (tmp_path / "supernet.safetensors").write_bytes(whole[: len(whole) // 2])
+    done = run("search.py", "--run", tmp_path, "--target-latency", "5")
+    refused(done, "supernet.safetensors", "cannot be read as safetensors")
+
+
+def test_run_folder_of_other_settings(trained: tuple[Path, str]) -> None:
+    done = run("train.py", "--run", trained[0], *SMOKE, "--kd-temperature", "2")
+    refused(done, "kd_temperature is 4.0 there and 2.0 here", "give another --run")
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (("--data", "/no/such/folder"), "/no/such/folder: no such folder"),
+        (("--teacher", "timm:resnet19"), "timm:resnet18"),
+        (("--teacher", "torchvision:resnet18", "--teacher-checkpoint", "/none.pt"), "/none.pt"),
+    ],
+)
+def test_bad_settings_write_nothing(
+    tmp_path: Path, options: tuple[str, ...], expected: str
+) -> None:
+    refused(run("train.py", "--run", tmp_path / "run", *options), expected)
+    assert not (tmp_path / "run").exists()
+
+
+def test_unknown_preset_lists_the_known_ones(tmp_path: Path) -> None:
+    done = run("train.py", "--preset", "mnist", "--run", tmp_path / "run")
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert all(name in done.stderr for name in ("digits", "cifar10", "imagenet"))
+
+
+def test_corrupt_image_is_named(tmp_path: Path) -> None:
+    draws = np.random.default_rng(0)
+    for index in range(40):
+        path = tmp_path / "data" / "ab"[index % 2] / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = draws.integers(0, 255, (16, 16, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(path)
+    (tmp_path / "data" / "a" / "4.png").write_bytes(b"no image")
+    options = ("--data", tmp_path / "data", "--batch", "8", *SMOKE[4:])
+    done = run("train.py", "--run", tmp_path / "run", *options)
+    refused(done, "4.png: not a readable image")

@@ -1,0 +1,277 @@
+"""Teacher -> supernet: check the teacher, store its outputs, measure latency, train w, then alpha.
+
+    python train.py --help
+
+Leaves the run's folder, from which search.py derives a student for any latency budget. A phase that
+the folder already holds is not done again.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import numpy as np
+import torch
+import tyro
+from timm.optim import param_groups_weight_decay
+from torch import nn
+from torch.optim.lr_scheduler import OneCycleLR
+from tqdm import tqdm, trange
+
+from export.errors import UserError
+from export.figures import Point, choices_figure, curves_figure, front_figure
+from export.report import Section, table_text, write_report
+from export.stopwatch import UnitOfWork, stopwatch
+from kd.config import TRAIN_RECIPES, TrainConfig, option, settings_of
+from kd.data import Data, load_data
+from kd.evaluate import calibration_images, rate
+from kd.loss import kd_loss
+from kd.networks import build_network
+from kd.prepare import given_teacher, prepare_targets, prepare_teacher, steps_per_epoch
+from kd.run import Metrics, open_run, read_metrics
+from kd.targets import Batch, endless, on_device
+from supernet.alpha import Alpha, Multiplier, entropy, named_probabilities, stage_shares
+from supernet.derive import Programme, candidates, programme
+from supernet.latency import LatencyTable
+from supernet.measure import obtain_table, rough_range_ms, rough_table_seconds
+from supernet.presets import preset_resolution, preset_space
+from supernet.sampling import FairSampler, fair_sampler, log_uniform
+from supernet.space import Architecture
+from supernet.steps import Loss, alpha_step, w_step
+from supernet.storage import save_supernet
+from supernet.supernet import Supernet
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+LOG_EVERY = 10
+SHOWN_BUDGETS, SHOWN_RANDOM = 8, 24
+CURVES = (
+    *(("teacher", "accuracy"), ("w", "largest"), ("w", "fair"), ("w", "smallest")),
+    *(("alpha", "search_loss"), ("alpha", "expected_over_target"), ("alpha", "entropy")),
+    *(("alpha", "lambda"), ("alpha", "tau")),
+)
+
+
+def main(config: TrainConfig) -> None:
+    """Go through the phases in order."""
+    data = load_data(config.data_settings(preset_resolution(config.preset)))
+    space = preset_space(config.preset, len(data.classes))
+    unit = UnitOfWork(
+        config.latency_batch, space.resolution, config.latency_threads, config.latency_provider
+    )
+    given = given_teacher(config, data, DEVICE)
+    open_run(config.run, settings_of(config))
+    if (config.run / "report.html").exists():
+        print(f"{config.run} is complete; next: python search.py --target-latency MS")
+        return
+    torch.manual_seed(config.seed)
+    supernet = Supernet(space).to(DEVICE, memory_format=torch.channels_last)
+    print(preview(config, data, supernet, unit), flush=True)
+
+    with Metrics(config.run, settings_of(config), "train") as metrics:
+        teacher, teacher_accuracy = prepare_teacher(
+            config, given, data, config.run, metrics, DEVICE
+        )
+        targets, search_targets = prepare_targets(config, teacher, data, config.run / "targets")
+        table = obtain_table(
+            config.run / "latency.json", space, unit, config.latency_rounds, config.seed
+        )
+        problem = programme(table)
+        fastest_ms, slowest_ms = problem.range_ms()
+
+        # Under --guide labels the search never sees the teacher: conventional search, the control.
+        kd_weight = config.kd_weight if config.guide == "teacher" else 0.0
+        loss = partial(kd_loss, kd_temperature=config.kd_temperature, kd_weight=kd_weight)
+        stream = partial(endless, views=config.views, workers=config.workers)
+        order = torch.Generator().manual_seed(config.seed)
+
+        batches = stream(data.train, targets, batch=config.batch, generator=order)
+        steps = config.w_epochs * steps_per_epoch(data, config.batch)
+        sampler = fair_sampler(table, fastest_ms, slowest_ms)
+        train_w(config, supernet, sampler, steps, batches, loss, metrics)
+
+        alpha = Alpha(space, fastest_ms, slowest_ms, config.knots)
+        batches = stream(data.search, search_targets, batch=config.alpha_batch, generator=order)
+        train_alpha(config, supernet, alpha, table, batches, loss, metrics)
+        save_supernet(config.run / "supernet.safetensors", supernet, alpha, table.fingerprint())
+
+        images = calibration_images(data.train, config.batch, config.seed)
+        rated = partial(rate, images=images, split=data.search, targets=search_targets, loss=loss)
+        searched, random = front(config, supernet, alpha, problem, sampler, rated)
+        rows = [
+            ("teacher", f"{config.teacher}, {teacher_accuracy:.2%} of the search split"),
+            ("latency of the space", f"{fastest_ms:.2f} to {slowest_ms:.2f} ms"),
+            ("one unit of work", table.unit_of_work()),
+            ("table's error", f"{table.provenance['leave_one_out_error']:.1%} (networks left out)"),
+        ]
+        write_train_report(config, alpha, table, rows, searched, random)
+        metrics.summary(**dict(rows))
+    print(f"\n{table_text([*rows, ('report', str(config.run / 'report.html'))])}\n")
+    print(f"next: python search.py --target-latency MS --run {config.run}")
+
+
+def preview(config: TrainConfig, data: Data, supernet: Supernet, unit: UnitOfWork) -> str:
+    """Say what the run will do and roughly how long it takes, from a few timed passes."""
+    space, images = supernet.space, len(data.train)
+    teacher_epochs = config.teacher_epochs if config.teacher_source().trained_here else 0
+    teacher = build_network(config.teacher, len(data.classes)).to(DEVICE)
+    pixels = torch.rand(config.batch, 3, space.resolution, space.resolution, device=DEVICE)
+    whole = {name: p.to(DEVICE) for name, p in space.one_hot(space.largest()).items()}
+    passes = {
+        "teacher": training_pass(teacher, pixels),
+        "w": training_pass(supernet, pixels, whole),
+    }
+    seconds = {n: t.ms / 1000 / config.batch for n, t in stopwatch(passes, 2, runs=1).items()}
+    supernet.zero_grad()
+    fastest_ms, slowest_ms = rough_range_ms(space, unit)
+    total = (
+        seconds["teacher"] * images * (teacher_epochs + config.views / 3)
+        + seconds["w"] * (images * config.w_epochs + config.alpha_steps * config.alpha_batch)
+        + rough_table_seconds(space, slowest_ms, config.latency_rounds)
+    )
+    w_steps = config.w_epochs * steps_per_epoch(data, config.batch)
+    return table_text(
+        [
+            ("run", str(config.run)),
+            ("images", f"{images} train, {len(data.search)} search, {len(data.test)} test"),
+            (
+                "space",
+                f"{space.name}: {space.size():.2g} students, {len(space.decisions())} decisions",
+            ),
+            ("latency", f"about {fastest_ms:.1f} to {slowest_ms:.1f} ms for a {unit}"),
+            ("teacher", f"{config.teacher}, {teacher_epochs or 'no'} epochs"),
+            ("supernet", f"{w_steps} steps of w, {config.alpha_steps} of alpha"),
+            ("time", f"roughly {max(1, round(total / 60))} min on this machine"),
+        ]
+    )
+
+
+def training_pass(model: nn.Module, *inputs: object) -> Callable[[], None]:
+    """Return a call that runs `model` forward and backward once."""
+    return lambda: model(*inputs).sum().backward()
+
+
+def train_w(
+    config: TrainConfig,
+    supernet: Supernet,
+    sampler: FairSampler,
+    steps: int,
+    batches: Iterator[Batch],
+    loss: Loss,
+    metrics: Metrics,
+) -> None:
+    """Train the shared weights: the sandwich, and two students of fair latency, a step.
+
+    Alpha has no say in what is trained, or its favourites would look better for being trained more.
+    """
+    space, draws = supernet.space, np.random.default_rng(config.seed)
+    groups = param_groups_weight_decay(supernet, config.weight_decay)
+    rate = config.w_learning_rate
+    optimizer = torch.optim.SGD(groups, lr=rate, momentum=0.9, nesterov=True)
+    schedule = OneCycleLR(optimizer, rate, steps, pct_start=0.1, cycle_momentum=False)
+    supernet.train()
+    for step in (bar := trange(steps, desc="w", unit="step")):
+        batch = on_device(next(batches), DEVICE)
+        fair = [sampler.near(log_uniform(sampler.range_ms, draws), draws) for _ in range(2)]
+        students = [space.largest(), space.smallest(), *fair]
+        losses = w_step(supernet, students, batch.shares(len(students)), loss, optimizer)
+        schedule.step()
+        if step % LOG_EVERY == 0 or step == steps - 1:
+            named = {"largest": losses[0], "smallest": losses[1], "fair": sum(losses[2:]) / 2}
+            metrics.log("w", step, **named, learning_rate=schedule.get_last_lr()[0])
+            bar.set_postfix(largest=f"{losses[0]:.3f}", smallest=f"{losses[1]:.3f}")
+
+
+def train_alpha(
+    config: TrainConfig,
+    supernet: Supernet,
+    alpha: Alpha,
+    table: LatencyTable,
+    batches: Iterator[Batch],
+    loss: Loss,
+    metrics: Metrics,
+) -> None:
+    """Train alpha(T) and lambda(T) on frozen weights, one budget T a step."""
+    draws = np.random.default_rng(config.seed)
+    gumbel = torch.Generator().manual_seed(config.seed)
+    multiplier = Multiplier(alpha.log_knots, config.multiplier_rate)
+    optimizer = torch.optim.Adam(alpha.parameters(), config.alpha_learning_rate)
+    middle_ms = float(np.sqrt(np.prod(alpha.range_ms())))
+    supernet.train().requires_grad_(False)
+    for step in (bar := trange(config.alpha_steps, desc="alpha", unit="step")):
+        target_ms = log_uniform(alpha.range_ms(), draws)
+        tau = config.tau_start * (config.tau_end / config.tau_start) ** (step / config.alpha_steps)
+        batch = on_device(next(batches), DEVICE)
+        search_loss, expected_ms = alpha_step(
+            supernet, alpha, multiplier, table, target_ms, tau, batch, loss, optimizer, gumbel
+        )
+        if step % LOG_EVERY == 0 or step == config.alpha_steps - 1:
+            shown = {"search_loss": search_loss, "expected_ms": expected_ms, "target_ms": target_ms}
+            shown |= {"expected_over_target": expected_ms / target_ms, "tau": tau}
+            shown |= {"lambda": multiplier.at(target_ms), "entropy": entropy(alpha(middle_ms))}
+            metrics.log("alpha", step, **shown)
+            metrics.log("choices", step, **stage_shares(alpha, middle_ms))
+            bar.set_postfix(loss=f"{search_loss:.3f}", ms=f"{expected_ms:.1f}/{target_ms:.1f}")
+    supernet.requires_grad_(True)
+
+
+def front(
+    config: TrainConfig,
+    supernet: Supernet,
+    alpha: Alpha,
+    problem: Programme,
+    sampler: FairSampler,
+    rated: Callable[[nn.Module], tuple[float, float]],
+) -> tuple[list[Point], list[Point]]:
+    """Accuracy with shared weights of alpha's own picks and of random students, by latency."""
+    draws = np.random.default_rng(config.seed)
+    budgets = np.geomspace(*sampler.range_ms, SHOWN_BUDGETS + 1)[1:]
+    picks = [
+        pick
+        for target_ms in budgets
+        for pick in candidates(problem, alpha(target_ms), target_ms, 1, draws)
+    ]
+    random = [
+        sampler.near(log_uniform(sampler.range_ms, draws), draws) for _ in range(SHOWN_RANDOM)
+    ]
+
+    def point(architecture: Architecture) -> Point:
+        _, accuracy = rated(supernet.extract(architecture))
+        return Point(problem.table.predicted_ms(architecture), accuracy)
+
+    points = [point(a) for a in tqdm([*picks, *random], desc="front", unit="student")]
+    return points[: len(picks)], points[len(picks) :]
+
+
+def write_train_report(
+    config: TrainConfig,
+    alpha: Alpha,
+    table: LatencyTable,
+    rows: list[tuple[str, str]],
+    searched: list[Point],
+    random: list[Point],
+) -> None:
+    """Write the pictures and report.html."""
+    run, middle_ms = config.run, float(np.sqrt(np.prod(alpha.range_ms())))
+    ylabel = "accuracy on the search split, shared weights"
+    front_figure(run / "front.png", searched, random, table.unit_of_work(), ylabel)
+    curves_figure(run / "curves.png", read_metrics(run), CURVES)
+    choices_figure(run / "choices.png", named_probabilities(alpha, middle_ms))
+    provenance = [(name, str(value)) for name, value in table.provenance.items()]
+    settings = [(name, str(value)) for name, value in settings_of(config).items()]
+    sections = [
+        Section("Result", table=rows, pictures=[run / "front.png"]),
+        Section(f"What alpha prefers at {middle_ms:.1f} ms", pictures=[run / "choices.png"]),
+        Section("How the search went", pictures=[run / "curves.png"]),
+        Section("Latency table", table=provenance),
+        Section("Settings", table=settings),
+    ]
+    write_report(run / "report.html", f"Oyster: {run.name}", sections)
+
+
+if __name__ == "__main__":
+    try:
+        recipe = TRAIN_RECIPES.get(option(sys.argv[1:], "--preset", "digits"))
+        main(tyro.cli(TrainConfig, default=recipe or TRAIN_RECIPES["digits"]))
+    except UserError as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        sys.exit(2)
