@@ -38,12 +38,12 @@ class TrainConfig:
 
     limit: int | None = None
     """At most so many training and as many test images, for quick looks."""
-    augment: Augment = "crop"
+    augment: Augment = "affine"
     search_fraction: float = 0.2
     """Share of the training images set apart for alpha and the ranking of candidates."""
     test_fraction: float = 0.2
     """Share of all images set apart to report, where the data has no test split."""
-    views: int = 16
+    views: int = 10
     """Augmented versions of every image for which the teacher's outputs are stored."""
     batch: int = 128
     workers: int = 0
@@ -54,10 +54,10 @@ class TrainConfig:
     kd_temperature: float = 4.0
     kd_weight: float = 0.9
     """Weight of the teacher in the loss; the rest is the labels'."""
-    w_epochs: int = 60
+    w_epochs: int = 40
     w_learning_rate: float = 0.2
     weight_decay: float = 1e-4
-    alpha_steps: int = 500
+    alpha_steps: int = 400
     alpha_batch: int = 64
     alpha_learning_rate: float = 0.05
     multiplier_rate: float = 0.05
@@ -68,12 +68,12 @@ class TrainConfig:
     knots: int = 6
     """Knots in log T of alpha(T) and lambda(T)."""
 
-    latency_batch: int = 160
+    latency_batch: int = 320
     """Images in the unit of work whose milliseconds count."""
     latency_threads: int = 1
     latency_provider: str = "CPUExecutionProvider"
     """ONNX Runtime execution provider."""
-    latency_rounds: int = 15
+    latency_rounds: int = 10
     """Visits of the stopwatch to every part."""
 
     def data_settings(self, resolution: int) -> DataSettings:
@@ -106,13 +106,13 @@ class SearchConfig:
     retrain_with: Literal["kd", "labels"] = "kd"
     """What the final student learns from; labels is a control."""
     seed: int = 0
-    candidates: int = 24
+    candidates: int = 16
     """Architectures derived within the budget and ranked with the shared weights."""
-    finalists: int = 5
+    finalists: int = 4
     """Best of them that are measured whole."""
-    measure_rounds: int = 30
+    measure_rounds: int = 20
     """Visits of the stopwatch to every whole student."""
-    epochs: int = 60
+    epochs: int = 40
     learning_rate: float = 0.1
     weight_decay: float = 5e-4
 

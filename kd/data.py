@@ -29,7 +29,7 @@ class DataSettings:
     source: str = "digits"  # "digits", "cifar10" or the path of a folder
     root: Path | None = None  # where torchvision keeps CIFAR-10
     resolution: int = 16  # pixels
-    augment: Augment = "crop"
+    augment: Augment = "affine"
     search_fraction: float = 0.2  # of the training images
     test_fraction: float = 0.2  # of all images
     seed: int = 0

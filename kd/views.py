@@ -6,20 +6,21 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torchvision.transforms import v2
+from torchvision.transforms import InterpolationMode, v2
 
-Augment = Literal["crop", "crop_flip", "resized_crop_flip"]
+Augment = Literal["affine", "crop_flip", "resized_crop_flip"]
 
 
 def transforms(augment: Augment, resolution: int) -> tuple[v2.Transform, v2.Transform]:
     """(plain, augmentation), each uint8 [3, h, w] -> float32 [3, R, R] in [0, 1]."""
     to_float = v2.ToDtype(torch.float32, scale=True)
     fit = v2.Resize([resolution, resolution])
+    affine = v2.RandomAffine(10, (0.1, 0.1), (0.9, 1.1), interpolation=InterpolationMode.BILINEAR)
     crop = v2.RandomCrop(resolution, padding=resolution // 8)
     flip = v2.RandomHorizontalFlip()
     plain = v2.Compose([fit, to_float])
-    if augment == "crop":
-        return plain, v2.Compose([fit, crop, to_float])
+    if augment == "affine":
+        return plain, v2.Compose([fit, affine, to_float])
     if augment == "crop_flip":
         return plain, v2.Compose([fit, crop, flip, to_float])
     centre = [v2.Resize(round(resolution * 256 / 224)), v2.CenterCrop(resolution)]

@@ -2,27 +2,22 @@
 
 import dataclasses
 import datetime
-import itertools
-import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import onnx
-import torch
 
 from export.errors import UserError
-from export.stopwatch import Timing, UnitOfWork, machine, onnx_runner, stopwatch
+from export.stopwatch import Timing, UnitOfWork, machine, onnx_runner, stopwatch, visits
 from supernet.block_graphs import network_graph, part_graph
-from supernet.latency import LatencyTable, table_shapes
-from supernet.space import Architecture, Layer, SearchSpace
-from supernet.student import Head, Stem, mbconv
+from supernet.latency import LatencyTable
+from supernet.parts import Place, assemble, parts
+from supernet.space import Architecture, SearchSpace
 
-# Where a part stands in the table: ("stem",), ("first", s, c_in, c, k, e, se), ("rest", s, c, k, e,
-# se) or ("head", c), by the choices' positions.
-Place = tuple[str | int, ...]
 Runner = Callable[[], None]
-CALIBRATION_NETWORKS = 12
+CALIBRATION_NETWORKS = 16
+REFERENCE = "the table's reference network"
 
 
 def measure_table(
@@ -30,22 +25,33 @@ def measure_table(
 ) -> LatencyTable:
     """Time every part of `space` and some networks, interleaved; fit the one to the other.
 
-    A part timed alone pays for its call and for its input's layout, which it does not inside a
-    network: whole ≈ gain · Σ parts + shift · number of parts, by least squares on relative errors.
+    A part timed alone also converts its input and output to and from the runtime's own layout,
+    which happens once inside a network: whole ≈ gain · Σ ms − layout · Σ elements in and out, by
+    least squares on relative errors.
     """
-    runners: dict[object, Runner] = dict(_part_runners(space, unit))
+    found = parts(space)
+    runners: dict[Place | Architecture, Runner] = {
+        place: _runner(part_graph(part.module), part.channels, part.size, unit)
+        for place, part in found.items()
+    }
     networks = _calibration_networks(space, seed)
-    for architecture in networks:
-        runners[architecture] = _network_runner(network_graph(space, architecture), unit)
+    runners |= {a: _network_runner(network_graph(space, a), unit) for a in networks}
     timings = stopwatch(runners, rounds, seed=seed, progress=progress)
-    raw = _assemble(space, {p: t.ms for p, t in timings.items() if isinstance(p, tuple)}, {})
+
+    elements = {place: float(part.elements()) for place, part in found.items()}
+    summed_ms = assemble(space, {place: timings[place].ms for place in found}, {})
+    summed_elements = assemble(space, elements, {})
+    features = np.array(
+        [[summed_ms.predicted_ms(a), summed_elements.predicted_ms(a)] for a in networks]
+    )
     whole_ms = np.array([timings[a].ms for a in networks])
-    features = np.array([[raw.predicted_ms(a), parts_in(a)] for a in networks])
-    gain, shift = _fit(features, whole_ms)
+    gain, per_element = _fit(features, whole_ms)
     fitted = {
-        place: max(gain * timing.ms + shift, 0.1 * timing.ms)
-        for place, timing in timings.items()
-        if isinstance(place, tuple)
+        # An entry never falls below a tenth of what was timed, whatever the fit says.
+        place: max(
+            gain * timings[place].ms + per_element * elements[place], 0.1 * timings[place].ms
+        )
+        for place in found
     }
     provenance = {
         "unit_of_work": str(unit),
@@ -53,20 +59,15 @@ def measure_table(
         "machine": machine(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "rounds": rounds,
-        "parts": len(fitted),
+        "parts": len(found),
         "networks": len(networks),
         "gain": gain,
-        "shift_ms": shift,
+        "ms_per_element": per_element,
         "leave_one_out_error": _leave_one_out(features, whole_ms),
         "median_spread": float(np.median([t.spread for t in timings.values()])),
         "reference_ms": timings[space.middle()].ms,
     }
-    return _assemble(space, fitted, provenance)
-
-
-def parts_in(architecture: Architecture) -> int:
-    """Count stem, blocks and head."""
-    return 2 + sum(len(stage.layers) for stage in architecture.stages)
+    return assemble(space, fitted, provenance)
 
 
 def _calibration_networks(space: SearchSpace, seed: int) -> list[Architecture]:
@@ -78,10 +79,9 @@ def _calibration_networks(space: SearchSpace, seed: int) -> list[Architecture]:
 
 
 def _fit(features: np.ndarray, whole_ms: np.ndarray) -> tuple[float, float]:
-    gain, shift = np.linalg.lstsq(features / whole_ms[:, None], np.ones(len(whole_ms)), rcond=None)[
-        0
-    ]
-    return float(gain), float(shift)
+    ones = np.ones(len(whole_ms))
+    gain, per_element = np.linalg.lstsq(features / whole_ms[:, None], ones, rcond=None)[0]
+    return float(gain), float(per_element)
 
 
 def _leave_one_out(features: np.ndarray, whole_ms: np.ndarray) -> float:
@@ -94,38 +94,6 @@ def _leave_one_out(features: np.ndarray, whole_ms: np.ndarray) -> float:
     return float(np.mean(errors))
 
 
-def _part_runners(space: SearchSpace, unit: UnitOfWork) -> Iterator[tuple[Place, Runner]]:
-    size = unit.resolution
-    stem = Stem(space.stem_width, space.stem_stride)
-    yield ("stem",), _part_runner(stem, 3, size, unit)
-    size = -(-size // space.stem_stride)
-    for s, stage in enumerate(space.stages):
-        layers = list(
-            itertools.product(
-                enumerate(stage.kernels),
-                enumerate(stage.expansions),
-                enumerate(stage.squeeze_excite),
-            )
-        )
-        widths_in, widths = list(enumerate(space.widths_into(s))), list(enumerate(stage.widths))
-        for (i, c_in), (o, c_out), picks in itertools.product(widths_in, widths, layers):
-            (k, kernel), (e, expansion), (se, gated) = picks
-            block = mbconv(space, s, 0, c_in, c_out, Layer(kernel, expansion, gated))
-            yield ("first", s, i, o, k, e, se), _part_runner(block, c_in, size, unit)
-        size = -(-size // stage.stride)
-        for (c, width), picks in itertools.product(widths, layers):
-            (k, kernel), (e, expansion), (se, gated) = picks
-            block = mbconv(space, s, 1, width, width, Layer(kernel, expansion, gated))
-            yield ("rest", s, c, k, e, se), _part_runner(block, width, size, unit)
-    for c, width in enumerate(space.stages[-1].widths):
-        head = Head(width, space.head_width, space.classes)
-        yield ("head", c), _part_runner(head, width, size, unit)
-
-
-def _part_runner(part: torch.nn.Module, channels: int, size: int, unit: UnitOfWork) -> Runner:
-    return _runner(part_graph(part), channels, size, unit)
-
-
 def _network_runner(model: onnx.ModelProto | Path, unit: UnitOfWork) -> Runner:
     return _runner(model, 3, unit.resolution, unit)
 
@@ -134,28 +102,6 @@ def _runner(model: onnx.ModelProto | Path, channels: int, size: int, unit: UnitO
     graph = (onnx.load(model) if isinstance(model, Path) else model).graph
     values = np.random.default_rng(0).random((unit.batch, channels, size, size), np.float32)
     return onnx_runner(model, {graph.input[0].name: values}, unit)
-
-
-def _assemble(
-    space: SearchSpace, ms: Mapping[Place, float], provenance: Mapping[str, object]
-) -> LatencyTable:
-    shapes = table_shapes(space)
-    first = [torch.zeros(shape, dtype=torch.float64) for shape in shapes.first]
-    rest = [torch.zeros(shape, dtype=torch.float64) for shape in shapes.rest]
-    head = torch.zeros(shapes.head, dtype=torch.float64)
-    for (kind, *at), value in ms.items():
-        if kind == "first":
-            first[at[0]][tuple(at[1:])] = value
-        elif kind == "rest":
-            rest[at[0]][tuple(at[1:])] = value
-        elif kind == "head":
-            head[at[0]] = value
-    return LatencyTable(space, ms[("stem",)], tuple(first), tuple(rest), head, provenance)
-
-
-def unit_of(table: LatencyTable) -> UnitOfWork:
-    """Return the unit of work that the table was measured in."""
-    return UnitOfWork(**table.provenance["unit"])
 
 
 def obtain_table(
@@ -174,20 +120,9 @@ def obtain_table(
     return table
 
 
-def rough_range_ms(space: SearchSpace, unit: UnitOfWork) -> tuple[float, float]:
-    """Latency of the smallest and the largest student, from a few runs: for a preview only."""
-    ends = {"smallest": space.smallest(), "largest": space.largest()}
-    runners = {name: _network_runner(network_graph(space, a), unit) for name, a in ends.items()}
-    timings = stopwatch(runners, rounds=3)
-    return timings["smallest"].ms, timings["largest"].ms
-
-
-def rough_table_seconds(space: SearchSpace, slowest_ms: float, rounds: int) -> float:
-    """Guess the seconds of `measure_table`: its exports, and parts of half the largest size."""
-    shapes = table_shapes(space)
-    parts = sum(math.prod(shape) for shape in (*shapes.first, *shapes.rest, shapes.head))
-    part_ms = 0.5 * slowest_ms / parts_in(space.largest())
-    return 10 + rounds * 3 * (parts * part_ms + CALIBRATION_NETWORKS * 0.5 * slowest_ms) / 1000
+def unit_of(table: LatencyTable) -> UnitOfWork:
+    """Return the unit of work that the table was measured in."""
+    return UnitOfWork(**table.provenance["unit"])
 
 
 def check_device(table: LatencyTable, unit: UnitOfWork) -> None:
@@ -209,14 +144,35 @@ def check_device(table: LatencyTable, unit: UnitOfWork) -> None:
 def measure_students(
     models: Mapping[str, onnx.ModelProto | Path], table: LatencyTable, rounds: int, seed: int
 ) -> dict[str, Timing]:
-    """Time whole students, interleaved with the table's reference network.
+    """Time whole students against the table's reference network, interleaved.
 
-    Milliseconds are brought to the speed that the machine had when the table was measured, so that
-    they compare with the table and its budgets on a machine whose load drifts.
+    Every round compares each student with the reference timed moments apart, so the load of the
+    machine cancels; the median ratio times the reference's milliseconds in the table says how long
+    the student takes at the speed that the machine had when the table was measured.
     """
-    unit, reference = unit_of(table), "the table's reference network"
+    unit = unit_of(table)
     runners = {name: _network_runner(model, unit) for name, model in models.items()}
-    runners[reference] = _network_runner(network_graph(table.space, table.space.middle()), unit)
-    timings = stopwatch(runners, rounds, seed=seed)
-    drift = timings.pop(reference).ms / table.provenance["reference_ms"]
-    return {name: Timing(t.ms / drift, t.spread) for name, t in timings.items()}
+    runners[REFERENCE] = _network_runner(network_graph(table.space, table.space.middle()), unit)
+    seconds = {name: np.array(times) for name, times in visits(runners, rounds, seed=seed).items()}
+    reference_ms = table.provenance["reference_ms"]
+    timings = {}
+    for name in models:
+        low, middle, high = np.quantile(seconds[name] / seconds[REFERENCE], (0.25, 0.5, 0.75))
+        timings[name] = Timing(float(middle * reference_ms), float((high - low) / middle))
+    return timings
+
+
+def rough_range_ms(space: SearchSpace, unit: UnitOfWork) -> tuple[float, float]:
+    """Latency of the smallest and the largest student, from a few runs: for a preview only."""
+    ends = {"smallest": space.smallest(), "largest": space.largest()}
+    runners = {name: _network_runner(network_graph(space, a), unit) for name, a in ends.items()}
+    timings = stopwatch(runners, rounds=3)
+    return timings["smallest"].ms, timings["largest"].ms
+
+
+def rough_table_seconds(space: SearchSpace, slowest_ms: float, rounds: int) -> float:
+    """Guess the seconds of `measure_table`: its exports, and parts of half the largest size."""
+    layers = sum(max(stage.depths) for stage in space.stages)
+    part_ms = 0.5 * slowest_ms / layers
+    runs_ms = len(parts(space)) * part_ms + CALIBRATION_NETWORKS * 0.5 * slowest_ms
+    return 10 + rounds * 3 * runs_ms / 1000

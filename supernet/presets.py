@@ -26,9 +26,9 @@ PRESETS = {
         stem_stride=1,
         head_width=128,
         stages=(
-            StageSpace(1, (16, 24), (1, 2), (3, 5), (2, 4), BOTH_SE),
-            StageSpace(2, (24, 32, 48), (1, 2, 3), (3, 5), (2, 4), BOTH_SE),
-            StageSpace(2, (48, 64, 96), (1, 2, 3), (3, 5), (2, 4), BOTH_SE),
+            StageSpace(1, (8, 16), (1, 2), (3, 5), (1, 3), BOTH_SE),
+            StageSpace(2, (16, 24, 32), (1, 2, 3), (3, 5), (2, 4), BOTH_SE),
+            StageSpace(2, (32, 48, 64), (1, 2, 3), (3, 5), (2, 4), BOTH_SE),
         ),
     ),
     "cifar10": Preset(

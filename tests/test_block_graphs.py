@@ -34,9 +34,7 @@ def with_statistics(part: nn.Module) -> nn.Module:
     ids=["stem", "first", "gated", "same structure, other widths", "head"],
 )
 @pytest.mark.parametrize(("batch", "size"), [(1, 8), (3, 13)])
-def test_part_graph_equals_the_part(
-    part: nn.Module, channels: int, batch: int, size: int
-) -> None:
+def test_part_graph_equals_the_part(part: nn.Module, channels: int, batch: int, size: int) -> None:
     part = with_statistics(part)
     x = torch.rand(batch, channels, size, size, generator=torch.Generator().manual_seed(1))
     session = onnxruntime.InferenceSession(part_graph(part).SerializeToString())

@@ -100,7 +100,7 @@ def test_limit_is_balanced_and_seeded() -> None:
     assert torch.equal(data.train.positions, again.train.positions)
 
 
-@pytest.mark.parametrize("augment", ["crop", "crop_flip", "resized_crop_flip"])
+@pytest.mark.parametrize("augment", ["affine", "crop_flip", "resized_crop_flip"])
 def test_views_differ_replay_and_leave_the_global_generator_alone(augment: str) -> None:
     split = load_data(replace(DIGITS, augment=augment, limit=60)).train
     torch.manual_seed(3)

@@ -35,7 +35,9 @@ def test_no_cycles() -> None:
         ".".join(path.relative_to(ROOT).with_suffix("").parts): imports(path) for path in MODULES
     }
     settled: set[str] = set()
-    while ready := {m for m in graph if m not in settled and not (graph[m] & graph.keys()) - settled}:
+    while ready := {
+        m for m in graph if m not in settled and not (graph[m] & graph.keys()) - settled
+    }:
         settled |= ready
     assert settled == graph.keys(), f"cycle among {graph.keys() - settled}"
 

@@ -42,9 +42,7 @@ def test_random_visits_every_choice(space: SearchSpace, random: np.random.Genera
 
 def test_foreign_architectures_are_refused(space: SearchSpace) -> None:
     with pytest.raises(UserError, match=r"stage1\.layer1\.kernel = 9 .* expected one of \(3, 5\)"):
-        space.positions(
-            Architecture((Stage(4, (Layer(9, 2, False),)), space.smallest().stages[1]))
-        )
+        space.positions(Architecture((Stage(4, (Layer(9, 2, False),)), space.smallest().stages[1])))
     with pytest.raises(UserError, match="1 stages do not fit"):
         space.positions(Architecture(space.smallest().stages[:1]))
     with pytest.raises(UserError, match="not an architecture"):

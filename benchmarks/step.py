@@ -1,0 +1,179 @@
+"""Time the supernet's steps against the static largest student's, interleaved, in one process.
+
+    python -m benchmarks.step --preset digits --batch 128
+
+Each step is forward, backward and optimiser on the same batch. `w` is the sandwich of four
+students, each on a quarter of the batch, cut out of the shared weights; `w, one fair student` takes
+the whole batch through one student drawn at a log-uniform latency; `alpha` mixes all choices and
+gives each a gradient. Ratios are medians over the rounds, each against the static step of the same
+round. Memory is the peak of live bytes allocated in one step, from the profiler.
+"""
+
+import json
+import platform
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import tyro
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from torch.profiler import profile
+
+from export.files import write_json
+from export.stopwatch import cpu_name, visits
+from supernet.alpha import Alpha, Multiplier
+from supernet.latency import LatencyTable, table_shapes
+from supernet.presets import preset_space
+from supernet.sampling import FairSampler, fair_sampler, log_uniform
+from supernet.space import SearchSpace
+from supernet.steps import alpha_step, w_step
+from supernet.student import Student, parameters_and_macs
+from supernet.supernet import Supernet
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is timed."""
+
+    preset: str = "digits"
+    batch: int = 128
+    rounds: int = 15
+    seed: int = 0
+    out: Path = Path("benchmarks/results/step.json")
+
+
+class Labelled(NamedTuple):
+    """A batch with labels only."""
+
+    images: Tensor
+    labels: Tensor
+
+
+def loss(logits: Tensor, batch: Labelled) -> Tensor:
+    """Cross-entropy: the cheapest loss, so the networks' cost shows."""
+    return cross_entropy(logits, batch.labels)
+
+
+def made_up_table(space: SearchSpace) -> LatencyTable:
+    """Return a table whose milliseconds are made up: the steps' cost does not depend on them."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = table_shapes(space)
+
+    def entries(shape: tuple[int, ...]) -> Tensor:
+        # Larger choices stand later on every axis, so the sum of positions is a rough cost.
+        positions = sum(torch.meshgrid(*[torch.arange(n) for n in shape], indexing="ij"))
+        return 1.0 + positions + 0.1 * torch.rand(shape, generator=generator, dtype=torch.float64)
+
+    first, rest = map(entries, shapes.first), map(entries, shapes.rest)
+    return LatencyTable(space, 1.0, tuple(first), tuple(rest), entries(shapes.head), {})
+
+
+def steps(settings: Settings, space: SearchSpace) -> dict[str, object]:
+    """Return the calls that are timed, by name."""
+    torch.manual_seed(settings.seed)
+    table, draws = made_up_table(space), np.random.default_rng(settings.seed)
+    ends = table.predicted_ms(space.smallest()), table.predicted_ms(space.largest())
+    sampler = fair_sampler(table, *ends)
+    images = torch.rand(settings.batch, 3, space.resolution, space.resolution)
+    batch = Labelled(
+        images.to(memory_format=torch.channels_last),
+        torch.randint(space.classes, (settings.batch,)),
+    )
+    static = Student(space, space.largest()).to(memory_format=torch.channels_last).train()
+    static_optimizer = torch.optim.SGD(static.parameters(), 0.01, momentum=0.9)
+    shared = Supernet(space).to(memory_format=torch.channels_last).train()
+    shared_optimizer = torch.optim.SGD(shared.parameters(), 0.01, momentum=0.9)
+    frozen = Supernet(space).to(memory_format=torch.channels_last).train().requires_grad_(False)
+    alpha = Alpha(space, *ends, knots=6)
+    alpha_optimizer = torch.optim.Adam(alpha.parameters(), 0.01)
+    multiplier, gumbel = Multiplier(alpha.log_knots, 0.01), torch.Generator().manual_seed(0)
+    quarters = [Labelled(*part) for part in zip(*(t.tensor_split(4) for t in batch), strict=True)]
+
+    def static_step() -> None:
+        static_optimizer.zero_grad(set_to_none=True)
+        loss(static(batch.images), batch).backward()
+        static_optimizer.step()
+
+    def fair(sampler: FairSampler) -> list:
+        return [sampler.near(log_uniform(sampler.range_ms, draws), draws)]
+
+    def sandwich_step() -> None:
+        students = [space.largest(), space.smallest(), *fair(sampler), *fair(sampler)]
+        w_step(shared, students, quarters, loss, shared_optimizer)
+
+    def fair_step() -> None:
+        w_step(shared, fair(sampler), [batch], loss, shared_optimizer)
+
+    def search_step() -> None:
+        target_ms = log_uniform(sampler.range_ms, draws)
+        alpha_step(
+            *(frozen, alpha, multiplier, table, target_ms, 1.0, batch, loss, alpha_optimizer),
+            gumbel,
+        )
+
+    return {
+        "static largest": static_step,
+        "w": sandwich_step,
+        "w, one fair student": fair_step,
+        "alpha": search_step,
+    }
+
+
+def peak_bytes(step: object) -> int:
+    """Peak of live bytes allocated during one step, from the profiler's allocation record."""
+    step()
+    with profile(profile_memory=True, record_shapes=False) as record:
+        step()
+    live, peak = 0, 0
+    for event in record.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            live += event.nbytes()
+            peak = max(peak, live)
+    return peak
+
+
+def main(settings: Settings) -> None:
+    """Time, print a table and write it with its provenance."""
+    space = preset_space(settings.preset, 10)
+    calls = steps(settings, space)
+    seconds = visits(calls, settings.rounds, runs=1, seed=settings.seed, progress="steps")
+    baseline = np.array(seconds["static largest"])
+    memory = {name: peak_bytes(call) for name, call in calls.items()}
+    rows = {
+        name: {
+            "median_ms": float(np.median(times) * 1e3),
+            "ratio": float(np.median(np.array(times) / baseline)),
+            "memory_mib": memory[name] / 2**20,
+            "memory_ratio": memory[name] / memory["static largest"],
+        }
+        for name, times in seconds.items()
+    }
+    for name, row in rows.items():
+        print(
+            f"{name:22} {row['median_ms']:8.1f} ms  {row['ratio']:.2f}x  "
+            f"{row['memory_mib']:7.1f} MiB  {row['memory_ratio']:.2f}x"
+        )
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    )
+    provenance = {
+        "command": f"python -m benchmarks.step --preset {settings.preset} --batch {settings.batch}",
+        "commit": commit.stdout.strip(),
+        "cpu": cpu_name(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "rounds": settings.rounds,
+        "seed": settings.seed,
+        "largest_macs": parameters_and_macs(space, space.largest())[1],
+    }
+    stored = json.loads(settings.out.read_text()) if settings.out.exists() else {}
+    write_json(settings.out, stored | {settings.preset: {**provenance, "steps": rows}})
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings))
