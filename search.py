@@ -15,12 +15,13 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import onnx
 import torch
 import tyro
 
 from export.errors import UserError
 from export.files import write_json, write_tensors
-from export.onnx_file import add_metadata, write_onnx
+from export.onnx_file import add_metadata, to_onnx, write_onnx
 from export.parity import Parity, onnx_logits, parity
 from export.report import table_text
 from export.stopwatch import Timing, timed
@@ -42,7 +43,6 @@ from kd.run import Metrics, read_config, read_metrics
 from kd.targets import Targets, distilled, join_targets
 from kd.teacher import Teacher, restore_teacher
 from supernet.alpha import Alpha
-from supernet.block_graphs import network_graph
 from supernet.derive import Programme, candidates, programme
 from supernet.latency import LatencyTable
 from supernet.measure import check_device, measure_students, unit_of
@@ -53,7 +53,7 @@ from supernet.student import MEAN, STD, Student, parameters_and_macs
 from supernet.supernet import Supernet
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-# A finalist must leave this share of the budget to the noise of measuring it once more.
+# A finalist leaves its own spread, and at least this share of the budget, to being measured again.
 MARGIN = 0.01
 ATTEMPTS = 5
 
@@ -197,20 +197,27 @@ def search(config: SearchConfig, trained: Trained, target_ms: float) -> Pick:
             break
         rated = {architecture: shared_score(trained, architecture) for architecture in found}
         finalists = sorted(rated, key=lambda a: rated[a])[: config.finalists]
-        graphs = {str(i): network_graph(table.space, a) for i, a in enumerate(finalists)}
-        timings = measure_students(graphs, table, config.measure_rounds, config.seed)
+        models = {str(i): untrained_onnx(trained, a) for i, a in enumerate(finalists)}
+        timings = measure_students(models, table, config.measure_rounds, config.seed)
         measured = {a: timings[str(i)] for i, a in enumerate(finalists)}
         for architecture, timing in measured.items():
-            if timing.ms <= (1 - MARGIN) * target_ms:
+            if timing.ms * (1 + max(MARGIN, timing.spread)) <= target_ms:
                 predicted_ms = table.predicted_ms(architecture)
                 return Pick(architecture, predicted_ms, timing, *rated[architecture])
-        over = min(timing.ms for timing in measured.values()) / target_ms
-        asked_ms *= (1 - MARGIN) / max(over, 1.0)
+        least = min(t.ms * (1 + max(MARGIN, t.spread)) for t in measured.values())
+        asked_ms *= target_ms / least
     raise UserError(
         f"--target-latency {target_ms:g}: no student was measured within it, although the table "
         f"predicts some; the machine may be slower than when {trained.config.run}/latency.json was "
         "measured: try again on a quieter machine, or remove that file and train again"
     )
+
+
+def untrained_onnx(trained: Trained, architecture: Architecture) -> onnx.ModelProto:
+    """Export a student as it will be shipped, but for its weights, which cost no time."""
+    space = trained.table.space
+    example = torch.zeros(2, 3, space.resolution, space.resolution)
+    return to_onnx(Student(space, architecture), example)
 
 
 def shared_score(trained: Trained, architecture: Architecture) -> tuple[float, float]:

@@ -46,18 +46,22 @@ def read_json(path: Path) -> dict:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write named tensors and string metadata as one safetensors file."""
+    """Write named tensors and string metadata as one safetensors file, the same bytes each time.
+
+    The format keeps several entries of metadata in no fixed order, so all of them go into one.
+    """
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_whole(path, safetensors.torch.save(whole, metadata=dict(metadata)))
+    facts = {"facts": json.dumps(dict(metadata), sort_keys=True)}
+    write_whole(path, safetensors.torch.save(whole, metadata=facts))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read a safetensors file: (tensors, metadata); raise `UserError` when it is not one."""
+    """Read (tensors, metadata) as `write_tensors` wrote them; raise `UserError` for other files."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            names = list(file.keys())
-            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
-    except (OSError, safetensors.SafetensorError) as error:
+            tensors = {name: file.get_tensor(name) for name in list(file.keys())}
+            return tensors, json.loads((file.metadata() or {}).get("facts", "{}"))
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
         raise UserError(
             f"{path}: cannot be read as safetensors ({error}); make it again"
         ) from error

@@ -34,6 +34,7 @@ class Supernet(nn.Module):
         BatchNorm normalises with the batch's statistics in training mode and keeps none of them:
         they belong to one draw of `choices`.
         """
+        choices = {name: p.to(images) for name, p in choices.items()}
         x = conv_norm(self.largest.stem.conv, (images - MEAN) / STD)
         p_in = images.new_ones(1)
         for s, blocks in enumerate(self.largest.stages):

@@ -55,6 +55,13 @@ def test_json_refuses_nan_and_keeps_the_old_file(tmp_path: Path) -> None:
     assert read_json(path) == {"loss": 1.0}
 
 
+def test_tensor_files_have_the_same_bytes_each_time(tmp_path: Path) -> None:
+    metadata = {name: name for name in "abcdefgh"}
+    for index in range(8):
+        write_tensors(tmp_path / str(index), {"x": torch.ones(2)}, metadata)
+    assert len({(tmp_path / str(index)).read_bytes() for index in range(8)}) == 1
+
+
 def test_tensors_round_trip_with_their_metadata(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     written = {"w": torch.randn(3, 4).T, "half": torch.randn(5).bfloat16(), "n": torch.tensor(7)}

@@ -125,6 +125,6 @@ def test_a_slower_entry_lowers_that_choice(space: SearchSpace, table: LatencyTab
                 *(supernet, alpha, multiplier, slowed, 2.0, 1.0, batch(step), loss, optimizer),
                 generator,
             )
-        return float(probabilities(alpha(2.0))["stage1.layer1.kernel"][1])
+        return probabilities(alpha(2.0))["stage1.layer1.kernel"][1].item()
 
     assert kernel_5(slower_ms=2.0) < kernel_5(slower_ms=0.0) - 0.1

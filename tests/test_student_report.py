@@ -1,0 +1,40 @@
+"""The table at the end says what was kept and what was not."""
+
+from pathlib import Path
+
+from export.student_report import summary_rows, write_student_report
+
+FACTS = {
+    **{"target_ms": 20.0, "predicted_ms": 19.5, "measured_ms": 19.75, "measured_ms_spread": 0.02},
+    **{"meets_target": True, "test_accuracy": 0.98, "teacher_test_accuracy": 0.99},
+    **{"teacher_agreement": 0.97, "params": 1234567, "macs": 7654321, "onnx_max_abs_error": 2e-6},
+    **{"onnx_top1_agreement": 1.0, "onnx_parity": True, "search_seconds": 3, "retrain_seconds": 40},
+    **{"unit_of_work": "batch of 1 image"},
+}
+
+
+def test_kept_promises() -> None:
+    rows = dict(summary_rows(FACTS, Path("student.onnx")))
+    assert rows["target"] == "20 ms for a batch of 1 image"
+    assert rows["measured"] == "19.75 ms, within budget (spread 2.0%)"
+    assert rows["ONNX parity"].startswith("passed: largest error 2.0e-06")
+    assert rows["size"] == "1,234,567 parameters, 7,654,321 MACs an image"
+
+
+def test_broken_promises_are_loud() -> None:
+    broken = {"meets_target": False, "onnx_parity": False, "onnx_max_abs_error": None}
+    rows = dict(summary_rows({**FACTS, **broken}, Path("student.onnx")))
+    assert "OVER BUDGET" in rows["measured"]
+    assert rows["ONNX parity"].startswith("FAILED: largest error not finite")
+
+
+def test_report_lists_the_layers(tmp_path: Path) -> None:
+    layer = {"kernel": 5, "expansion": 3, "squeeze_excite": True}
+    architecture = {"stages": [{"width": 24, "layers": [layer]}]}
+    retraining = [{"phase": "student_20ms", "step": 1, "loss": 0.5, "accuracy": 0.9}]
+    folder = tmp_path / "20ms"
+    rows = summary_rows(FACTS, folder / "student.onnx")
+    write_student_report(folder, FACTS, rows, architecture, retraining)
+    page = (folder / "report.html").read_text()
+    assert "<td>24</td><td>1</td><td>5</td><td>3</td><td>yes</td>" in page
+    assert "within budget" in page
