@@ -115,10 +115,10 @@ def preview(config: TrainConfig, data: Data, supernet: Supernet, unit: UnitOfWor
     teacher_epochs = config.teacher_epochs if config.teacher_source().trained_here else 0
     teacher = build_network(config.teacher, len(data.classes)).to(DEVICE)
     pixels = torch.rand(config.batch, 3, space.resolution, space.resolution, device=DEVICE)
-    whole = {name: p.to(DEVICE) for name, p in space.one_hot(space.largest()).items()}
+    largest = space.one_hot(space.largest())
     passes = {
         "teacher": training_pass(teacher, pixels),
-        "w": training_pass(supernet, pixels, whole),
+        "w": training_pass(supernet, pixels, largest),
     }
     seconds = {n: t.ms / 1000 / config.batch for n, t in stopwatch(passes, 2, runs=1).items()}
     supernet.zero_grad()

@@ -26,7 +26,7 @@ table { border-collapse: collapse; width: 100%; margin: 0 0 .75rem; font-size: .
 th, td { text-align: left; padding: .35rem .75rem .35rem 0; border-top: 1px solid var(--line);
          vertical-align: top; overflow-wrap: anywhere; }
 thead th { border-top: 0; color: var(--muted); font-weight: 600; }
-tbody th { color: var(--muted); font-weight: 400; }
+tbody th { color: var(--muted); font-weight: 400; white-space: nowrap; }
 td { font-variant-numeric: tabular-nums; }
 img { display: block; max-width: 100%; margin: .5rem auto; background: #fff; border-radius: 6px; }
 section > :last-child { margin-bottom: 0; }

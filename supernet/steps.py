@@ -1,5 +1,6 @@
 """The two training steps of the supernet: shared weights on students, alpha on frozen weights."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from export.errors import UserError
 from supernet.alpha import Alpha, Multiplier, gumbel_sample, probabilities
 from supernet.latency import LatencyTable
 from supernet.space import Architecture
@@ -34,7 +36,7 @@ def w_step(
 ) -> list[float]:
     """Move the shared weights by the mean loss of `students`, each on its own share of a batch.
 
-    Returns each student's loss.
+    Returns each student's loss; one that is not finite raises `UserError` and moves nothing.
     """
     optimizer.zero_grad(set_to_none=True)
     losses = []
@@ -42,9 +44,15 @@ def w_step(
         student_loss = loss(supernet.student_logits(share.images, architecture), share)
         (student_loss / len(students)).backward()
         losses.append(student_loss.item())
+    _require_finite(losses, "shared weights", "--w-learning-rate")
     torch.nn.utils.clip_grad_norm_(supernet.parameters(), 5.0)
     optimizer.step()
     return losses
+
+
+def _require_finite(losses: Sequence[float], what: str, option: str) -> None:
+    if not all(map(math.isfinite, losses)):
+        raise UserError(f"{what}: loss {losses}, expected finite numbers; lower {option}")
 
 
 def alpha_step(
@@ -61,13 +69,15 @@ def alpha_step(
 ) -> tuple[float, float]:
     """Move alpha(T) by loss + lambda(T) · (E[ms] / T - 1), lambda by dual ascent; w stays.
 
-    The supernet's parameters must not require gradients. Returns (loss, E[ms]).
+    The supernet's parameters must not require gradients. Returns (loss, E[ms]); a loss that is
+    not finite raises `UserError` and moves nothing.
     """
     optimizer.zero_grad(set_to_none=True)
     log_p = alpha(target_ms)
     search_loss = loss(supernet(batch.images, gumbel_sample(log_p, tau, generator)), batch)
     expected_ms = table.expected_ms(probabilities(log_p))
     excess = expected_ms / target_ms - 1
+    _require_finite([search_loss.item()], "alpha", "--alpha-learning-rate or --w-learning-rate")
     (search_loss + multiplier.at(target_ms) * excess).backward()
     optimizer.step()
     multiplier.ascend(target_ms, excess.item())

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kd.data import Data, DataSettings, load_data
-from kd.evaluate import accuracy, predict, recalibrate, score
+from kd.evaluate import accuracy, calibration_images, predict, rate, recalibrate, score
 from kd.loss import kd_loss
 from kd.targets import Batch, store_targets
 from kd.teacher import Teacher
@@ -93,3 +93,26 @@ def test_recalibrated_statistics_equal_a_hand_computation(training: bool) -> Non
     assert network[0].momentum == 0.03
     assert torch.equal(network[0].weight, weight)
     assert network[0].weight.grad is None
+
+
+def test_rate_recalibrates_before_it_scores(data: Data, tmp_path: Path) -> None:
+    """The same as doing it by hand, and unlike scoring with the statistics as they were."""
+    targets = store_targets(Teacher(model()), data.test, 1, tmp_path / "targets", {})
+    loss = partial(kd_loss, kd_temperature=2.0, kd_weight=0.5)
+    images = calibration_images(data.train, 16, seed=0, count=2)
+    rated = rate(model(), images, data.test, targets, loss)
+    by_hand = model()
+    untouched = score(by_hand, data.test, targets, loss, 256)
+    recalibrate(by_hand, images)
+    assert rated == score(by_hand, data.test, targets, loss, 256) != untouched
+
+
+def test_calibration_images_are_whole_batches_of_the_split_itself(data: Data) -> None:
+    images = calibration_images(data.train, 16, seed=0, count=2)
+    assert [tuple(batch.shape) for batch in images] == [(16, 3, 8, 8)] * 2
+    plain = torch.stack([image for image, _, _ in data.train.view(None)])
+    for image in torch.cat(images):
+        assert (plain == image).flatten(1).all(1).any()
+    again = calibration_images(data.train, 16, seed=0, count=2)
+    assert all(torch.equal(a, b) for a, b in zip(images, again, strict=True))
+    assert len(calibration_images(data.train, 10_000, seed=0)) == 1

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from export.errors import UserError
-from export.onnx_file import read_metadata, to_onnx, write_onnx
+from export.onnx_file import add_metadata, read_metadata, to_onnx, write_onnx
 from export.parity import onnx_logits, parity
 
 
@@ -143,3 +143,12 @@ def test_a_damaged_file_is_refused_in_one_line(path: Path, tmp_path: Path, damag
             read(other)
         assert str(other) in str(raised.value)
         assert "\n" not in str(raised.value)
+
+
+def test_added_metadata_joins_the_old_and_leaves_the_graph(tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    write_onnx(Net().eval(), torch.zeros(2, 3, 8, 8), path, {"a": "1", "b": "2"})
+    graph = onnx.load(path).graph
+    add_metadata(path, {"b": "3", "c": "4"})
+    assert read_metadata(path) == {"a": "1", "b": "3", "c": "4"}
+    assert onnx.load(path).graph == graph

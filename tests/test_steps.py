@@ -4,10 +4,12 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from export.errors import UserError
 from supernet.alpha import Alpha, Multiplier, probabilities
 from supernet.latency import LatencyTable
 from supernet.space import SearchSpace
@@ -85,6 +87,26 @@ def test_alpha_step_moves_alpha_and_leaves_w_and_its_statistics(
     assert not same(before_alpha, alpha)
     assert expected_ms > 1.0
     assert multiplier.at(1.0) > 0
+
+
+def test_a_loss_that_is_not_finite_moves_nothing(space: SearchSpace, table: LatencyTable) -> None:
+    def broken(logits: Tensor, batch: Labelled) -> Tensor:
+        return loss(logits, batch) * float("nan")
+
+    supernet, alpha = made(space)
+    parameters = {name: p.clone() for name, p in supernet.named_parameters()}
+    w = torch.optim.SGD(supernet.parameters(), 0.1)
+    with pytest.raises(UserError, match="loss .*nan.* lower --w-learning-rate"):
+        w_step(supernet, [space.largest()], [batch(0)], broken, w)
+    assert all(torch.equal(p, parameters[name]) for name, p in supernet.named_parameters())
+
+    before, multiplier = state(alpha), Multiplier(alpha.log_knots, 0.1)
+    optimizer = torch.optim.Adam(alpha.parameters(), 0.1)
+    step = (supernet, alpha, multiplier, table, 2.0, 1.0, batch(0), broken, optimizer)
+    with pytest.raises(UserError, match="alpha: loss"):
+        alpha_step(*step, torch.Generator())
+    assert same(before, alpha)
+    assert multiplier.at(2.0) == 0
 
 
 def test_two_seeded_steps_are_bitwise_equal(space: SearchSpace, table: LatencyTable) -> None:

@@ -11,7 +11,16 @@ import onnxruntime
 import pytest
 
 from export.errors import UserError
-from export.stopwatch import UnitOfWork, cpu_name, machine, onnx_runner, onnx_session, stopwatch
+from export.stopwatch import (
+    UnitOfWork,
+    cpu_name,
+    machine,
+    onnx_runner,
+    onnx_session,
+    stopwatch,
+    timed,
+    visits,
+)
 
 
 class Machine:
@@ -129,3 +138,19 @@ def test_provenance_is_filled_in() -> None:
     assert provenance["onnxruntime"] == onnxruntime.__version__
     assert int(provenance["cores"]) >= 1
     assert all(provenance.values())
+
+
+def test_visits_of_one_round_share_the_machines_speed() -> None:
+    """Ratios inside a round are nearly free of drift, which the raw visits are full of."""
+    simulated = Machine()
+    runners = {name: simulated.runner(name, SECONDS[name]) for name in ("small", "middle")}
+    seconds = visits(runners, rounds=400, runs=3, clock=lambda: simulated.now)
+    small, middle = np.array(seconds["small"]), np.array(seconds["middle"])
+    assert np.median(middle / small) == pytest.approx(2.5, rel=0.01)
+    assert np.std(middle / small) / 2.5 < 0.5 * np.std(small) / small.mean()
+
+
+def test_timed_returns_the_result() -> None:
+    result, seconds = timed(lambda: "done")
+    assert result == "done"
+    assert seconds >= 0

@@ -13,6 +13,7 @@ from torch import nn
 from export.errors import UserError
 from kd.data import Data, DataSettings, join, load_data
 from kd.targets import (
+    Batch,
     Targets,
     distilled,
     endless,
@@ -199,3 +200,11 @@ def test_teacher_fingerprint_and_data_fingerprint_make_an_identity(
     other = load_data(replace(data.settings, seed=1))
     with pytest.raises(UserError, match="another data"):
         open_targets(tmp_path / "search", {**identity, "data": other.fingerprint()})
+
+
+def test_shares_part_the_batch_in_order() -> None:
+    batch = Batch(torch.rand(7, 3, 8, 8), torch.arange(7), torch.rand(7, 10))
+    shares = batch.shares(3)
+    assert [len(share.labels) for share in shares] == [3, 2, 2]
+    for whole, parts in zip(batch, zip(*shares, strict=True), strict=True):
+        assert torch.equal(torch.cat(parts), whole)
