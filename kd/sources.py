@@ -81,6 +81,8 @@ class Source:
 
 def read_source(name: str, root: Path | None, resolution: int) -> Source:
     """Open `digits`, `cifar10` or a folder of images; raise `UserError` when it cannot be used."""
+    if not name:
+        raise UserError("--data is missing: this preset has no data of its own; give a folder")
     if name == "digits":
         return _digits(resolution)
     if name == "cifar10":

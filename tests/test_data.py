@@ -49,6 +49,11 @@ def first_views(settings: DataSettings) -> str:
     return hashlib.sha256(torch.stack(images).numpy().tobytes()).hexdigest()
 
 
+def test_preset_without_data_of_its_own_asks_for_a_folder() -> None:
+    with pytest.raises(UserError, match="--data is missing"):
+        load_data(DataSettings(source=""))
+
+
 def test_splits_are_disjoint_and_cover_the_source(digits: Data) -> None:
     parts = [digits.train.positions, digits.search.positions, digits.test.positions]
     together = torch.cat(parts)

@@ -96,7 +96,7 @@ def test_a_loss_that_is_not_finite_moves_nothing(space: SearchSpace, table: Late
     supernet, alpha = made(space)
     parameters = {name: p.clone() for name, p in supernet.named_parameters()}
     w = torch.optim.SGD(supernet.parameters(), 0.1)
-    with pytest.raises(UserError, match="loss .*nan.* lower --w-learning-rate"):
+    with pytest.raises(UserError, match=r"loss .*nan.* lower --w-learning-rate"):
         w_step(supernet, [space.largest()], [batch(0)], broken, w)
     assert all(torch.equal(p, parameters[name]) for name, p in supernet.named_parameters())
 
