@@ -18,11 +18,11 @@ import numpy as np
 import onnx
 import torch
 import tyro
+from torch import Tensor
 
 from export.errors import UserError
 from export.files import write_json, write_tensors
 from export.onnx_file import add_metadata, to_onnx, write_onnx
-from export.parity import Parity, onnx_logits, parity
 from export.report import table_text
 from export.stopwatch import Timing, timed
 from export.student_report import summary_rows, write_student_report
@@ -34,9 +34,10 @@ from kd.config import (
     settings_of,
     train_config_of,
 )
-from kd.data import Data, batches, join, load_data
-from kd.evaluate import accuracy, calibration_images, predict, rate
+from kd.data import Data, join, load_data
+from kd.evaluate import calibration_images, rate
 from kd.fit import FitSettings, fit
+from kd.judge import judge
 from kd.loss import kd_loss
 from kd.prepare import prepare_targets
 from kd.run import Metrics, read_config, read_metrics
@@ -137,17 +138,10 @@ def make_student(
     pick, search_seconds = timed(lambda: search(config, trained, target_ms))
     student, retrain_seconds = timed(lambda: retrain(config, trained, pick, name, metrics))
 
-    table, onnx_path = trained.table, folder / "student.onnx"
-    write_json(folder / "architecture.json", pick.architecture.to_json())
-    write_tensors(folder / "student.safetensors", student.state_dict(), {"name": name})
-    resolution = table.space.resolution
-    example = torch.zeros(2, 3, resolution, resolution)
-    write_onnx(student, example, onnx_path, onnx_metadata(config, trained, pick, target_ms))
-    measured = measure_students({name: onnx_path}, table, config.measure_rounds, config.seed)[name]
-    add_metadata(onnx_path, {"measured_ms": f"{measured.ms:.4f}"})
-
-    verdict = judge(trained, student, onnx_path)
-    parameters, macs = parameters_and_macs(table.space, pick.architecture)
+    onnx_path = folder / "student.onnx"
+    measured = ship(config, trained, pick, student, target_ms, onnx_path)
+    verdict = judge(trained.teacher, student, onnx_path, trained.data.test, trained.config.batch)
+    parameters, macs = parameters_and_macs(trained.table.space, pick.architecture)
     facts = {
         "target_ms": target_ms,
         "predicted_ms": pick.predicted_ms,
@@ -167,13 +161,14 @@ def make_student(
         "seed": config.seed,
         "guide": trained.config.guide,
         "retrain_with": config.retrain_with,
-        "unit_of_work": table.unit_of_work(),
+        "unit_of_work": trained.table.unit_of_work(),
         "settings": settings_of(config),
     }
     write_json(folder / "metrics.json", facts)
     rows = summary_rows(facts, onnx_path)
-    retraining = [row for row in read_metrics(config.run) if row["phase"] == f"student_{name}"]
-    write_student_report(folder, facts, rows, pick.architecture.to_json(), retraining)
+    curve = [row for row in read_metrics(config.run) if row["phase"] == f"student_{name}"]
+    last = curve[-config.epochs :]  # an earlier search for this budget left its lines too
+    write_student_report(folder, facts, rows, pick.architecture.to_json(), last)
     metrics.summary(**{f"{name}/{key}": value for key, value in facts.items()})
     metrics.artifact(onnx_path, f"student-{name}", "model")
     print(f"\n{table_text(rows)}\n")
@@ -189,13 +184,15 @@ def search(config: SearchConfig, trained: Trained, target_ms: float) -> Pick:
     """
     table, draws = trained.table, np.random.default_rng(config.seed)
     asked_ms = min(target_ms, trained.problem.range_ms()[1])
+    settings, train = trained.config, trained.data.train
+    images = calibration_images(train, settings.batch, settings.seed)
     with torch.no_grad():
         log_p = trained.alpha(target_ms)
     for _ in range(ATTEMPTS):
         found = candidates(trained.problem, log_p, asked_ms, config.candidates, draws)
         if not found:
             break
-        rated = {architecture: shared_score(trained, architecture) for architecture in found}
+        rated = {a: shared_score(trained, a, images) for a in found}
         finalists = sorted(rated, key=lambda a: rated[a])[: config.finalists]
         models = {str(i): untrained_onnx(trained, a) for i, a in enumerate(finalists)}
         timings = measure_students(models, table, config.measure_rounds, config.seed)
@@ -220,14 +217,19 @@ def untrained_onnx(trained: Trained, architecture: Architecture) -> onnx.ModelPr
     return to_onnx(Student(space, architecture), example)
 
 
-def shared_score(trained: Trained, architecture: Architecture) -> tuple[float, float]:
-    """(KD loss, accuracy) on the search split with the supernet's weights."""
-    config, data = trained.config, trained.data
+def shared_score(
+    trained: Trained, architecture: Architecture, images: list[Tensor]
+) -> tuple[float, float]:
+    """(KD loss, accuracy) on the search split with the supernet's weights.
+
+    BatchNorm's statistics are first recalibrated on `images`.
+    """
+    config = trained.config
     kd_weight = config.kd_weight if config.guide == "teacher" else 0.0
     return rate(
         trained.supernet.extract(architecture),
-        calibration_images(data.train, config.batch, config.seed),
-        data.search,
+        images,
+        trained.data.search,
         trained.search_targets,
         partial(kd_loss, kd_temperature=config.kd_temperature, kd_weight=kd_weight),
     )
@@ -259,28 +261,24 @@ def retrain(
     return student.cpu().eval()
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """The only look at the test split."""
-
-    test_accuracy: float
-    teacher_test_accuracy: float
-    teacher_agreement: float
-    parity: Parity
-
-
-def judge(trained: Trained, student: Student, onnx_path: Path) -> Verdict:
-    """Compare student, teacher and ONNX file on every image of the test split."""
-    test, batch = trained.data.test.view(None), trained.config.batch
-    logits, labels = predict(student, test, batch)
-    teacher_logits, _ = predict(trained.teacher, test, batch)
-    shipped = onnx_logits(onnx_path, (images for images, _, _ in batches(test, batch, None)))
-    return Verdict(
-        accuracy(shipped, labels),
-        accuracy(teacher_logits, labels),
-        accuracy(shipped, teacher_logits.argmax(1)),
-        parity(logits, shipped),
-    )
+def ship(
+    config: SearchConfig,
+    trained: Trained,
+    pick: Pick,
+    student: Student,
+    target_ms: float,
+    onnx_path: Path,
+) -> Timing:
+    """Write architecture, weights and ONNX file, and time the file that ships."""
+    folder, table = onnx_path.parent, trained.table
+    write_json(folder / "architecture.json", pick.architecture.to_json())
+    write_tensors(folder / "student.safetensors", student.state_dict(), {"name": folder.name})
+    example = torch.zeros(2, 3, table.space.resolution, table.space.resolution)
+    write_onnx(student, example, onnx_path, onnx_metadata(config, trained, pick, target_ms))
+    name = folder.name
+    measured = measure_students({name: onnx_path}, table, config.measure_rounds, config.seed)[name]
+    add_metadata(onnx_path, {"measured_ms": f"{measured.ms:.4f}"})
+    return measured
 
 
 def onnx_metadata(

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from export.files import read_tensors
+from export.files import read_tensors, write_tensors
 from export.onnx_file import read_metadata
 from supernet.derive import programme
 from supernet.latency import LatencyTable
@@ -84,6 +84,32 @@ def test_trained_twice_is_bitwise_equal(trained: tuple[Path, str], tmp_path: Pat
     assert done.returncode == 0, done.stderr
     for name in ("teacher.safetensors", "supernet.safetensors"):
         assert (tmp_path / name).read_bytes() == (folder / name).read_bytes(), name
+
+
+def test_teacher_from_a_checkpoint_is_checked_and_not_trained(
+    trained: tuple[Path, str], tmp_path: Path
+) -> None:
+    """The first run's teacher, brought as a file; then the same network with random weights."""
+    folder, _ = trained
+    (tmp_path / "latency.json").write_bytes((folder / "latency.json").read_bytes())
+    weights = folder / "teacher.safetensors"
+    brought = ("--teacher", "small_resnet18:2", "--teacher-checkpoint")
+    done = run("train.py", "--run", tmp_path, *SMOKE, *brought, weights)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "teacher.safetensors").read_bytes() == weights.read_bytes()
+    phases = {json.loads(line)["phase"] for line in (tmp_path / "metrics.jsonl").open()}
+    assert "teacher" not in phases
+    assert "w" in phases
+
+    random = {
+        name: torch.randn_like(part) if part.is_floating_point() else part
+        for name, part in read_tensors(weights)[0].items()
+    }
+    write_tensors(tmp_path / "random.safetensors", random, {})
+    fresh = tmp_path / "fresh"
+    done = run("train.py", "--run", fresh, *SMOKE, *brought, tmp_path / "random.safetensors")
+    refused(done, "teacher: ")
+    assert not fresh.exists()
 
 
 def test_complete_run_is_not_done_again(trained: tuple[Path, str]) -> None:
