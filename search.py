@@ -8,7 +8,6 @@ mend.
 """
 
 import json
-import math
 import sys
 from dataclasses import dataclass
 from functools import partial
@@ -44,7 +43,7 @@ from kd.run import Metrics, read_config, read_metrics
 from kd.targets import Targets, distilled, join_targets
 from kd.teacher import Teacher, restore_teacher
 from supernet.alpha import Alpha
-from supernet.derive import Programme, candidates, programme
+from supernet.derive import Programme, candidates, check_budget, programme
 from supernet.latency import LatencyTable
 from supernet.measure import check_device, measure_students, unit_of
 from supernet.presets import preset_resolution, preset_space
@@ -92,7 +91,11 @@ class Pick:
 def main(config: SearchConfig) -> bool:
     """Make one student a budget; return whether all of them kept their promises."""
     trained = load_trained(config.run)
-    check_budgets(config.target_latency, trained)
+    if not config.target_latency:
+        raise UserError("--target-latency is missing; give one or more budgets in milliseconds")
+    for target_ms in config.target_latency:
+        if check_budget(trained.problem, target_ms):
+            print(f"{target_ms:g} ms is more than any student needs; using the best of all")
     with Metrics(config.run, settings_of(config), "search") as metrics:
         kept = [make_student(config, trained, ms, metrics) for ms in config.target_latency]
     return all(kept)
@@ -110,24 +113,6 @@ def load_trained(folder: Path) -> Trained:
     targets = prepare_targets(config, teacher.to(DEVICE), data, folder / "targets")
     supernet.to(DEVICE, memory_format=torch.channels_last)
     return Trained(config, data, teacher, *targets, programme(table), supernet, alpha)
-
-
-def check_budgets(budgets: tuple[float, ...], trained: Trained) -> None:
-    """Refuse what no student can meet, with the feasible range; say when a budget is generous."""
-    fastest_ms, slowest_ms = trained.problem.range_ms()
-    feasible = (
-        f"students of this space take {fastest_ms:.2f} to {slowest_ms:.2f} ms "
-        f"for a {trained.table.unit_of_work()}"
-    )
-    if not budgets:
-        raise UserError(f"--target-latency is missing; {feasible}")
-    for target_ms in budgets:
-        if not (math.isfinite(target_ms) and target_ms > 0):
-            raise UserError(f"--target-latency {target_ms}: expected milliseconds above 0")
-        if target_ms < fastest_ms:
-            raise UserError(f"--target-latency {target_ms:g}: too fast; {feasible}")
-        if target_ms > slowest_ms:
-            print(f"{target_ms:g} ms is more than any student needs: {feasible}; using the best")
 
 
 def make_student(

@@ -1,5 +1,6 @@
 """Derivation: the most probable architecture under a budget, exactly, as an integer programme."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,6 +8,7 @@ import torch
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
+from export.errors import UserError
 from supernet.latency import LAYER_DECISIONS, LatencyTable
 from supernet.space import Architecture, Choices
 
@@ -98,6 +100,22 @@ def programme(table: LatencyTable) -> Programme:
         for i in range(max(stage.depths)):
             builder.add_layer(s, i)
     return builder.build()
+
+
+def check_budget(problem: Programme, target_ms: float) -> bool:
+    """Return whether the budget is more than any student needs.
+
+    Raises `UserError`, with the feasible range, when no student can meet it.
+    """
+    if not (math.isfinite(target_ms) and target_ms > 0):
+        raise UserError(f"--target-latency {target_ms}: expected milliseconds above 0")
+    fastest_ms, slowest_ms = problem.range_ms()
+    if target_ms < fastest_ms:
+        raise UserError(
+            f"--target-latency {target_ms:g}: too fast; students of this space take "
+            f"{fastest_ms:.2f} to {slowest_ms:.2f} ms for a {problem.table.unit_of_work()}"
+        )
+    return target_ms > slowest_ms
 
 
 class _Builder:

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from export.errors import UserError
 from supernet.alpha import Alpha
-from supernet.derive import candidates, programme
+from supernet.derive import candidates, check_budget, programme
 from supernet.latency import LatencyTable
 from supernet.space import Architecture, Choices, SearchSpace
 
@@ -76,3 +77,17 @@ def test_generous_budget_gives_the_most_probable_of_all(
     problem = programme(table)
     expected = table.space.architecture({name: int(lp.argmax()) for name, lp in log_p.items()})
     assert problem.solve(problem.value_of(log_p)) == expected
+
+
+def test_budget_is_checked_against_the_range(table: LatencyTable) -> None:
+    problem = programme(table)
+    fastest_ms, slowest_ms = problem.range_ms()
+    assert not check_budget(problem, fastest_ms)
+    assert not check_budget(problem, slowest_ms)
+    assert check_budget(problem, 1.01 * slowest_ms)
+    feasible = f"{fastest_ms:.2f} to {slowest_ms:.2f} ms for a one made-up unit"
+    with pytest.raises(UserError, match=feasible):
+        check_budget(problem, 0.99 * fastest_ms)
+    for impossible in (0.0, -3.0, float("nan"), float("inf")):
+        with pytest.raises(UserError, match="above 0"):
+            check_budget(problem, impossible)

@@ -44,7 +44,7 @@ def test_no_cycles() -> None:
 
 def test_files_stay_short_and_shadow_nothing() -> None:
     for path in [*MODULES, ROOT / "train.py", ROOT / "search.py"]:
-        assert len(path.read_text(encoding="utf-8").splitlines()) <= 320, path
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 300, path
         assert path.stem not in {"onnx", "profile", "types", "copy", "random", "torch", "io"}, path
 
 
