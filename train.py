@@ -2,8 +2,8 @@
 
     python train.py --help
 
-Leaves the run's folder, from which search.py derives a student for any latency budget. A phase that
-the folder already holds is not done again.
+Leaves the run's folder, from which search.py derives a student for any latency budget. A teacher,
+stored outputs or a latency table that the folder already holds are not made again.
 """
 
 import sys
