@@ -21,7 +21,7 @@ from tqdm import tqdm, trange
 from export.errors import UserError
 from export.figures import Point, choices_figure, curves_figure, front_figure
 from export.report import Section, table_text, write_report
-from export.stopwatch import UnitOfWork, stopwatch
+from export.stopwatch import UnitOfWork, check_provider, stopwatch
 from kd.config import TRAIN_RECIPES, TrainConfig, option, settings_of
 from kd.data import Data, load_data
 from kd.evaluate import calibration_images, rate
@@ -58,6 +58,7 @@ def main(config: TrainConfig) -> None:
     unit = UnitOfWork(
         config.latency_batch, space.resolution, config.latency_threads, config.latency_provider
     )
+    check_provider(unit.provider)
     given = given_teacher(config, data, DEVICE)
     open_run(config.run, settings_of(config))
     if (config.run / "report.html").exists():

@@ -56,6 +56,16 @@ def _share_memory() -> None:
     onnxruntime.create_and_register_allocator(memory, None)
 
 
+def check_provider(provider: str) -> None:
+    """Raise `UserError`, with those there are, when this ONNX Runtime lacks `provider`."""
+    available = onnxruntime.get_available_providers()
+    if provider not in available:
+        raise UserError(
+            f"provider {provider}: not in this ONNX Runtime, which has {', '.join(available)}; "
+            "name one of these or install the ONNX Runtime package that brings it"
+        )
+
+
 def onnx_session(
     model: bytes | onnx.ModelProto | Path, threads: int = 1, provider: str = "CPUExecutionProvider"
 ) -> onnxruntime.InferenceSession:
@@ -63,12 +73,7 @@ def onnx_session(
 
     Raises `UserError` when `provider` cannot be had or the file is not a model that it can run.
     """
-    available = onnxruntime.get_available_providers()
-    if provider not in available:
-        raise UserError(
-            f"provider {provider}: not in this ONNX Runtime, which has {', '.join(available)}; "
-            "name one of these or install the ONNX Runtime package that brings it"
-        )
+    check_provider(provider)
     _share_memory()
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry("session.use_env_allocators", "1")

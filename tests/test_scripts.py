@@ -222,6 +222,7 @@ def test_run_folder_of_other_settings(trained: tuple[Path, str]) -> None:
     [
         (("--data", "/no/such/folder"), "/no/such/folder: no such folder"),
         (("--teacher", "timm:resnet19"), "timm:resnet18"),
+        (("--latency-provider", "NoSuchProvider"), "provider NoSuchProvider: not in this"),
         (("--teacher", "torchvision:resnet18", "--teacher-checkpoint", "/none.pt"), "/none.pt"),
     ],
 )
