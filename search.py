@@ -1,6 +1,7 @@
 """Budget -> student -> ONNX: derive, rank, measure, retrain from scratch, export, verify.
 
     python search.py --target-latency 20
+    python search.py --list
 
 Works on the folder that train.py made, and writes students/20ms/ there. Exit status: 0 when every
 student is within its budget and equal to its ONNX file, 1 when one is not, 2 for what the user can
@@ -14,17 +15,17 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import onnx
 import torch
 import tyro
-from torch import Tensor
 
 from export.errors import UserError
-from export.files import write_json, write_tensors
-from export.onnx_file import add_metadata, to_onnx, write_onnx
+from export.files import write_json
+from export.onnx_file import add_metadata, write_onnx
 from export.report import table_text
 from export.stopwatch import Timing, timed
 from export.student_report import summary_rows, write_student_report
+from export.students import budget_kept, read_students, students_text, write_pareto
+from export.tensor_files import write_tensors
 from kd.config import (
     SEARCH_RECIPES,
     SearchConfig,
@@ -37,30 +38,37 @@ from kd.data import Data, join, load_data
 from kd.evaluate import calibration_images, rate
 from kd.fit import FitSettings, fit
 from kd.judge import judge
-from kd.loss import kd_loss
+from kd.loss import kd_loss, search_loss
 from kd.prepare import prepare_targets
 from kd.run import Metrics, read_config, read_metrics
-from kd.targets import Targets, distilled, join_targets
-from kd.teacher import Teacher, restore_teacher
+from kd.targets import Targets, distilled, endless, join_targets, on_device
+from kd.teacher import Teacher, classes_of, restore_teacher
 from supernet.alpha import Alpha
-from supernet.derive import Programme, candidates, check_budget, programme
+from supernet.alpha_training import AlphaSettings, train_alpha
+from supernet.derive import Programme, check_budget, programme
 from supernet.latency import LatencyTable
-from supernet.measure import check_device, measure_students, unit_of
+from supernet.measure import (
+    describe_table,
+    given_table,
+    measure_architectures,
+    measure_students,
+    not_from_here,
+    run_table,
+    shipped_runner,
+)
+from supernet.pick import Pick, Score, pick_measured, pick_predicted
 from supernet.presets import preset_resolution, preset_space
 from supernet.space import Architecture
-from supernet.storage import load_supernet
+from supernet.storage import is_of_table, load_alpha, load_weights, save_alpha
 from supernet.student import MEAN, STD, Student, parameters_and_macs
 from supernet.supernet import Supernet
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-# A finalist leaves its own spread, and at least this share of the budget, to being measured again.
-MARGIN = 0.01
-ATTEMPTS = 5
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What train.py left in the run's folder."""
+    """What train.py left in the run's folder, and the table of the device that counts."""
 
     config: TrainConfig
     data: Data
@@ -69,7 +77,6 @@ class Trained:
     search_targets: Targets
     problem: Programme
     supernet: Supernet
-    alpha: Alpha
 
     @property
     def table(self) -> LatencyTable:
@@ -77,50 +84,81 @@ class Trained:
         return self.problem.table
 
 
-@dataclass(frozen=True)
-class Pick:
-    """The architecture chosen for a budget, before it is retrained."""
-
-    architecture: Architecture
-    predicted_ms: float
-    measured: Timing
-    shared_loss: float
-    shared_accuracy: float
-
-
 def main(config: SearchConfig) -> bool:
     """Make one student a budget; return whether all of them kept their promises."""
-    trained = load_trained(config.run)
+    train_config = train_config_of(read_config(config.run)["settings"], config.run)
+    space = preset_space(train_config.preset, len(classes_of(config.run)))
+    brought = config.latency_table
+    table = given_table(brought, space) if brought else run_table(config.run, space)
+    problem = programme(table)
+    if config.list:
+        print(overview(config, problem))
+        return True
     if not config.target_latency:
         raise UserError("--target-latency is missing; give one or more budgets in milliseconds")
     for target_ms in config.target_latency:
-        if check_budget(trained.problem, target_ms):
-            print(f"{target_ms:g} ms is more than any student needs; using the best of all")
+        if check_budget(problem, target_ms):
+            print(f"{target_ms:g} ms is more than any student needs; searching near the slowest")
+    trained = load_trained(train_config, problem)
     with Metrics(config.run, settings_of(config), "search") as metrics:
-        kept = [make_student(config, trained, ms, metrics) for ms in config.target_latency]
+        alpha = alpha_of_table(config, trained, metrics)
+        kept = [make_student(config, trained, alpha, ms, metrics) for ms in config.target_latency]
+    students = read_students(config.run / "students", table.fingerprint())
+    write_pareto(config.run / "students" / "pareto.png", students, table.unit_of_work())
+    print(f"{students_text(students)}\n")
     return all(kept)
 
 
-def load_trained(folder: Path) -> Trained:
+def overview(config: SearchConfig, problem: Programme) -> str:
+    """Say which budgets are feasible and what has been found for them."""
+    students = read_students(config.run / "students", problem.table.fingerprint())
+    return f"{table_text(describe_table(problem))}\n\n{students_text(students)}"
+
+
+def load_trained(config: TrainConfig, problem: Programme) -> Trained:
     """Open the run; what is missing, damaged or foreign raises `UserError`."""
-    config = train_config_of(read_config(folder)["settings"], folder)
     data = load_data(config.data_settings(preset_resolution(config.preset)))
-    space = preset_space(config.preset, len(data.classes))
-    table = LatencyTable.load(folder / "latency.json", space)
-    check_device(table, unit_of(table))
-    supernet, alpha = load_supernet(folder / "supernet.safetensors", space, table.fingerprint())
-    teacher, _ = restore_teacher(folder, len(data.classes))
-    targets = prepare_targets(config, teacher.to(DEVICE), data, folder / "targets")
+    supernet = load_weights(config.run / "supernet.safetensors", problem.table.space)
+    teacher, _ = restore_teacher(config.run, len(data.classes))
+    targets = prepare_targets(config, teacher.to(DEVICE), data, config.run / "targets")
     supernet.to(DEVICE, memory_format=torch.channels_last)
-    return Trained(config, data, teacher, *targets, programme(table), supernet, alpha)
+    return Trained(config, data, teacher, *targets, problem, supernet)
+
+
+def alpha_of_table(config: SearchConfig, trained: Trained, metrics: Metrics) -> Alpha:
+    """Return alpha for the table: the run's, or for a table brought one trained on the same w."""
+    space, table = trained.table.space, trained.table.fingerprint()
+    path = config.run / "supernet.safetensors"
+    if config.latency_table is None or is_of_table(path, table):
+        return load_alpha(path, space, table)
+    name = config.latency_table.stem
+    path = config.run / "alphas" / f"{name}.safetensors"
+    if not is_of_table(path, table):
+        settings = trained.config
+        order = torch.Generator().manual_seed(settings.seed)
+        batches = endless(
+            *(trained.data.search, trained.search_targets, settings.views, settings.alpha_batch),
+            *(order, settings.workers),
+        )
+        alpha = train_alpha(
+            trained.supernet,
+            trained.problem,
+            (on_device(batch, DEVICE) for batch in batches),
+            search_loss(settings.guide, settings.kd_temperature, settings.kd_weight),
+            AlphaSettings.of(settings_of(settings)),
+            lambda phase, step, **numbers: metrics.log(f"{phase}_{name}", step, **numbers),
+        )
+        save_alpha(path, alpha, space, table)
+    return load_alpha(path, space, table)
 
 
 def make_student(
-    config: SearchConfig, trained: Trained, target_ms: float, metrics: Metrics
+    config: SearchConfig, trained: Trained, alpha: Alpha, target_ms: float, metrics: Metrics
 ) -> bool:
     """Search, retrain, export and verify one student; return whether it kept its promises."""
-    name, folder = f"{target_ms:g}ms", config.run / "students" / f"{target_ms:g}ms"
-    pick, search_seconds = timed(lambda: search(config, trained, target_ms))
+    name = config.student_name(target_ms)
+    folder = config.run / "students" / name
+    pick, search_seconds = timed(lambda: search(config, trained, alpha, target_ms))
     student, retrain_seconds = timed(lambda: retrain(config, trained, pick, name, metrics))
 
     onnx_path = folder / "student.onnx"
@@ -130,23 +168,20 @@ def make_student(
     facts = {
         "target_ms": target_ms,
         "predicted_ms": pick.predicted_ms,
-        "measured_ms": measured.ms,
-        "measured_ms_spread": measured.spread,
-        "meets_target": measured.ms <= target_ms,
-        "test_accuracy": verdict.test_accuracy,
-        "teacher_test_accuracy": verdict.teacher_test_accuracy,
-        "teacher_agreement": verdict.teacher_agreement,
+        "measured_ms": measured.ms if measured else None,
+        "measured_ms_spread": measured.spread if measured else None,
+        "meets_target": measured.ms <= target_ms if measured else None,
+        "not_measured": not_from_here(trained.table),
+        **verdict.facts(),
         "params": parameters,
         "macs": macs,
-        "onnx_max_abs_error": verdict.parity.finite_error,
-        "onnx_top1_agreement": verdict.parity.top1_agreement,
-        "onnx_parity": verdict.parity.passed,
         "search_seconds": search_seconds,
         "retrain_seconds": retrain_seconds,
         "seed": config.seed,
         "guide": trained.config.guide,
         "retrain_with": config.retrain_with,
         "unit_of_work": trained.table.unit_of_work(),
+        "table": trained.table.fingerprint(),
         "settings": settings_of(config),
     }
     write_json(folder / "metrics.json", facts)
@@ -157,67 +192,31 @@ def make_student(
     metrics.summary(**{f"{name}/{key}": value for key, value in facts.items()})
     metrics.artifact(onnx_path, f"student-{name}", "model")
     print(f"\n{table_text(rows)}\n")
-    return facts["meets_target"] and facts["onnx_parity"]
+    return budget_kept(facts) and facts["onnx_parity"]
 
 
-def search(config: SearchConfig, trained: Trained, target_ms: float) -> Pick:
-    """Return the candidate of least KD loss among those measured within the budget.
+def search(config: SearchConfig, trained: Trained, alpha: Alpha, target_ms: float) -> Pick:
+    """Return the architecture for a budget.
 
-    Candidates are derived from alpha at the budget and ranked on the search split with shared
-    weights and recalibrated BatchNorm. Where the table is too hopeful and none of the finalists is
-    within the budget, the table is asked for less.
+    Candidates are derived from alpha at the budget and ranked by loss on the search split with
+    shared weights and recalibrated BatchNorm; the best are measured whole where they can be.
     """
-    table, draws = trained.table, np.random.default_rng(config.seed)
-    asked_ms = min(target_ms, trained.problem.range_ms()[1])
-    settings, train = trained.config, trained.data.train
-    images = calibration_images(train, settings.batch, settings.seed)
+    settings, data, problem = trained.config, trained.data, trained.problem
+    images = calibration_images(data.train, settings.batch, settings.seed)
+    loss = search_loss(settings.guide, settings.kd_temperature, settings.kd_weight)
+    draws = np.random.default_rng(config.seed)
     with torch.no_grad():
-        log_p = trained.alpha(target_ms)
-    for _ in range(ATTEMPTS):
-        found = candidates(trained.problem, log_p, asked_ms, config.candidates, draws)
-        if not found:
-            break
-        rated = {a: shared_score(trained, a, images) for a in found}
-        finalists = sorted(rated, key=lambda a: rated[a])[: config.finalists]
-        models = {str(i): untrained_onnx(trained, a) for i, a in enumerate(finalists)}
-        timings = measure_students(models, table, config.measure_rounds, config.seed)
-        measured = {a: timings[str(i)] for i, a in enumerate(finalists)}
-        for architecture, timing in measured.items():
-            if timing.ms * (1 + max(MARGIN, timing.spread)) <= target_ms:
-                predicted_ms = table.predicted_ms(architecture)
-                return Pick(architecture, predicted_ms, timing, *rated[architecture])
-        least = min(t.ms * (1 + max(MARGIN, t.spread)) for t in measured.values())
-        asked_ms *= target_ms / least
-    raise UserError(
-        f"--target-latency {target_ms:g}: no student was measured within it, although the table "
-        f"predicts some; the machine may be slower than when {trained.config.run}/latency.json was "
-        "measured: try again on a quieter machine, or remove that file and train again"
-    )
+        log_p = alpha(target_ms)
 
+    def score(architecture: Architecture) -> Score:
+        student = trained.supernet.extract(architecture)
+        return rate(student, images, data.search, trained.search_targets, loss)
 
-def untrained_onnx(trained: Trained, architecture: Architecture) -> onnx.ModelProto:
-    """Export a student as it will be shipped, but for its weights, which cost no time."""
-    space = trained.table.space
-    example = torch.zeros(2, 3, space.resolution, space.resolution)
-    return to_onnx(Student(space, architecture), example)
-
-
-def shared_score(
-    trained: Trained, architecture: Architecture, images: list[Tensor]
-) -> tuple[float, float]:
-    """(KD loss, accuracy) on the search split with the supernet's weights.
-
-    BatchNorm's statistics are first recalibrated on `images`.
-    """
-    config = trained.config
-    kd_weight = config.kd_weight if config.guide == "teacher" else 0.0
-    return rate(
-        trained.supernet.extract(architecture),
-        images,
-        trained.data.search,
-        trained.search_targets,
-        partial(kd_loss, kd_temperature=config.kd_temperature, kd_weight=kd_weight),
-    )
+    if not_from_here(trained.table):
+        return pick_predicted(problem, log_p, target_ms, config.candidates, score, draws)
+    counts, limits = (config.candidates, config.finalists), (config.patience(), config.seed)
+    whole_ms = partial(measure_architectures, trained.table, *limits)
+    return pick_measured(problem, log_p, target_ms, counts, score, whole_ms, draws)
 
 
 def retrain(
@@ -253,15 +252,17 @@ def ship(
     student: Student,
     target_ms: float,
     onnx_path: Path,
-) -> Timing:
-    """Write architecture, weights and ONNX file, and time the file that ships."""
+) -> Timing | None:
+    """Write architecture, weights and ONNX file; time what ships, if its device is here."""
     folder, table = onnx_path.parent, trained.table
     write_json(folder / "architecture.json", pick.architecture.to_json())
     write_tensors(folder / "student.safetensors", student.state_dict(), {"name": folder.name})
     example = torch.zeros(2, 3, table.space.resolution, table.space.resolution)
     write_onnx(student, example, onnx_path, onnx_metadata(config, trained, pick, target_ms))
-    name = folder.name
-    measured = measure_students({name: onnx_path}, table, config.measure_rounds, config.seed)[name]
+    if not_from_here(table):
+        return None
+    runners = {folder.name: shipped_runner(student, onnx_path, table)}
+    measured = measure_students(runners, table, config.patience(), config.seed)[folder.name]
     add_metadata(onnx_path, {"measured_ms": f"{measured.ms:.4f}"})
     return measured
 

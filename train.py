@@ -18,26 +18,35 @@ from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR
 from tqdm import tqdm, trange
 
+from export.device import UnitOfWork
 from export.errors import UserError
 from export.figures import Point, choices_figure, curves_figure, front_figure
 from export.report import Section, table_text, write_report
-from export.stopwatch import UnitOfWork, check_provider, stopwatch
+from export.stopwatch import quick_ms
 from kd.config import TRAIN_RECIPES, TrainConfig, option, settings_of
 from kd.data import Data, load_data
 from kd.evaluate import calibration_images, rate
-from kd.loss import kd_loss
+from kd.loss import search_loss
 from kd.networks import build_network
 from kd.prepare import given_teacher, prepare_targets, prepare_teacher, steps_per_epoch
 from kd.run import Metrics, open_run, read_metrics
 from kd.targets import Batch, endless, on_device
-from supernet.alpha import Alpha, Multiplier, entropy, named_probabilities, stage_shares
+from supernet.alpha import Alpha, named_probabilities
+from supernet.alpha_training import AlphaSettings, train_alpha
 from supernet.derive import Programme, candidates, programme
 from supernet.latency import LatencyTable
-from supernet.measure import obtain_table, rough_range_ms, rough_table_seconds
+from supernet.measure import (
+    check_unit,
+    describe_table,
+    given_table,
+    obtain_table,
+    rough_range_ms,
+    unit_of,
+)
 from supernet.presets import preset_resolution, preset_space
 from supernet.sampling import FairSampler, fair_sampler, log_uniform
-from supernet.space import Architecture
-from supernet.steps import Loss, alpha_step, w_step
+from supernet.space import Architecture, SearchSpace
+from supernet.steps import Loss, w_step
 from supernet.storage import save_supernet
 from supernet.supernet import Supernet
 
@@ -55,10 +64,8 @@ def main(config: TrainConfig) -> None:
     """Go through the phases in order."""
     data = load_data(config.data_settings(preset_resolution(config.preset)))
     space = preset_space(config.preset, len(data.classes))
-    unit = UnitOfWork(
-        config.latency_batch, space.resolution, config.latency_threads, config.latency_provider
-    )
-    check_provider(unit.provider)
+    brought = given_table(config.latency_table, space) if config.latency_table else None
+    unit = unit_of(brought) if brought else own_unit(config, space)
     given = given_teacher(config, data, DEVICE)
     open_run(config.run, settings_of(config))
     if (config.run / "report.html").exists():
@@ -73,15 +80,11 @@ def main(config: TrainConfig) -> None:
             config, given, data, config.run, metrics, DEVICE
         )
         targets, search_targets = prepare_targets(config, teacher, data, config.run / "targets")
-        table = obtain_table(
-            config.run / "latency.json", space, unit, config.latency_rounds, config.seed
-        )
+        table = obtain_table(config.run, space, unit, config.patience(), config.seed, brought)
         problem = programme(table)
         fastest_ms, slowest_ms = problem.range_ms()
 
-        # Under --guide labels the search never sees the teacher: conventional search, the control.
-        kd_weight = config.kd_weight if config.guide == "teacher" else 0.0
-        loss = partial(kd_loss, kd_temperature=config.kd_temperature, kd_weight=kd_weight)
+        loss = search_loss(config.guide, config.kd_temperature, config.kd_weight)
         stream = partial(endless, views=config.views, workers=config.workers)
         order = torch.Generator().manual_seed(config.seed)
 
@@ -90,9 +93,10 @@ def main(config: TrainConfig) -> None:
         sampler = fair_sampler(table, fastest_ms, slowest_ms)
         train_w(config, supernet, sampler, steps, batches, loss, metrics)
 
-        alpha = Alpha(space, fastest_ms, slowest_ms, config.knots)
         batches = stream(data.search, search_targets, batch=config.alpha_batch, generator=order)
-        train_alpha(config, supernet, alpha, table, batches, loss, metrics)
+        batches = (on_device(batch, DEVICE) for batch in batches)
+        settings = AlphaSettings.of(settings_of(config))
+        alpha = train_alpha(supernet, problem, batches, loss, settings, metrics.log)
         save_supernet(config.run / "supernet.safetensors", supernet, alpha, table.fingerprint())
 
         images = calibration_images(data.train, config.batch, config.seed)
@@ -100,14 +104,21 @@ def main(config: TrainConfig) -> None:
         searched, random = front(config, supernet, alpha, problem, sampler, rated)
         rows = [
             ("teacher", f"{config.teacher}, {teacher_accuracy:.2%} of the search split"),
-            ("latency of the space", f"{fastest_ms:.2f} to {slowest_ms:.2f} ms"),
-            ("one unit of work", table.unit_of_work()),
-            ("table's error", f"{table.provenance['leave_one_out_error']:.1%} (networks left out)"),
+            *describe_table(problem),
         ]
         write_train_report(config, alpha, table, rows, searched, random)
         metrics.summary(**dict(rows))
     print(f"\n{table_text([*rows, ('report', str(config.run / 'report.html'))])}\n")
     print(f"next: python search.py --target-latency MS --run {config.run}")
+
+
+def own_unit(config: TrainConfig, space: SearchSpace) -> UnitOfWork:
+    """Return the unit of work that the settings ask for; `UserError` when nothing here runs it."""
+    unit = UnitOfWork(
+        config.latency_batch, space.resolution, config.latency_threads, config.latency_provider
+    )
+    check_unit(unit)
+    return unit
 
 
 def preview(config: TrainConfig, data: Data, supernet: Supernet, unit: UnitOfWork) -> str:
@@ -121,13 +132,12 @@ def preview(config: TrainConfig, data: Data, supernet: Supernet, unit: UnitOfWor
         "teacher": training_pass(teacher, pixels),
         "w": training_pass(supernet, pixels, largest),
     }
-    seconds = {n: t.ms / 1000 / config.batch for n, t in stopwatch(passes, 2, runs=1).items()}
+    seconds = {name: quick_ms(one, runs=2) / 1000 / config.batch for name, one in passes.items()}
     supernet.zero_grad()
-    fastest_ms, slowest_ms = rough_range_ms(space, unit)
     total = (
         seconds["teacher"] * images * (teacher_epochs + config.views / 3)
         + seconds["w"] * (images * config.w_epochs + config.alpha_steps * config.alpha_batch)
-        + rough_table_seconds(space, slowest_ms, config.latency_rounds)
+        + (0 if config.latency_table else config.latency_seconds)
     )
     w_steps = config.w_epochs * steps_per_epoch(data, config.batch)
     return table_text(
@@ -138,12 +148,20 @@ def preview(config: TrainConfig, data: Data, supernet: Supernet, unit: UnitOfWor
                 "space",
                 f"{space.name}: {space.size():.2g} students, {len(space.decisions())} decisions",
             ),
-            ("latency", f"about {fastest_ms:.1f} to {slowest_ms:.1f} ms for a {unit}"),
+            ("latency", rough_range(config, space, unit)),
             ("teacher", f"{config.teacher}, {teacher_epochs or 'no'} epochs"),
             ("supernet", f"{w_steps} steps of w, {config.alpha_steps} of alpha"),
             ("time", f"roughly {max(1, round(total / 60))} min on this machine"),
         ]
     )
+
+
+def rough_range(config: TrainConfig, space: SearchSpace, unit: UnitOfWork) -> str:
+    """Say roughly what students take, where they can be timed."""
+    if config.latency_table:
+        return f"{config.latency_table}: a {unit}"
+    fastest_ms, slowest_ms = rough_range_ms(space, unit)
+    return f"about {fastest_ms:.1f} to {slowest_ms:.1f} ms for a {unit}"
 
 
 def training_pass(model: nn.Module, *inputs: object) -> Callable[[], None]:
@@ -180,39 +198,6 @@ def train_w(
             named = {"largest": losses[0], "smallest": losses[1], "fair": sum(losses[2:]) / 2}
             metrics.log("w", step, **named, learning_rate=schedule.get_last_lr()[0])
             bar.set_postfix(largest=f"{losses[0]:.3f}", smallest=f"{losses[1]:.3f}")
-
-
-def train_alpha(
-    config: TrainConfig,
-    supernet: Supernet,
-    alpha: Alpha,
-    table: LatencyTable,
-    batches: Iterator[Batch],
-    loss: Loss,
-    metrics: Metrics,
-) -> None:
-    """Train alpha(T) and lambda(T) on frozen weights, one budget T a step."""
-    draws = np.random.default_rng(config.seed)
-    gumbel = torch.Generator().manual_seed(config.seed)
-    multiplier = Multiplier(alpha.log_knots, config.multiplier_rate)
-    optimizer = torch.optim.Adam(alpha.parameters(), config.alpha_learning_rate)
-    middle_ms = float(np.sqrt(np.prod(alpha.range_ms())))
-    supernet.train().requires_grad_(False)
-    for step in (bar := trange(config.alpha_steps, desc="alpha", unit="step")):
-        target_ms = log_uniform(alpha.range_ms(), draws)
-        tau = config.tau_start * (config.tau_end / config.tau_start) ** (step / config.alpha_steps)
-        batch = on_device(next(batches), DEVICE)
-        search_loss, expected_ms = alpha_step(
-            supernet, alpha, multiplier, table, target_ms, tau, batch, loss, optimizer, gumbel
-        )
-        if step % LOG_EVERY == 0 or step == config.alpha_steps - 1:
-            shown = {"search_loss": search_loss, "expected_ms": expected_ms, "target_ms": target_ms}
-            shown |= {"expected_over_target": expected_ms / target_ms, "tau": tau}
-            shown |= {"lambda": multiplier.at(target_ms), "entropy": entropy(alpha(middle_ms))}
-            metrics.log("alpha", step, **shown)
-            metrics.log("choices", step, **stage_shares(alpha, middle_ms))
-            bar.set_postfix(loss=f"{search_loss:.3f}", ms=f"{expected_ms:.1f}/{target_ms:.1f}")
-    supernet.requires_grad_(True)
 
 
 def front(

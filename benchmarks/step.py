@@ -22,9 +22,11 @@ import tyro
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.profiler import profile
+from tqdm import trange
 
+from export.device import cpu_name
 from export.files import write_json
-from export.stopwatch import cpu_name, visits
+from export.stopwatch import reference_ms, rounds
 from supernet.alpha import Alpha, Multiplier
 from supernet.latency import LatencyTable, table_shapes
 from supernet.presets import preset_space
@@ -140,21 +142,20 @@ def main(settings: Settings) -> None:
     """Time, print a table and write it with its provenance."""
     space = preset_space(settings.preset, 10)
     calls = steps(settings, space)
-    seconds = visits(calls, settings.rounds, runs=1, seed=settings.seed, progress="steps")
-    baseline = np.array(seconds["static largest"])
+    endless = rounds(calls, calls["static largest"], runs=1, seed=settings.seed)
+    done = [next(endless) for _ in trange(settings.rounds, desc="steps", unit="round")]
     memory = {name: peak_bytes(call) for name, call in calls.items()}
     rows = {
         name: {
-            "median_ms": float(np.median(times) * 1e3),
-            "ratio": float(np.median(np.array(times) / baseline)),
+            "ratio": float(np.median([r.ratios[name] for r in done])),
             "memory_mib": memory[name] / 2**20,
             "memory_ratio": memory[name] / memory["static largest"],
         }
-        for name, times in seconds.items()
+        for name in calls
     }
     for name, row in rows.items():
         print(
-            f"{name:22} {row['median_ms']:8.1f} ms  {row['ratio']:.2f}x  "
+            f"{name:22} {row['ratio']:.2f}x  "
             f"{row['memory_mib']:7.1f} MiB  {row['memory_ratio']:.2f}x"
         )
     commit = subprocess.run(
@@ -168,6 +169,7 @@ def main(settings: Settings) -> None:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "rounds": settings.rounds,
+        "static_largest_ms": reference_ms(done),
         "seed": settings.seed,
         "largest_macs": parameters_and_macs(space, space.largest())[1],
     }

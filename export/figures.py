@@ -92,6 +92,43 @@ def front_figure(
         _title(axes, "Accuracy against latency", unit)
 
 
+def students_figure(
+    path: Path, students: Mapping[str, Point], front: Sequence[Point], teacher: float, unit: str
+) -> None:
+    """Draw the finished students by name, their Pareto front as a line, the teacher's accuracy."""
+    with _written(path, width=8.0, height=4.8) as figure:
+        axes = figure.add_subplot()
+        axes.grid(visible=True)
+        axes.axhline(teacher, color=_MUTED, ls=(0, (5, 4)), lw=1.5, label="teacher", zorder=2)
+        axes.plot(*_xy(front), "-", color=_DEEP, lw=2.2, label="Pareto front", zorder=3)
+        star = {"color": _ACCENT, "ms": 16, "mec": "white"}
+        axes.plot(*_xy(list(students.values())), "*", label="students", zorder=4, **star)
+        for name, point in students.items():
+            below = {"xytext": (0, -16), "textcoords": "offset points", "ha": "center"}
+            axes.annotate(name, (point.ms, point.accuracy), fontsize=9.5, color=_MUTED, **below)
+        _latency_axis(axes, [point.ms for point in students.values()])
+        axes.yaxis.set_major_formatter(lambda accuracy, _: f"{100 * accuracy:g} %")
+        axes.set_ylabel("accuracy on the test split")
+        axes.margins(y=0.2)
+        axes.legend(loc="best")
+        _title(axes, "Students of this run", unit)
+
+
+def predicted_figure(
+    path: Path, panels: Mapping[str, tuple[Sequence[float], Sequence[float]]]
+) -> None:
+    """Draw predicted against measured milliseconds, one panel for each (predicted, measured)."""
+    with _written(path, width=4.2 * len(panels), height=4.4) as figure:
+        grid = figure.subplots(1, len(panels), squeeze=False).ravel()
+        for axes, (title, (predicted, measured)) in zip(grid, panels.items(), strict=True):
+            axes.grid(visible=True)
+            ends = [min(*predicted, *measured) * 0.95, max(*predicted, *measured) * 1.05]
+            axes.plot(ends, ends, "-", color=_MUTED, lw=1)
+            axes.plot(predicted, measured, "o", color=_DEEP, ms=6, mec="white")
+            axes.set(xlabel="predicted (ms)", ylabel="measured (ms)", aspect="equal")
+            axes.set_title(title, loc="left", fontsize=11)
+
+
 def _xy(points: Sequence[Point]) -> tuple[list[float], list[float]]:
     return [point.ms for point in points], [point.accuracy for point in points]
 

@@ -1,4 +1,4 @@
-"""Files written whole or not at all; loading never executes code."""
+"""Files and JSON, written whole or not at all."""
 
 import json
 import os
@@ -6,11 +6,10 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-import safetensors
-import safetensors.torch
-from torch import Tensor
-
 from export.errors import UserError
+
+# What building an object from foreign JSON can raise.
+DAMAGE = (AttributeError, KeyError, IndexError, TypeError, ValueError, OverflowError, UserError)
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -29,39 +28,31 @@ def write_whole(path: Path, content: bytes) -> None:
             raise
 
 
-def write_json(path: Path, value: object) -> None:
-    """Write `value` as indented JSON; NaN and infinity raise `ValueError`."""
-    write_whole(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+def write_json(path: Path, value: object, indent: int | None = 2) -> None:
+    """Write `value` as JSON; NaN and infinity raise `ValueError`."""
+    write_whole(path, (json.dumps(value, indent=indent, allow_nan=False) + "\n").encode())
 
 
 def read_json(path: Path) -> dict:
     """Read a JSON object; raise `UserError` when it is missing, truncated or no object."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read as JSON ({error}); make it again") from error
     if not isinstance(value, dict):
         raise UserError(f"{path}: holds a {type(value).__name__}, expected a JSON object")
     return value
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write named tensors and string metadata as one safetensors file, the same bytes each time.
-
-    The format keeps several entries of metadata in no fixed order, so all of them go into one.
-    """
-    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    facts = {"facts": json.dumps(dict(metadata), sort_keys=True)}
-    write_whole(path, safetensors.torch.save(whole, metadata=facts))
-
-
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read (tensors, metadata) as `write_tensors` wrote them; raise `UserError` for other files."""
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in list(file.keys())}
-            return tensors, json.loads((file.metadata() or {}).get("facts", "{}"))
-    except (OSError, ValueError, safetensors.SafetensorError) as error:
-        raise UserError(
-            f"{path}: cannot be read as safetensors ({error}); make it again"
-        ) from error
+def first_difference(found: object, expected: object, name: str = "") -> str | None:
+    """Name the first field in which two JSON values differ: `stages.0.widths 24, expected 16`."""
+    if isinstance(expected, Mapping) and isinstance(found, Mapping):
+        pairs = {key: (found.get(key), expected.get(key)) for key in {**expected, **found}}
+    elif isinstance(expected, list | tuple) and isinstance(found, list | tuple):
+        if len(found) != len(expected):
+            return f"{name} {list(found)}, expected {list(expected)}"
+        pairs = dict(enumerate(zip(found, expected, strict=True)))
+    else:
+        return None if found == expected else f"{name} {found!r}, expected {expected!r}"
+    inside = (first_difference(a, b, f"{name}.{key}".lstrip(".")) for key, (a, b) in pairs.items())
+    return next(filter(None, inside), None)

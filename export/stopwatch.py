@@ -1,172 +1,138 @@
 """The only place where time is measured."""
 
-import os
-import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-import onnx
-import onnxruntime
-from tqdm import tqdm
 
-from export.errors import UserError
-
+Runner = Callable[[], None]
+Clock = Callable[[], float]
 Result = TypeVar("Result")
-_CUDA_PROVIDERS = ("CUDAExecutionProvider", "TensorrtExecutionProvider")
 
-
-@dataclass(frozen=True)
-class UnitOfWork:
-    """What one measured run does: `batch` images of `resolution` × `resolution` pixels."""
-
-    batch: int
-    resolution: int
-    threads: int = 1
-    provider: str = "CPUExecutionProvider"
-    precision: str = "fp32"
-
-    def __str__(self) -> str:
-        images = "1 image" if self.batch == 1 else f"{self.batch} images"
-        threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
-        return (
-            f"batch of {images} at {self.resolution}×{self.resolution}, {threads}, "
-            f"{self.precision}, ONNX Runtime {self.provider}"
-        )
+# The reference is visited again when this many times its own visit has gone by.
+REFERENCE_EVERY = 10
+# Visits of the reference on either side whose median is its speed at a moment.
+NEIGHBOURS = 2
+LOW_QUANTILE, MEDIAN = 0.25, 0.5
+# Standard error of a normal sample's quantile, in units of its standard deviation over √n.
+ERROR_OF_QUANTILE = {LOW_QUANTILE: 1.363, MEDIAN: 1.253}
+IQR_OF_NORMAL = 1.349
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Milliseconds of one run, and their relative interquartile range over the rounds."""
+    """Milliseconds of one run, and their relative standard error."""
 
     ms: float
     spread: float
 
 
-@cache
-def _share_memory() -> None:
-    """Let all CPU sessions draw on one arena: hundreds of open ones would each keep their own."""
-    memory = onnxruntime.OrtMemoryInfo(
-        "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
-    )
-    onnxruntime.create_and_register_allocator(memory, None)
+@dataclass(frozen=True)
+class Round:
+    """One visit to every runner: its time in units of the reference's at that moment.
+
+    `reference` is the reference's own time in this round and `took` that of the round, in seconds.
+    """
+
+    ratios: Mapping[str, float]
+    reference: float
+    took: float
 
 
-def check_provider(provider: str) -> None:
-    """Raise `UserError`, with those there are, when this ONNX Runtime lacks `provider`."""
-    available = onnxruntime.get_available_providers()
-    if provider not in available:
-        raise UserError(
-            f"provider {provider}: not in this ONNX Runtime, which has {', '.join(available)}; "
-            "name one of these or install the ONNX Runtime package that brings it"
+@dataclass(frozen=True)
+class Patience:
+    """How long to go on: until the spread is at most `spread`, but never beyond `seconds`.
+
+    The spread that counts is the `share` quantile over the runners (0.5 is the typical runner's, 1
+    the worst one's) of the error of their `quantile` over the rounds.
+    """
+
+    spread: float
+    seconds: float
+    share: float = 0.5
+    quantile: float = LOW_QUANTILE
+    least_rounds: int = 8
+
+    def is_over(self, done: Sequence[Round]) -> bool:
+        """Whether the rounds done are enough, or all that there is time for."""
+        took = sum(r.took for r in done)
+        another = took / max(1, len(done))
+        return self.is_settled(done) or (
+            len(done) >= self.least_rounds and took + another > self.seconds
         )
 
-
-def onnx_session(
-    model: bytes | onnx.ModelProto | Path, threads: int = 1, provider: str = "CPUExecutionProvider"
-) -> onnxruntime.InferenceSession:
-    """Open a quiet, fully optimised ONNX Runtime session with `threads` threads.
-
-    Raises `UserError` when `provider` cannot be had or the file is not a model that it can run.
-    """
-    check_provider(provider)
-    _share_memory()
-    options = onnxruntime.SessionOptions()
-    options.add_session_config_entry("session.use_env_allocators", "1")
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.log_severity_level = 3  # errors only
-    # Threads spin inside a run, as when deployed, but never while another session is timed.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    content = model.SerializeToString() if isinstance(model, onnx.ModelProto) else model
-    try:
-        session = onnxruntime.InferenceSession(
-            str(content) if isinstance(content, Path) else content, options, providers=[provider]
+    def progress(self, done: Sequence[Round]) -> str:
+        """Say how far it is: the spread, its bound, and the time."""
+        return (
+            f"spread {self.spread_of(done):.1%} (until {self.spread:.1%}), "
+            f"{sum(r.took for r in done):.0f} of at most {self.seconds:.0f} s"
         )
-    except Exception as error:  # ONNX Runtime's own exceptions share no narrower base class
-        if not isinstance(model, Path):
-            raise
-        reason = " ".join(str(error).split())
-        raise UserError(
-            f"{model}: ONNX Runtime cannot open it ({reason}); make it again"
-        ) from error
-    # A provider that fails to start is replaced by the CPU without an error.
-    if session.get_providers()[0] != provider:
-        raise UserError(f"provider {provider}: did not start here; check its driver and libraries")
-    return session
+
+    def is_settled(self, done: Sequence[Round]) -> bool:
+        """Whether the spread is within the bound."""
+        return len(done) >= self.least_rounds and self.spread_of(done) <= self.spread
+
+    def spread_of(self, done: Sequence[Round]) -> float:
+        """Relative standard error that counts."""
+        errors = [timing.spread for timing in timings(done, 1.0, self.quantile).values()]
+        return float(np.quantile(errors, self.share))
 
 
-def onnx_runner(
-    model: bytes | onnx.ModelProto | Path, inputs: Mapping[str, np.ndarray], unit: UnitOfWork
-) -> Callable[[], None]:
-    """Return a call that runs `model` once on `inputs` and waits until the outputs are there.
-
-    Inputs and outputs stay on the provider's device, so no copy is timed. Raises `UserError` as
-    `onnx_session` does.
-    """
-    session = onnx_session(model, unit.threads, unit.provider)
-    device = "cuda" if unit.provider in _CUDA_PROVIDERS else "cpu"
-    binding = session.io_binding()
-    for name, array in inputs.items():
-        binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(array, device))
-    for output in session.get_outputs():
-        binding.bind_output(output.name, device)
-
-    def run() -> None:
-        session.run_with_iobinding(binding)
-        binding.synchronize_outputs()
-
-    return run
-
-
-def stopwatch(
-    runners: Mapping[str, Callable[[], None]],
-    rounds: int,
-    runs: int = 3,
+def rounds(
+    runners: Mapping[str, Runner],
+    reference: Runner,
+    runs: int = 2,
     seed: int = 0,
-    clock: Callable[[], float] = time.perf_counter,
-    progress: str | None = None,
-) -> dict[str, Timing]:
-    """Time every runner, interleaved: each round visits each one once, in a fresh random order.
+    done: int = 0,
+    clock: Clock = time.perf_counter,
+) -> Iterator[Round]:
+    """Endless rounds, each of which visits every runner once, in a fresh random order.
 
-    A busy machine drifts, so networks timed one after the other differ by 14-17 % between repeats;
-    interleaved, the drift falls on all of them alike. A visit is the best of `runs` runs, which
-    leaves out cold caches and interruptions; `ms` is the lower quartile of the visits. `clock`
-    returns seconds. `progress` names a progress bar. Raises `ValueError` for no rounds or runs.
+    Networks timed one after the other differ by 14-17 % between repeats on a busy machine.
+    Interleaved, and divided by a reference network that is timed all through the round, drift falls
+    on all alike. A visit is the best of `runs` runs, which leaves out cold caches and
+    interruptions. `done` rounds are taken as done, so that a measurement can be continued. `clock`
+    returns seconds. Raises `ValueError` for no runners or no runs.
     """
-    seconds = visits(runners, rounds, runs, seed, clock, progress)
-    return {name: _timing(times) for name, times in seconds.items()}
-
-
-def visits(
-    runners: Mapping[str, Callable[[], None]],
-    rounds: int,
-    runs: int = 3,
-    seed: int = 0,
-    clock: Callable[[], float] = time.perf_counter,
-    progress: str | None = None,
-) -> dict[str, list[float]]:
-    """Seconds of every visit of `stopwatch`, by round: for ratios inside a round."""
-    if rounds < 1 or runs < 1:
-        raise ValueError(f"rounds={rounds}, runs={runs}: expected at least 1 of each")
-    order = np.random.default_rng(seed)
+    if not runners or runs < 1:
+        raise ValueError(f"{len(runners)} runners, runs={runs}: expected at least 1 of each")
     names = list(runners)
-    for name in names:
-        _visit(runners[name], runs, clock)
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-    for _ in tqdm(range(rounds), desc=progress, unit="round", disable=progress is None):
-        for index in order.permutation(len(names)):
-            seconds[names[index]].append(_visit(runners[names[index]], runs, clock))
-    return seconds
+    for runner in (reference, *runners.values()):
+        _visit(runner, runs, clock)
+    while True:
+        order = np.random.default_rng((seed, done)).permutation(len(names))
+        yield _round({names[i]: runners[names[i]] for i in order}, reference, runs, clock)
+        done += 1
 
 
-def _visit(runner: Callable[[], None], runs: int, clock: Callable[[], float]) -> float:
+def _round(runners: Mapping[str, Runner], reference: Runner, runs: int, clock: Clock) -> Round:
+    start = clock()
+    moments, references = [start], [_visit(reference, runs, clock)]
+    visits: dict[str, tuple[float, float]] = {}
+    for name, runner in runners.items():
+        if clock() - moments[-1] > REFERENCE_EVERY * runs * references[-1]:
+            moments.append(clock())
+            references.append(_visit(reference, runs, clock))
+        visits[name] = (clock(), _visit(runner, runs, clock))
+    moments.append(clock())
+    references.append(_visit(reference, runs, clock))
+    smooth = _running_median(np.array(references))
+    ratios = {
+        name: float(seconds / np.interp(moment, moments, smooth))
+        for name, (moment, seconds) in visits.items()
+    }
+    return Round(ratios, float(np.median(references)), clock() - start)
+
+
+def _running_median(values: np.ndarray) -> np.ndarray:
+    return np.array(
+        [np.median(values[max(0, i - NEIGHBOURS) : i + NEIGHBOURS + 1]) for i in range(len(values))]
+    )
+
+
+def _visit(runner: Runner, runs: int, clock: Clock) -> float:
     """Seconds of the fastest of `runs` runs."""
     best = float("inf")
     for _ in range(runs):
@@ -176,9 +142,49 @@ def _visit(runner: Callable[[], None], runs: int, clock: Callable[[], float]) ->
     return best
 
 
-def _timing(seconds: list[float]) -> Timing:
-    low, high = np.quantile(seconds, (0.25, 0.75))
-    return Timing(ms=float(low) * 1e3, spread=float((high - low) / low))
+def reference_ms(done: Sequence[Round]) -> float:
+    """Milliseconds of the reference at the speed that the machine has when nothing disturbs it."""
+    return 1e3 * float(np.quantile([r.reference for r in done], LOW_QUANTILE))
+
+
+def timings(
+    done: Sequence[Round], reference_ms: float, quantile: float = LOW_QUANTILE
+) -> dict[str, Timing]:
+    """Timing of every runner on a machine where the reference takes `reference_ms`.
+
+    `ms` is a quantile of the ratios over the rounds, the lower quartile or the median, and `spread`
+    its standard error in a normal sample with the same interquartile range.
+    """
+    found = {}
+    for name in done[0].ratios:
+        ratios = [r.ratios[name] for r in done]
+        low, middle, high = np.quantile(ratios, (LOW_QUANTILE, quantile, 1 - LOW_QUANTILE))
+        error = ERROR_OF_QUANTILE[quantile] * (high - low) / IQR_OF_NORMAL / np.sqrt(len(done))
+        found[name] = Timing(ms=float(middle * reference_ms), spread=float(error / middle))
+    return found
+
+
+def in_known_ms(one: Round, known_ms: Mapping[str, float]) -> Round:
+    """Return the round in milliseconds of the day on which `known_ms` of some runners were found.
+
+    A machine that shares its caches and memory slows large networks otherwise than small ones. So
+    each runner is scaled as the known ones of about its length are: interpolated between them in
+    the logarithm of their time. The known runners themselves are left out.
+    """
+    now = np.log([one.ratios[name] for name in known_ms])
+    scale = np.log(list(known_ms.values())) - now
+    order = np.argsort(now)
+    ms = {
+        name: float(ratio * np.exp(np.interp(np.log(ratio), now[order], scale[order])))
+        for name, ratio in one.ratios.items()
+        if name not in known_ms
+    }
+    return Round(ms, one.reference, one.took)
+
+
+def quick_ms(runner: Runner, runs: int = 3) -> float:
+    """Milliseconds of the fastest of a few runs, for a preview."""
+    return 1e3 * _visit(runner, runs, time.perf_counter)
 
 
 def timed(call: Callable[[], Result]) -> tuple[Result, float]:
@@ -186,21 +192,3 @@ def timed(call: Callable[[], Result]) -> tuple[Result, float]:
     start = time.perf_counter()
     result = call()
     return result, time.perf_counter() - start
-
-
-def cpu_name() -> str:
-    """The processor's model name, or what the platform says where Linux does not name it."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def machine() -> dict[str, str]:
-    """The provenance of a measurement: processor, cores, operating system, runtime version."""
-    return {
-        "cpu": cpu_name(),
-        "cores": str(os.cpu_count()),
-        "os": f"{platform.system()} {platform.release()}",
-        "onnxruntime": onnxruntime.__version__,
-    }

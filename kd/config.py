@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from export.errors import UserError
+from export.stopwatch import MEDIAN, Patience
 from kd.data import DataSettings
 from kd.networks import RGB, TeacherSource
 from kd.views import Augment
@@ -72,9 +73,18 @@ class TrainConfig:
     """Images in the unit of work whose milliseconds count."""
     latency_threads: int = 1
     latency_provider: str = "CPUExecutionProvider"
-    """ONNX Runtime execution provider."""
-    latency_rounds: int = 10
-    """Visits of the stopwatch to every part."""
+    """ONNX Runtime execution provider, or torch:cpu or torch:cuda for PyTorch eager."""
+    latency_spread: float = 0.01
+    """The table is measured until the typical relative standard error is this small."""
+    latency_seconds: float = 40
+    """But no longer than this."""
+    latency_table: Path | None = None
+    """A table to use in place of measuring here: another run's latency.json, or what a device kit
+    returned. Its unit of work counts, not the one above."""
+
+    def patience(self) -> Patience:
+        """Return how long the latency table is measured."""
+        return Patience(self.latency_spread, self.latency_seconds)
 
     def data_settings(self, resolution: int) -> DataSettings:
         """Return what decides the images of this run, at `resolution` pixels."""
@@ -99,8 +109,8 @@ class TrainConfig:
 class SearchConfig:
     """Budget -> student -> ONNX: the settings of search.py."""
 
-    target_latency: tuple[float, ...]
-    """Budgets in milliseconds for the unit of work of the run's latency table."""
+    target_latency: tuple[float, ...] = ()
+    """Budgets in milliseconds for the unit of work of the latency table."""
     run: Path = Path("runs/digits")
     """The folder that train.py made."""
     retrain_with: Literal["kd", "labels"] = "kd"
@@ -110,11 +120,26 @@ class SearchConfig:
     """Architectures derived within the budget and ranked with the shared weights."""
     finalists: int = 4
     """Best of them that are measured whole."""
-    measure_rounds: int = 20
-    """Visits of the stopwatch to every whole student."""
+    measure_spread: float = 0.005
+    """Whole students are timed until every one's relative standard error is this small."""
+    measure_seconds: float = 20
+    """But no longer than this."""
+    latency_table: Path | None = None
+    """Search for the device of this table in place of the run's: alpha is trained for it first."""
+    list: bool = False
+    """Only show the feasible range and the students found so far."""
     epochs: int = 40
     learning_rate: float = 0.1
     weight_decay: float = 5e-4
+
+    def patience(self) -> Patience:
+        """Return how long whole students are timed: until the worst is within the spread."""
+        return Patience(self.measure_spread, self.measure_seconds, share=1.0, quantile=MEDIAN)
+
+    def student_name(self, target_ms: float) -> str:
+        """Return the name of a student's folder: 20ms, or phone-20ms for the table phone.json."""
+        device = f"{self.latency_table.stem}-" if self.latency_table else ""
+        return f"{device}{target_ms:g}ms"
 
 
 TRAIN_RECIPES: Mapping[str, TrainConfig] = {
@@ -133,6 +158,7 @@ TRAIN_RECIPES: Mapping[str, TrainConfig] = {
         alpha_steps=2000,
         alpha_batch=128,
         latency_batch=16,
+        latency_seconds=120,
     ),
     "imagenet": TrainConfig(
         preset="imagenet",
@@ -150,13 +176,14 @@ TRAIN_RECIPES: Mapping[str, TrainConfig] = {
         alpha_steps=5000,
         alpha_batch=128,
         latency_batch=1,
+        latency_seconds=240,
     ),
 }
 
 SEARCH_RECIPES: Mapping[str, SearchConfig] = {
-    "digits": SearchConfig(()),
-    "cifar10": SearchConfig((), run=Path("runs/cifar10"), epochs=120),
-    "imagenet": SearchConfig((), run=Path("runs/imagenet"), epochs=150, weight_decay=3e-5),
+    "digits": SearchConfig(),
+    "cifar10": SearchConfig(run=Path("runs/cifar10"), epochs=120),
+    "imagenet": SearchConfig(run=Path("runs/imagenet"), epochs=150, weight_decay=3e-5),
 }
 
 
@@ -172,7 +199,8 @@ def option(argv: Sequence[str], name: str, default: str) -> str:
 
 def settings_of(config: TrainConfig | SearchConfig) -> dict:
     """Return the settings as plain values; the folder is not one, it may be moved."""
-    return {name: value for name, value in dataclasses.asdict(config).items() if name != "run"}
+    values = {name: value for name, value in dataclasses.asdict(config).items() if name != "run"}
+    return {n: str(value) if isinstance(value, Path) else value for n, value in values.items()}
 
 
 def train_config_of(settings: Mapping[str, object], run: Path) -> TrainConfig:
@@ -181,10 +209,10 @@ def train_config_of(settings: Mapping[str, object], run: Path) -> TrainConfig:
     if settings.keys() != expected.keys():
         odd = ", ".join(sorted(settings.keys() ^ expected.keys()))
         raise UserError(f"{run}/config.json: settings of another version ({odd}); train again")
-    checkpoint = settings["teacher_checkpoint"]
     restored = {name: _tupled(value) for name, value in settings.items()}
-    restored |= {"run": run, "teacher_checkpoint": Path(checkpoint) if checkpoint else None}
-    return replace(TrainConfig(), **restored)
+    for name in ("teacher_checkpoint", "latency_table"):
+        restored[name] = Path(settings[name]) if settings[name] else None
+    return replace(TrainConfig(), run=run, **restored)
 
 
 def _tupled(value: object) -> object:

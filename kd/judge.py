@@ -20,6 +20,17 @@ class Verdict:
     teacher_agreement: float
     parity: Parity
 
+    def facts(self) -> dict[str, float | bool | None]:
+        """Return the verdict as the numbers of metrics.json."""
+        return {
+            "test_accuracy": self.test_accuracy,
+            "teacher_test_accuracy": self.teacher_test_accuracy,
+            "teacher_agreement": self.teacher_agreement,
+            "onnx_max_abs_error": self.parity.finite_error,
+            "onnx_top1_agreement": self.parity.top1_agreement,
+            "onnx_parity": self.parity.passed,
+        }
+
 
 def judge(
     teacher: Teacher, student: nn.Module, onnx_path: Path, test: Split, batch: int

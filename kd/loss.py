@@ -1,5 +1,8 @@
 """Knowledge distillation (Hinton, Vinyals & Dean 2015, arXiv:1503.02531)."""
 
+from collections.abc import Callable
+from functools import partial
+
 from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
@@ -23,3 +26,12 @@ def kd_loss(logits: Tensor, batch: Batch, kd_temperature: float, kd_weight: floa
     )
     label_loss = cross_entropy(logits, batch.labels)
     return kd_weight * kd_temperature**2 * divergence + (1 - kd_weight) * label_loss
+
+
+def search_loss(guide: str, kd_temperature: float, kd_weight: float) -> Callable[..., Tensor]:
+    """Return the loss that the search minimises: (logits, batch) -> scalar.
+
+    Under the guide "labels" the search never sees the teacher: conventional search, the control.
+    """
+    weight = kd_weight if guide == "teacher" else 0.0
+    return partial(kd_loss, kd_temperature=kd_temperature, kd_weight=weight)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchvision import models
 
 from export.errors import UserError
-from export.files import read_tensors
+from export.tensor_files import read_tensors
 
 RGB = tuple[float, float, float]
 SMALL = "small_resnet18:"

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from export.errors import UserError
-from export.files import read_json, read_tensors, write_json, write_tensors
+from export.files import read_json, write_json
+from export.tensor_files import read_tensors, write_tensors
 from kd.networks import (
     RGB,
     TeacherSource,
@@ -82,6 +83,16 @@ def save_teacher(teacher: Teacher, source: TeacherSource, folder: Path, facts: d
         "std": teacher.std.flatten().tolist(),
     }
     write_json(folder / "teacher.json", {**described, **facts})
+
+
+def classes_of(folder: Path) -> list[str]:
+    """Names of a run's classes; `UserError` when train.py has not come so far."""
+    if not (folder / "teacher.json").exists():
+        raise UserError(f"{folder}: no teacher here; run train.py to its end first")
+    classes = read_json(folder / "teacher.json").get("classes")
+    if not isinstance(classes, list) or not classes:
+        raise UserError(f"{folder}/teacher.json: lacks classes; train it again")
+    return classes
 
 
 def restore_teacher(folder: Path, classes: int) -> tuple[Teacher, dict]:

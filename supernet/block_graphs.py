@@ -6,7 +6,7 @@ and another block of that structure is the same graph with that block's own weig
 """
 
 import copy
-from functools import cache
+from functools import cache, reduce
 
 import onnx
 import torch
@@ -36,9 +36,13 @@ def structure(part: nn.Module) -> Structure:
 @cache
 def _exported(kind: Structure) -> onnx.ModelProto:
     part = _fused(_smallest_of(kind))
+    generator = torch.Generator().manual_seed(0)
+    for parameter in part.parameters():
+        # The exporter drops biases of zeros and joins equal ones.
+        nn.init.normal_(parameter, generator=generator)
     channels = next(part.parameters()).shape[1]
     example = torch.zeros(2, channels, 16, 16)
-    return to_onnx(part, example, optimize=False, input_name="x", output_name="y")
+    return to_onnx(part, example, input_name="x", output_name="y")
 
 
 def _smallest_of(kind: Structure) -> nn.Module:
@@ -59,8 +63,12 @@ def _fused(part: nn.Module) -> nn.Module:
     return part
 
 
-def part_graph(part: nn.Module) -> onnx.ModelProto:
-    """Return the ONNX graph of a stem, block or head: input `x`, output `y`, any batch and size."""
+def part_graph(part: nn.Module, size: int) -> onnx.ModelProto:
+    """Return the ONNX graph of a stem, block or head: `x` [batch, C, size, size] to `y`, any batch.
+
+    The sizes are fixed: where they are not known, ONNX Runtime does not fuse a residual's sum into
+    the convolution before it, not even inside a network.
+    """
     model = onnx.ModelProto()
     model.CopyFrom(_exported(structure(part)))
     graph, weights = model.graph, _fused(part).state_dict()
@@ -75,9 +83,12 @@ def part_graph(part: nn.Module) -> onnx.ModelProto:
             if attribute.name == "group" and attribute.i > 1:
                 attribute.i = shapes[node.input[1]][0]
     del graph.value_info[:]
-    for value in (*graph.input, *graph.output):
-        for axis, dimension in enumerate(value.type.tensor_type.shape.dim):
-            dimension.dim_param = f"{value.name}{axis}"
+    for axis, dimension in enumerate(graph.output[0].type.tensor_type.shape.dim):
+        if axis > 0:
+            dimension.dim_param = f"y{axis}"
+    x = graph.input[0].type.tensor_type.shape.dim
+    x[1].dim_value = next(part.parameters()).shape[1]
+    x[2].dim_value = x[3].dim_value = size
     return model
 
 
@@ -85,9 +96,18 @@ def network_graph(space: SearchSpace, architecture: Architecture) -> onnx.ModelP
     """Return a whole student with random weights as ONNX, its parts' graphs chained end to end."""
     student = Student(space, architecture).eval()
     parts = [student.stem, *(block for stage in student.stages for block in stage), student.head]
-    whole = compose.add_prefix(part_graph(parts[0]), "part0/")
-    for position, part in enumerate(parts[1:], start=1):
-        graph = compose.add_prefix(part_graph(part), f"part{position}/")
-        joint = [(whole.graph.output[0].name, graph.graph.input[0].name)]
-        whole = compose.merge_models(whole, graph, io_map=joint)
-    return whole
+    graphs, size = [], space.resolution
+    for position, part in enumerate(parts):
+        graphs.append(compose.add_prefix(part_graph(part, size), f"part{position}/"))
+        size = -(-size // stride(part))
+    return reduce(_joined, graphs)
+
+
+def _joined(first: onnx.ModelProto, second: onnx.ModelProto) -> onnx.ModelProto:
+    joint = [(first.graph.output[0].name, second.graph.input[0].name)]
+    return compose.merge_models(first, second, io_map=joint)
+
+
+def stride(part: nn.Module) -> int:
+    """Return how many pixels of the input's side become one of the output's; a head keeps them."""
+    return structure(part)[2]

@@ -1,7 +1,9 @@
 """The latency table: measured milliseconds of every block, exact expectation over choices."""
 
+import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +13,16 @@ import torch
 from einops import einsum
 from torch import Tensor
 
+from export.device import unit_of_work
 from export.errors import UserError
-from export.files import read_json, write_json
+from export.files import DAMAGE, first_difference, read_json, write_json
 from supernet.space import Architecture, Choices, SearchSpace
+
+LAYER_DECISIONS = ("kernel", "expansion", "squeeze_excite")
+
+# Where a part stands in the table: ("stem",), ("first", s, c_in, c, kernel, expansion, se),
+# ("rest", s, c, kernel, expansion, se) or ("head", c), by the choices' positions.
+Place = tuple[str | int, ...]
 
 
 @dataclass(frozen=True)
@@ -57,34 +66,38 @@ class LatencyTable:
         return p[f"stage{s + 1}.depth"] @ deep_enough
 
     def predicted_ms(self, architecture: Architecture) -> float:
-        """Sum the table over the layers of `architecture`."""
-        at = self.space.positions(architecture)
-        total, c_in = self.stem_ms, 0
-        for s, stage in enumerate(architecture.stages):
-            c = at[f"stage{s + 1}.width"]
-            for i in range(len(stage.layers)):
-                layer = tuple(at[f"stage{s + 1}.layer{i + 1}.{d}"] for d in LAYER_DECISIONS)
-                total += float(
-                    self.first[s][(c_in, c, *layer)] if i == 0 else self.rest[s][(c, *layer)]
-                )
-            c_in = c
-        return total + float(self.head[c_in])
+        """Sum the table over the parts of `architecture`."""
+        return sum(self.entry(place) for place in places(self.space, architecture))
+
+    def entry(self, place: Place) -> float:
+        """Milliseconds of one part."""
+        match place:
+            case ("stem",):
+                return self.stem_ms
+            case ("head", c):
+                return float(self.head[c])
+            case ("first", s, *at):
+                return float(self.first[s][tuple(at)])
+            case ("rest", s, *at):
+                return float(self.rest[s][tuple(at)])
+        raise ValueError(f"{place}: expected a stem, first, rest or head")
 
     def unit_of_work(self) -> str:
         """Say what the milliseconds are milliseconds of."""
         return str(self.provenance["unit_of_work"])
 
     def save(self, path: Path) -> None:
-        """Write the table with its provenance as JSON."""
-        write_json(path, {"provenance": dict(self.provenance), **self._entries()})
+        """Write the table, its space and its provenance as JSON."""
+        provenance, space = dict(self.provenance), dataclasses.asdict(self.space)
+        write_json(path, {"provenance": provenance, "space": space, **self._entries()})
 
     def fingerprint(self) -> str:
         """Hash of space and milliseconds: what a trained alpha depends on."""
-        return hashlib.sha256(json.dumps(self._entries()).encode()).hexdigest()[:16]
+        facts = {"space": self.space.fingerprint(), **self._entries()}
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
     def _entries(self) -> dict[str, object]:
         return {
-            "space": self.space.fingerprint(),
             "stem_ms": self.stem_ms,
             "first": [part.tolist() for part in self.first],
             "rest": [part.tolist() for part in self.rest],
@@ -95,10 +108,10 @@ class LatencyTable:
     def load(cls, path: Path, space: SearchSpace) -> Self:
         """Read a table of `space`; a foreign, damaged or non-finite one raises `UserError`."""
         value = read_json(path)
-        if value.get("space") != space.fingerprint():
+        differs = first_difference(value.get("space"), dataclasses.asdict(space), "space")
+        if differs:
             raise UserError(
-                f"{path}: table of space {value.get('space')}, expected {space.fingerprint()} "
-                f"({space.name}, {space.classes} classes); measure it again"
+                f"{path}: table of another space: {differs}; measure it for {space.name}"
             )
         try:
             table = cls(
@@ -110,8 +123,11 @@ class LatencyTable:
                 dict(value["provenance"]),
             )
             table._check()
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path}: damaged latency table ({error}); measure it again") from error
+        except DAMAGE as error:
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"{path}: damaged latency table ({reason}); measure it again"
+            ) from error
         return table
 
     def _check(self) -> None:
@@ -121,11 +137,13 @@ class LatencyTable:
             raise ValueError("entries do not have the space's shape")
         if not all(torch.isfinite(part).all() and (part > 0).all() for part in parts):
             raise ValueError("an entry is not a positive number")
-        if not self.stem_ms > 0 or "unit_of_work" not in self.provenance:
-            raise ValueError("stem or unit of work is missing")
-
-
-LAYER_DECISIONS = ("kernel", "expansion", "squeeze_excite")
+        if not (math.isfinite(self.stem_ms) and self.stem_ms > 0):
+            raise ValueError("the stem's entry is not a positive number")
+        unit_of_work(self.provenance["unit"])
+        said = self.provenance
+        for known in (said["unit_of_work"], said["date"], said["machine"]["cpu"]):
+            if not isinstance(known, str):
+                raise ValueError(f"{known!r} is no text")
 
 
 @dataclass(frozen=True)
@@ -146,3 +164,17 @@ def table_shapes(space: SearchSpace) -> TableShapes:
         [(c, *layer) for c, layer in zip(widths, layers, strict=True)],
         (widths[-1],),
     )
+
+
+def places(space: SearchSpace, architecture: Architecture) -> list[Place]:
+    """Return where the parts of `architecture` stand in the table, stem to head."""
+    at = space.positions(architecture)
+    found: list[Place] = [("stem",)]
+    c_in = 0
+    for s, stage in enumerate(architecture.stages):
+        c = at[f"stage{s + 1}.width"]
+        for i in range(len(stage.layers)):
+            layer = tuple(at[f"stage{s + 1}.layer{i + 1}.{d}"] for d in LAYER_DECISIONS)
+            found.append(("rest", s, c, *layer) if i else ("first", s, c_in, c, *layer))
+        c_in = c
+    return [*found, ("head", c_in)]

@@ -1,178 +1,248 @@
-"""Measure the latency table on this machine, and whole students against it."""
+"""The latency table measured on this machine, and whole students against it."""
 
-import dataclasses
-import datetime
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
-import onnx
+from tqdm import tqdm
 
+from export.device import UnitOfWork, machine, unit_of_work
 from export.errors import UserError
-from export.stopwatch import Timing, UnitOfWork, machine, onnx_runner, stopwatch, visits
+from export.files import first_difference, read_json
+from export.measurement import Measurement, begin, found, measure
+from export.onnx_runner import check_provider, onnx_runner
+from export.stopwatch import (
+    Patience,
+    Runner,
+    Timing,
+    in_known_ms,
+    quick_ms,
+    rounds,
+    timings,
+)
+from export.torch_runner import check_torch_provider, torch_device_name, torch_runner
 from supernet.block_graphs import network_graph, part_graph
+from supernet.derive import Programme
 from supernet.latency import LatencyTable
-from supernet.parts import Place, assemble, parts
+from supernet.latency_fit import fit_table
+from supernet.parts import Part
 from supernet.space import Architecture, SearchSpace
-
-Runner = Callable[[], None]
-CALIBRATION_NETWORKS = 16
-REFERENCE = "the table's reference network"
+from supernet.student import Student
+from supernet.timing_plan import TimingPlan, part_name, timing_plan
 
 
-def measure_table(
-    space: SearchSpace, unit: UnitOfWork, rounds: int, seed: int, progress: str | None
-) -> LatencyTable:
-    """Time every part of `space` and some networks, interleaved; fit the one to the other.
+def check_unit(unit: UnitOfWork) -> None:
+    """Raise `UserError` when nothing here can run the unit of work."""
+    if unit.in_torch:
+        check_torch_provider(unit.provider)
+    else:
+        check_provider(unit.provider)
 
-    A part timed alone also converts its input and output to and from the runtime's own layout,
-    which happens once inside a network: whole ≈ gain · Σ ms − layout · Σ elements in and out, by
-    least squares on relative errors.
+
+def part_runner(part: Part, unit: UnitOfWork) -> Runner:
+    """Return a call that runs a part in the unit of work."""
+    if unit.in_torch:
+        return torch_runner(part.module, part.shape, unit)
+    return onnx_runner(part_graph(part.module, part.size).SerializeToString(), part.shape, unit)
+
+
+def student_runner(space: SearchSpace, architecture: Architecture, unit: UnitOfWork) -> Runner:
+    """Return a call that runs a student with random weights, which cost what trained ones cost."""
+    shape = (3, space.resolution, space.resolution)
+    if unit.in_torch:
+        return torch_runner(Student(space, architecture), shape, unit)
+    return onnx_runner(network_graph(space, architecture).SerializeToString(), shape, unit)
+
+
+def shipped_runner(student: Student, onnx_path: Path, table: LatencyTable) -> Runner:
+    """Return a call that runs a finished student as it ships: the ONNX file, or in PyTorch."""
+    unit, shape = unit_of(table), (3, table.space.resolution, table.space.resolution)
+    if unit.in_torch:
+        return torch_runner(student, shape, unit)
+    return onnx_runner(onnx_path, shape, unit)
+
+
+def here(unit: UnitOfWork) -> dict[str, str]:
+    """Return the machine and runtime that would run the unit of work now."""
+    if not unit.in_torch:
+        return machine()
+    return {**machine(), "torch": version("torch"), "device": torch_device_name(unit.provider)}
+
+
+def measure_plan(plan: TimingPlan, unit: UnitOfWork, patience: Patience, path: Path) -> Measurement:
+    """Time all of the plan, interleaved, until patience is over; go on from `path` if it is there.
+
+    Raises `UserError` when the measurement there is of something else or of another machine.
     """
-    found = parts(space)
-    runners: dict[Place | Architecture, Runner] = {
-        place: _runner(part_graph(part.module), part.channels, part.size, unit)
-        for place, part in found.items()
-    }
-    networks = _calibration_networks(space, seed)
-    runners |= {a: _network_runner(network_graph(space, a), unit) for a in networks}
-    timings = stopwatch(runners, rounds, seed=seed, progress=progress)
-
-    elements = {place: float(part.elements()) for place, part in found.items()}
-    summed_ms = assemble(space, {place: timings[place].ms for place in found}, {})
-    summed_elements = assemble(space, elements, {})
-    features = np.array(
-        [[summed_ms.predicted_ms(a), summed_elements.predicted_ms(a)] for a in networks]
-    )
-    whole_ms = np.array([timings[a].ms for a in networks])
-    gain, per_element = _fit(features, whole_ms)
-    fitted = {
-        # An entry never falls below a tenth of what was timed, whatever the fit says.
-        place: max(
-            gain * timings[place].ms + per_element * elements[place], 0.1 * timings[place].ms
-        )
-        for place in found
-    }
-    provenance = {
-        "unit_of_work": str(unit),
-        "unit": dataclasses.asdict(unit),
-        "machine": machine(),
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "rounds": rounds,
-        "parts": len(found),
-        "networks": len(networks),
-        "gain": gain,
-        "ms_per_element": per_element,
-        "leave_one_out_error": _leave_one_out(features, whole_ms),
-        "median_spread": float(np.median([t.spread for t in timings.values()])),
-        "reference_ms": timings[space.middle()].ms,
-    }
-    return assemble(space, fitted, provenance)
-
-
-def _calibration_networks(space: SearchSpace, seed: int) -> list[Architecture]:
-    generator = np.random.default_rng(seed)
-    networks = {space.middle(): None, space.smallest(): None, space.largest(): None}
-    while len(networks) < min(CALIBRATION_NETWORKS, space.size()):
-        networks[space.random(generator)] = None
-    return list(networks)
-
-
-def _fit(features: np.ndarray, whole_ms: np.ndarray) -> tuple[float, float]:
-    ones = np.ones(len(whole_ms))
-    gain, per_element = np.linalg.lstsq(features / whole_ms[:, None], ones, rcond=None)[0]
-    return float(gain), float(per_element)
-
-
-def _leave_one_out(features: np.ndarray, whole_ms: np.ndarray) -> float:
-    """Mean absolute relative error of networks that the fit has not seen."""
-    errors = []
-    for i in range(len(whole_ms)):
-        others = np.arange(len(whole_ms)) != i
-        predicted = features[i] @ _fit(features[others], whole_ms[others])
-        errors.append(abs(predicted / whole_ms[i] - 1))
-    return float(np.mean(errors))
-
-
-def _network_runner(model: onnx.ModelProto | Path, unit: UnitOfWork) -> Runner:
-    return _runner(model, 3, unit.resolution, unit)
-
-
-def _runner(model: onnx.ModelProto | Path, channels: int, size: int, unit: UnitOfWork) -> Runner:
-    graph = (onnx.load(model) if isinstance(model, Path) else model).graph
-    values = np.random.default_rng(0).random((unit.batch, channels, size, size), np.float32)
-    return onnx_runner(model, {graph.input[0].name: values}, unit)
+    done = found(path, begin(plan.fingerprint(), plan.seed, unit, here(unit)))
+    if patience.is_over(done.rounds):
+        return done
+    runners = {part_name(place): part_runner(part, unit) for place, part in plan.parts.items()}
+    runners |= {name: student_runner(plan.space, a, unit) for name, a in plan.networks.items()}
+    reference = student_runner(plan.space, plan.reference, unit)
+    with tqdm(desc="latency table", unit="round", initial=len(done.rounds)) as bar:
+        for latest in measure(runners, reference, done, patience, path):
+            bar.set_postfix_str(patience.progress(latest.rounds))
+            bar.update()
+    if not patience.is_settled(latest.rounds):
+        progress = patience.progress(latest.rounds)
+        print(f"latency table: {progress}; the machine is busy, more time helps", file=sys.stderr)
+    return latest
 
 
 def obtain_table(
-    path: Path, space: SearchSpace, unit: UnitOfWork, rounds: int, seed: int
+    folder: Path,
+    space: SearchSpace,
+    unit: UnitOfWork,
+    patience: Patience,
+    seed: int,
+    brought: LatencyTable | None = None,
 ) -> LatencyTable:
-    """Return the table at `path`, measured and written there when there is none.
+    """Return the table in the run's `folder`; when there is none, the one brought or measured now.
 
-    One of another space, unit of work or machine raises `UserError`.
+    A measurement that was interrupted is continued. A table of another space, unit of work or
+    machine raises `UserError`.
     """
+    path = folder / "latency.json"
     if path.exists():
         table = LatencyTable.load(path, space)
-        check_device(table, unit)
+        check_table(table, unit, path)
         return table
-    table = measure_table(space, unit, rounds, seed, "latency table")
+    if brought is None:
+        plan = timing_plan(space, seed)
+        table = fit_table(plan, measure_plan(plan, unit, patience, folder / "measurement.json"))
+    else:
+        table = replace(brought, provenance={**brought.provenance, "brought": True})
     table.save(path)
     return table
 
 
-def unit_of(table: LatencyTable) -> UnitOfWork:
-    """Return the unit of work that the table was measured in."""
-    return UnitOfWork(**table.provenance["unit"])
+def given_table(path: Path, space: SearchSpace) -> LatencyTable:
+    """Read a table that the user brings: a run's latency.json, or a device's measurement.json.
 
-
-def check_device(table: LatencyTable, unit: UnitOfWork) -> None:
-    """Raise `UserError` when the table is of another unit of work or of another machine."""
-    if unit_of(table) != unit:
+    It may come from another machine. Raises `UserError` when it is of another space or damaged.
+    """
+    if "rounds" in read_json(path):
+        measurement = Measurement.load(path)
+        table = fit_table(timing_plan(space, measurement.seed), measurement)
+    else:
+        table = LatencyTable.load(path, space)
+    resolution = unit_of(table).resolution
+    if resolution != space.resolution:
         raise UserError(
-            f"latency table in units of {table.unit_of_work()}, expected {unit}; "
-            "remove latency.json or ask for that unit"
+            f"{path}: table of images of {resolution} pixels, expected {space.resolution}; "
+            f"measure it for {space.name}"
         )
-    here, there = machine(), table.provenance["machine"]
-    for field in ("cpu", "onnxruntime"):
-        if here[field] != there[field]:
-            raise UserError(
-                f"latency table measured with {field} {there[field]!r}, this is {here[field]!r}; "
-                "remove latency.json to measure it here"
-            )
+    return table
+
+
+def unit_of(table: LatencyTable) -> UnitOfWork:
+    """Return the unit of work that the table was measured in; `UserError` when it is damaged."""
+    return unit_of_work(table.provenance.get("unit"))
+
+
+def not_from_here(table: LatencyTable) -> str | None:
+    """Name what of the table's machine is not this one's; None when students can be timed here."""
+    ours, theirs = here(unit_of(table)), table.provenance["machine"]
+    fields = ("cpu", "device", "onnxruntime", "torch")
+    return first_difference(
+        *({f: m[f] for f in fields if f in m} for m in (theirs, ours)), "machine"
+    )
+
+
+def check_table(table: LatencyTable, unit: UnitOfWork, path: Path) -> None:
+    """Raise `UserError` when the table is of another unit of work or of another machine."""
+    differs = first_difference(asdict(unit_of(table)), asdict(unit), "unit of work")
+    if not table.provenance.get("brought"):
+        differs = differs or not_from_here(table)
+    if differs:
+        raise UserError(
+            f"{path}: {differs}; remove the file to measure here, or give it as --latency-table "
+            "if it is the device that counts"
+        )
 
 
 def measure_students(
-    models: Mapping[str, onnx.ModelProto | Path], table: LatencyTable, rounds: int, seed: int
+    runners: Mapping[str, Runner], table: LatencyTable, patience: Patience, seed: int
 ) -> dict[str, Timing]:
-    """Time whole students against the table's reference network, interleaved.
+    """Time whole students beside the table's anchors, interleaved.
 
-    Every round compares each student with the reference timed moments apart, so the load of the
-    machine cancels; the median ratio times the reference's milliseconds in the table says how long
-    the student takes at the speed that the machine had when the table was measured.
+    The anchors are networks from the fastest to the slowest whose milliseconds the table knows. How
+    long they take now says how long the student would take at the speed that the machine had when
+    the table was measured; other load cancels. Raises `UserError` when the table has no anchors.
     """
+    unit, anchors = unit_of(table), _anchors(table)
+    named = {f"anchor/{i}": a for i, a in enumerate(anchors)}
+    known_ms = {name: anchors[a] for name, a in named.items()}
+    beside = {name: student_runner(table.space, a, unit) for name, a in named.items()}
+    reference = student_runner(table.space, table.space.smallest(), unit)
+    done = []
+    for latest in rounds({**runners, **beside}, reference, seed=seed):
+        done.append(in_known_ms(latest, known_ms))
+        if patience.is_over(done):
+            break
+    return timings(done, 1.0, patience.quantile)
+
+
+def _anchors(table: LatencyTable) -> dict[Architecture, float]:
+    try:
+        return {
+            Architecture.from_json(anchor["architecture"]): float(anchor["ms"])
+            for anchor in table.provenance["anchors"]
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"latency table without whole networks to compare students with ({error}); measure it"
+        ) from error
+
+
+def measure_architectures(
+    table: LatencyTable, patience: Patience, seed: int, architectures: Sequence[Architecture]
+) -> dict[Architecture, Timing]:
+    """Time whole students with random weights, as `measure_students` does."""
     unit = unit_of(table)
-    runners = {name: _network_runner(model, unit) for name, model in models.items()}
-    runners[REFERENCE] = _network_runner(network_graph(table.space, table.space.middle()), unit)
-    seconds = {name: np.array(times) for name, times in visits(runners, rounds, seed=seed).items()}
-    reference_ms = table.provenance["reference_ms"]
-    timings = {}
-    for name in models:
-        low, middle, high = np.quantile(seconds[name] / seconds[REFERENCE], (0.25, 0.5, 0.75))
-        timings[name] = Timing(float(middle * reference_ms), float((high - low) / middle))
-    return timings
+    runners = {str(i): student_runner(table.space, a, unit) for i, a in enumerate(architectures)}
+    timings = measure_students(runners, table, patience, seed)
+    return {a: timings[str(i)] for i, a in enumerate(architectures)}
+
+
+def run_table(folder: Path, space: SearchSpace) -> LatencyTable:
+    """Read the table of a run; `UserError` when it is foreign, damaged or of another machine."""
+    path = folder / "latency.json"
+    table = LatencyTable.load(path, space)
+    check_table(table, unit_of(table), path)
+    return table
+
+
+def describe_table(problem: Programme) -> list[tuple[str, str]]:
+    """Say which budgets are feasible, of what, and how good the table is."""
+    table = problem.table
+    fastest_ms, slowest_ms = problem.range_ms()
+    device = table.provenance["machine"]
+    return [
+        ("latency of the space", f"{fastest_ms:.2f} to {slowest_ms:.2f} ms"),
+        ("one unit of work", table.unit_of_work()),
+        ("measured on", f"{device.get('device', device['cpu'])}, {table.provenance['date']}"),
+        ("table's error", describe_check(table)),
+    ]
+
+
+def describe_check(table: LatencyTable) -> str:
+    """Say how well the table predicts networks that its fit has not seen."""
+    check = table.provenance.get("check", {})
+    if "error" not in check:
+        return "not known: no networks were left to check it on"
+    return (
+        f"{check['error']:.1%} (mean) on {check['networks']} networks not seen before, "
+        f"rank correlation {check['spearman']:.3f}, repeatability {check['repeatability']:.1%}"
+    )
 
 
 def rough_range_ms(space: SearchSpace, unit: UnitOfWork) -> tuple[float, float]:
     """Latency of the smallest and the largest student, from a few runs: for a preview only."""
-    ends = {"smallest": space.smallest(), "largest": space.largest()}
-    runners = {name: _network_runner(network_graph(space, a), unit) for name, a in ends.items()}
-    timings = stopwatch(runners, rounds=3)
-    return timings["smallest"].ms, timings["largest"].ms
-
-
-def rough_table_seconds(space: SearchSpace, slowest_ms: float, rounds: int) -> float:
-    """Guess the seconds of `measure_table`: its exports, and parts of half the largest size."""
-    layers = sum(max(stage.depths) for stage in space.stages)
-    part_ms = 0.5 * slowest_ms / layers
-    runs_ms = len(parts(space)) * part_ms + CALIBRATION_NETWORKS * 0.5 * slowest_ms
-    return 10 + rounds * 3 * runs_ms / 1000
+    smallest, largest = (
+        quick_ms(student_runner(space, a, unit)) for a in (space.smallest(), space.largest())
+    )
+    return smallest, largest

@@ -3,17 +3,24 @@
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from supernet.latency import LatencyTable, table_shapes
+from supernet.latency import LatencyTable, Place, table_shapes
 from supernet.space import Layer, SearchSpace
 from supernet.student import Head, Stem, mbconv
 
-# Where a part stands in the table: ("stem",), ("first", s, c_in, c, kernel, expansion, se),
-# ("rest", s, c, kernel, expansion, se) or ("head", c), by the choices' positions.
-Place = tuple[str | int, ...]
+
+class Costs(NamedTuple):
+    """Multiply-accumulates, and numbers that go in and that come out."""
+
+    macs: int
+    elements_in: int
+    elements_out: int
 
 
 @dataclass(frozen=True)
@@ -24,11 +31,18 @@ class Part:
     channels: int
     size: int
 
-    def elements(self) -> int:
-        """Numbers that go in and come out for one image."""
-        x = torch.zeros(1, self.channels, self.size, self.size)
-        with torch.no_grad():
-            return x.numel() + self.module.eval()(x).numel()
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape [C, H, W] of the input."""
+        return self.channels, self.size, self.size
+
+    @cached_property
+    def costs(self) -> Costs:
+        """Work for one image."""
+        image = torch.zeros(1, *self.shape)
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            out = self.module.eval()(image)
+        return Costs(counter.get_total_flops() // 2, image.numel(), out.numel())
 
 
 def parts(space: SearchSpace) -> dict[Place, Part]:

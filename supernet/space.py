@@ -199,7 +199,30 @@ class SearchSpace:
             {d.name: int(generator.integers(len(d.choices))) for d in self.decisions()}
         )
 
+    @classmethod
+    def from_json(cls, value: object) -> Self:
+        """Build from the plain form of all fields; raise `UserError` when one is amiss."""
+        try:
+            fields = {name: _tupled(part) for name, part in dict(value).items()}
+            stages = tuple(
+                StageSpace(**{name: _tupled(part) for name, part in stage.items()})
+                for stage in fields.pop("stages")
+            )
+            sizes = [size for name, size in fields.items() if name != "name"]
+            for stage in stages:
+                sizes += [stage.stride, *stage.widths, *stage.depths]
+                sizes += [*stage.kernels, *stage.expansions]
+            if not all(type(size) is int and size > 0 for size in sizes):
+                raise ValueError(f"sizes {sizes} are not all whole numbers above 0")
+            return cls(**fields, stages=stages)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise UserError(f"not a search space ({error}); expected its fields") from error
+
     def fingerprint(self) -> str:
         """Hash of every field, so that a table or a supernet of another space is told apart."""
         text = json.dumps(dataclasses.asdict(self), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _tupled(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value

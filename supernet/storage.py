@@ -1,4 +1,4 @@
-"""supernet.safetensors: the shared weights and alpha, refused when they are another space's."""
+"""The shared weights and alpha in files, refused when they are another space's or table's."""
 
 import math
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import Tensor
 
 from export.errors import UserError
-from export.files import read_tensors, write_tensors
+from export.tensor_files import read_tensors, write_tensors
 from supernet.alpha import Alpha
 from supernet.space import SearchSpace
 from supernet.supernet import Supernet
@@ -15,31 +15,65 @@ from supernet.supernet import Supernet
 def save_supernet(path: Path, supernet: Supernet, alpha: Alpha, table: str) -> None:
     """Write weights, alpha and the fingerprints of the space and of the latency `table`."""
     tensors = {f"w.{name}": part for name, part in supernet.state_dict().items()}
-    tensors |= {f"alpha.{name}": part for name, part in alpha.state_dict().items()}
-    write_tensors(path, tensors, {"space": supernet.space.fingerprint(), "table": table})
+    write_tensors(path, tensors | _named(alpha), _facts(supernet.space, table))
 
 
-def load_supernet(path: Path, space: SearchSpace, table: str) -> tuple[Supernet, Alpha]:
-    """Read (supernet, alpha); missing, damaged or foreign files raise `UserError`."""
+def save_alpha(path: Path, alpha: Alpha, space: SearchSpace, table: str) -> None:
+    """Write alpha alone: the same shared weights may have one for each device."""
+    write_tensors(path, _named(alpha), _facts(space, table))
+
+
+def _named(alpha: Alpha) -> dict[str, Tensor]:
+    return {f"alpha.{name}": part for name, part in alpha.state_dict().items()}
+
+
+def _facts(space: SearchSpace, table: str) -> dict[str, str]:
+    return {"space": space.fingerprint(), "table": table}
+
+
+def load_weights(path: Path, space: SearchSpace) -> Supernet:
+    """Read the shared weights; missing, damaged or foreign files raise `UserError`."""
     if not path.exists():
         raise UserError(f"{path}: no supernet here; run train.py to its end first")
+    tensors = _read(path, {"space": space.fingerprint()})
+    supernet = Supernet(space)
+    try:
+        supernet.load_state_dict(_under(tensors, "w."))
+    except RuntimeError as error:
+        raise _damaged(path, error) from error
+    return supernet
+
+
+def load_alpha(path: Path, space: SearchSpace, table: str) -> Alpha:
+    """Read alpha, of the latency `table`; damaged or foreign files raise `UserError`."""
+    tensors = _read(path, _facts(space, table))
+    try:
+        alpha = Alpha(space, 1.0, math.e, len(tensors["alpha.logits"]))
+        alpha.load_state_dict(_under(tensors, "alpha."))
+    except (KeyError, RuntimeError) as error:
+        raise _damaged(path, error) from error
+    return alpha
+
+
+def is_of_table(path: Path, table: str) -> bool:
+    """Whether there is an alpha at `path` that was trained for this latency `table`."""
+    return path.exists() and read_tensors(path)[1].get("table") == table
+
+
+def _read(path: Path, expected: dict[str, str]) -> dict[str, Tensor]:
     tensors, metadata = read_tensors(path)
-    for field, expected in (("space", space.fingerprint()), ("table", table)):
-        if metadata.get(field) != expected:
+    for field, value in expected.items():
+        if metadata.get(field) != value:
             raise UserError(
-                f"{path}: {field} {metadata.get(field)}, expected {expected}; "
+                f"{path}: {field} {metadata.get(field)}, expected {value}; "
                 "it belongs to another run: train the supernet again"
             )
-    try:
-        logits = tensors["alpha.logits"]
-        alpha = Alpha(space, 1.0, math.e, len(logits))
-        alpha.load_state_dict(_under(tensors, "alpha."))
-        supernet = Supernet(space)
-        supernet.load_state_dict(_under(tensors, "w."))
-    except (KeyError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path}: damaged ({reason}); train the supernet again") from error
-    return supernet, alpha
+    return tensors
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    reason = str(error).splitlines()[0]
+    return UserError(f"{path}: damaged ({reason}); train the supernet again")
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

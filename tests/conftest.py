@@ -1,9 +1,12 @@
 """Small spaces and tables that many tests share."""
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 import torch
 
+from export.device import UnitOfWork, machine
 from supernet.latency import LatencyTable, table_shapes
 from supernet.space import Architecture, SearchSpace, StageSpace
 
@@ -53,7 +56,12 @@ def table(space: SearchSpace) -> LatencyTable:
         tuple(map(random, shapes.first)),
         tuple(map(random, shapes.rest)),
         random(shapes.head),
-        {"unit_of_work": "one made-up unit"},
+        {
+            "unit_of_work": "one made-up unit",
+            "unit": asdict(UnitOfWork(batch=2, resolution=8)),
+            "machine": machine(),
+            "date": "today",
+        },
     )
 
 

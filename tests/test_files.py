@@ -1,5 +1,6 @@
 """A file is there whole, or as it was before; a damaged one is named in one line."""
 
+import copy
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,8 @@ import pytest
 import torch
 
 from export.errors import UserError
-from export.files import read_json, read_tensors, write_json, write_tensors, write_whole
+from export.files import first_difference, read_json, write_json, write_whole
+from export.tensor_files import read_tensors, write_tensors
 
 
 def test_write_whole_replaces_and_makes_folders(tmp_path: Path) -> None:
@@ -101,3 +103,67 @@ def test_json_that_is_no_object_is_refused(tmp_path: Path) -> None:
     path.write_text("[1, 2]")
     with pytest.raises(UserError, match="expected a JSON object"):
         read_json(path)
+
+
+def test_json_on_one_line_says_the_same(tmp_path: Path) -> None:
+    value = {"a": [1, {"b": None}], "c": "d"}
+    write_json(tmp_path / "long.json", value)
+    write_json(tmp_path / "short.json", value, indent=None)
+    assert read_json(tmp_path / "short.json") == read_json(tmp_path / "long.json") == value
+    assert (tmp_path / "short.json").read_text().count("\n") == 1
+    assert (tmp_path / "long.json").read_text().count("\n") > 1
+
+
+PLAN = {
+    "space": "tiny",
+    "stages": [{"widths": [16, 24], "se": False}, {"widths": (32,), "se": True}],
+    "unit": {"batch": 8, "provider": None},
+}
+DIFFERENCES = [
+    ("space", "large", "space 'large', expected 'tiny'"),
+    ("stages.0.widths.1", 32, "stages.0.widths.1 32, expected 24"),
+    ("stages.0.widths", [16], "stages.0.widths [16], expected [16, 24]"),
+    ("stages.1.widths", [], "stages.1.widths [], expected [32]"),
+    ("stages.1.se", "yes", "stages.1.se 'yes', expected True"),
+    ("stages.0", 7, "stages.0 7, expected {'widths': [16, 24], 'se': False}"),
+    ("unit.batch", None, "unit.batch None, expected 8"),
+    ("unit.provider", "CPU", "unit.provider 'CPU', expected None"),
+    ("unit.colour", "red", "unit.colour 'red', expected None"),
+    ("unit", [8, None], "unit [8, None], expected {'batch': 8, 'provider': None}"),
+]
+
+
+def changed(*changes: tuple[str, object]) -> dict:
+    """A copy of the plan with other values at dotted places."""
+    other = copy.deepcopy(PLAN)
+    for place, value in changes:
+        *way, last = (int(step) if step.isdigit() else step for step in place.split("."))
+        inside = other
+        for step in way:
+            inside = inside[step]
+        inside[last] = value
+    return other
+
+
+@pytest.mark.parametrize(("place", "value", "text"), DIFFERENCES)
+def test_a_difference_is_named_by_its_place(place: str, value: object, text: str) -> None:
+    assert first_difference(changed((place, value)), PLAN) == text
+
+
+def test_equal_values_have_no_difference() -> None:
+    assert first_difference(PLAN, copy.deepcopy(PLAN)) is None
+    assert first_difference(changed(("stages.1.widths", [32])), PLAN) is None
+    assert first_difference([], ()) is first_difference({}, {}) is None
+
+
+def test_the_first_of_several_differences_is_named_in_the_expected_order() -> None:
+    other = changed(("unit.batch", 1), ("stages.1.se", False), ("stages.0.se", True))
+    assert (
+        first_difference(dict(reversed(other.items())), PLAN) == "stages.0.se True, expected False"
+    )
+
+
+def test_a_field_that_is_missing_is_named() -> None:
+    other = changed()
+    del other["unit"]["batch"]
+    assert first_difference(other, PLAN) == "unit.batch None, expected 8"

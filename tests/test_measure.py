@@ -1,96 +1,289 @@
-"""The measured table: every entry there, fitted to whole networks, refused elsewhere."""
+"""Tables measured here, continued, brought from elsewhere, and refused where they do not belong."""
 
-import dataclasses
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 
-import numpy as np
 import pytest
+import torch
 
+from export.device import UnitOfWork
 from export.errors import UserError
-from export.stopwatch import Timing, UnitOfWork
+from export.measurement import Measurement
+from export.onnx_file import write_onnx
+from export.stopwatch import Patience, Round
 from supernet import measure
-from supernet.block_graphs import network_graph
+from supernet.derive import programme
 from supernet.latency import LatencyTable
 from supernet.measure import (
-    REFERENCE,
-    check_device,
+    check_table,
+    check_unit,
+    describe_table,
+    given_table,
+    measure_architectures,
+    measure_plan,
     measure_students,
-    measure_table,
+    not_from_here,
     obtain_table,
+    run_table,
+    shipped_runner,
 )
-from supernet.parts import assemble, parts
-from supernet.space import Architecture, SearchSpace
+from supernet.space import SearchSpace
+from supernet.student import Student
+from supernet.timing_plan import timing_plan
 
 UNIT = UnitOfWork(batch=2, resolution=8)
+PATIENCE = Patience(1.0, 5.0, least_rounds=2)
 
 
 @pytest.fixture(scope="module")
-def measured(space: SearchSpace) -> LatencyTable:
-    return measure_table(space, UNIT, rounds=2, seed=0, progress=None)
+def run(space: SearchSpace, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the tiny space was measured."""
+    folder = tmp_path_factory.mktemp("run")
+    obtain_table(folder, space, UNIT, PATIENCE, 0)
+    return folder
 
 
-def test_every_entry_is_measured(measured: LatencyTable, tmp_path: Path) -> None:
-    measured.save(tmp_path / "latency.json")
-    again = LatencyTable.load(tmp_path / "latency.json", measured.space)
-    assert again.fingerprint() == measured.fingerprint()
-    parts = sum(p.numel() for p in (*measured.first, *measured.rest, measured.head)) + 1
-    assert measured.provenance["parts"] == parts
-    assert measured.provenance["machine"]["cpu"]
+@pytest.fixture
+def measured(run: Path, space: SearchSpace) -> LatencyTable:
+    return LatencyTable.load(run / "latency.json", space)
 
 
-def test_fit_recovers_the_layout_cost_of_made_up_timings(
-    space: SearchSpace, monkeypatch: pytest.MonkeyPatch
+def same_ms(one: LatencyTable, two: LatencyTable) -> bool:
+    """To the digits that a measurement is stored with."""
+    pairs = zip((*one.first, *one.rest, one.head), (*two.first, *two.rest, two.head), strict=True)
+    return all(torch.allclose(a, b, rtol=1e-4, atol=0) for a, b in pairs)
+
+
+def refuse(*_: object, **__: object) -> None:
+    raise AssertionError("nothing is to be timed")
+
+
+def test_a_measured_folder_holds_rounds_and_table(run: Path, space: SearchSpace) -> None:
+    assert {path.name for path in run.iterdir()} == {"measurement.json", "latency.json"}
+    measurement = Measurement.load(run / "measurement.json")
+    plan = timing_plan(space, 0)
+    assert measurement.rounds[0].ratios.keys() == set(plan.names())
+    table = LatencyTable.load(run / "latency.json", space)
+    assert table.provenance["rounds"] == len(measurement.rounds) >= 2
+    assert table.provenance["unit"] == asdict(UNIT)
+    assert table.provenance["check"]["networks"] == 30
+    assert table.provenance["machine"]["cpu"]
+
+
+def test_a_table_is_not_measured_twice(
+    run: Path, space: SearchSpace, measured: LatencyTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whole networks take 0.9 of their parts' sum, and 1e-4 ms less for each element."""
-    draws, found = np.random.default_rng(0), parts(space)
-    ms = {place: draws.uniform(0.5, 2) for place in found}
-    elements = {place: part.elements() for place, part in found.items()}
-
-    def whole_ms(architecture: Architecture) -> float:
-        sums = [assemble(space, values, {}).predicted_ms(architecture) for values in (ms, elements)]
-        return 0.9 * sums[0] - 1e-4 * sums[1]
-
-    def made_up(runners: dict, rounds: int, **_: object) -> dict[object, Timing]:
-        wholes = {a: whole_ms(a) for a in runners if isinstance(a, Architecture)}
-        return {name: Timing(value, 0.0) for name, value in (ms | wholes).items()}
-
-    monkeypatch.setattr(measure, "stopwatch", made_up)
-    table = measure_table(space, UNIT, rounds=1, seed=0, progress=None)
-    assert table.provenance["gain"] == pytest.approx(0.9)
-    assert table.provenance["ms_per_element"] == pytest.approx(-1e-4)
-    assert table.provenance["leave_one_out_error"] == pytest.approx(0, abs=1e-9)
-    for architecture in (space.smallest(), space.middle(), space.largest()):
-        assert table.predicted_ms(architecture) == pytest.approx(whole_ms(architecture))
+    monkeypatch.setattr(measure, "measure_plan", refuse)
+    again = obtain_table(run, space, UNIT, PATIENCE, 0)
+    assert again.fingerprint() == measured.fingerprint()
+    assert run_table(run, space).fingerprint() == measured.fingerprint()
 
 
+def test_finished_rounds_are_not_measured_again(
+    run: Path,
+    space: SearchSpace,
+    measured: LatencyTable,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The table alone was lost: it comes from the rounds that are still there."""
+    (tmp_path / "measurement.json").write_bytes((run / "measurement.json").read_bytes())
+    monkeypatch.setattr(measure, "part_runner", refuse)
+    assert same_ms(obtain_table(tmp_path, space, UNIT, PATIENCE, 0), measured)
+
+
+def test_an_interrupted_measurement_is_continued(
+    run: Path, space: SearchSpace, tmp_path: Path
+) -> None:
+    """The round that was there stays as it was, and later ones follow."""
+    stored = Measurement.load(run / "measurement.json")
+    replace(stored, rounds=stored.rounds[:1]).save(tmp_path / "measurement.json")
+    table = obtain_table(tmp_path, space, UNIT, replace(PATIENCE, least_rounds=3), 0)
+    continued = Measurement.load(tmp_path / "measurement.json")
+    assert len(continued.rounds) == table.provenance["rounds"] >= 3
+    assert continued.rounds[0] == stored.rounds[0]
+    assert continued.date == stored.date
+
+
+def test_a_measurement_of_something_else_is_not_continued(run: Path, space: SearchSpace) -> None:
+    plan, path = timing_plan(space, 0), run / "measurement.json"
+    with pytest.raises(UserError, match=r"cannot be continued here: unit\.batch 2, expected 4"):
+        measure_plan(plan, replace(UNIT, batch=4), PATIENCE, path)
+    with pytest.raises(UserError, match=r"measurement\.json: cannot be continued here: plan '"):
+        measure_plan(timing_plan(space, 1), UNIT, PATIENCE, path)
+
+
+def test_either_file_of_a_run_can_be_brought(
+    run: Path, space: SearchSpace, measured: LatencyTable
+) -> None:
+    for name in ("latency.json", "measurement.json"):
+        assert same_ms(given_table(run / name, space), measured)
+
+
+def test_brought_tables_of_other_images_are_refused(
+    run: Path, space: SearchSpace, measured: LatencyTable, tmp_path: Path
+) -> None:
+    unit = {**measured.provenance["unit"], "resolution": 16}
+    path = tmp_path / "latency.json"
+    replace(measured, provenance={**measured.provenance, "unit": unit}).save(path)
+    with pytest.raises(UserError, match="images of 16 pixels, expected 8"):
+        given_table(path, space)
+    for name in ("latency.json", "measurement.json"):
+        with pytest.raises(UserError, match="space"):
+            given_table(run / name, replace(space, resolution=16))
+
+
+@pytest.mark.parametrize(
+    ("unit", "field"),
+    [
+        (replace(UNIT, batch=4), "batch 2, expected 4"),
+        (replace(UNIT, threads=2), "threads 1, expected 2"),
+        (replace(UNIT, provider="torch:cpu"), "provider 'CPUExecutionProvider', expected 'torch"),
+    ],
+    ids=["batch", "threads", "provider"],
+)
+def test_tables_of_another_unit_are_refused(
+    measured: LatencyTable, unit: UnitOfWork, field: str
+) -> None:
+    path = Path("latency.json")
+    check_table(measured, UNIT, path)
+    with pytest.raises(UserError, match=rf"latency\.json: unit of work\.{field}"):
+        check_table(measured, unit, path)
+
+
+def elsewhere(table: LatencyTable, field: str) -> LatencyTable:
+    machine = {**table.provenance["machine"], field: "another"}
+    return replace(table, provenance={**table.provenance, "machine": machine})
+
+
+@pytest.mark.parametrize("field", ["cpu", "onnxruntime"])
+def test_tables_of_another_machine_are_refused(measured: LatencyTable, field: str) -> None:
+    assert not_from_here(measured) is None
+    with pytest.raises(UserError, match=rf"machine\.{field} 'another', expected"):
+        check_table(elsewhere(measured, field), UNIT, Path("latency.json"))
+    # Another kernel of the operating system makes no other machine.
+    check_table(elsewhere(measured, "os"), UNIT, Path("latency.json"))
+
+
+def test_brought_tables_may_be_of_another_machine(
+    measured: LatencyTable, space: SearchSpace, tmp_path: Path
+) -> None:
+    """Not of another unit of work, though; and the run's folder keeps the table as its own."""
+    foreign = elsewhere(measured, "cpu")
+    table = obtain_table(tmp_path, space, UNIT, PATIENCE, 0, brought=foreign)
+    assert table.fingerprint() == measured.fingerprint()
+    assert not (tmp_path / "measurement.json").exists()
+    again = obtain_table(tmp_path, space, UNIT, PATIENCE, 0)
+    assert again.fingerprint() == measured.fingerprint()
+    assert "machine.cpu 'another'" in not_from_here(again)
+    assert "another" in dict(describe_table(programme(again)))["measured on"]
+    with pytest.raises(UserError, match=r"batch 2, expected 3"):
+        obtain_table(tmp_path, space, replace(UNIT, batch=3), PATIENCE, 0)
+
+
+def known(table: LatencyTable) -> dict[str, float]:
+    """Milliseconds of the networks that are timed beside the students."""
+    return {f"anchor/{i}": a["ms"] for i, a in enumerate(table.provenance["anchors"])}
+
+
+@pytest.mark.parametrize("power", [1.0, 1.3], ids=["all alike", "large ones more"])
 def test_students_are_brought_to_the_speed_of_the_tables_day(
+    measured: LatencyTable, monkeypatch: pytest.MonkeyPatch, power: float
+) -> None:
+    """The machine becomes slower and slower; students take as long as the known networks do."""
+    anchors = known(measured)
+
+    def slowing(runners: dict, *_: object, **__: object) -> Iterator[Round]:
+        assert set(runners) == anchors.keys() | students.keys()
+        for slower in (1.0, 1.5, 2.5, 4.0):
+            day_ms = {**anchors, **students}
+            yield Round({n: slower * ms**power for n, ms in day_ms.items()}, 0.3 * slower, 10.0)
+
+    fastest, *_, slowest = sorted(anchors.values())
+    students = {"like the slowest": slowest, "between": (fastest * slowest) ** 0.5}
+    monkeypatch.setattr(measure, "rounds", slowing)
+    timings = measure_students(dict.fromkeys(students, refuse), measured, PATIENCE, 0)
+    assert {name: timing.ms for name, timing in timings.items()} == pytest.approx(students)
+    assert max(timing.spread for timing in timings.values()) == pytest.approx(0, abs=1e-12)
+
+
+def test_measuring_goes_on_until_patience_is_over(
     measured: LatencyTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The machine becomes three times slower meanwhile; the student is 2.5 times the reference."""
-    drift = np.linspace(1, 3, 9)
+    drawn, anchors = [], known(measured)
 
-    def drifting(runners: dict, rounds: int, **_: object) -> dict[str, list[float]]:
-        return {name: list(drift * (0.4 if name == REFERENCE else 1.0)) for name in runners}
+    def scattered(runners: dict, *_: object, **__: object) -> Iterator[Round]:
+        for i in range(100):
+            drawn.append(i)
+            ratios = {name: anchors.get(name, 1.0 + i % 3) for name in runners}
+            yield Round(ratios, 1.0, 1.0)
 
-    monkeypatch.setattr(measure, "visits", drifting)
-    graph = network_graph(measured.space, measured.space.smallest())
-    timings = measure_students({"a": graph}, measured, rounds=9, seed=0)
-    assert timings["a"].ms == pytest.approx(2.5 * measured.provenance["reference_ms"])
-    assert timings["a"].spread == pytest.approx(0)
-
-
-def test_table_of_another_unit_or_machine_is_refused(measured: LatencyTable) -> None:
-    check_device(measured, UNIT)
-    with pytest.raises(UserError, match=r"batch of 2 images .* expected batch of 4 images"):
-        check_device(measured, dataclasses.replace(UNIT, batch=4))
-    machine = {**measured.provenance["machine"], "cpu": "another processor"}
-    foreign = dataclasses.replace(measured, provenance={**measured.provenance, "machine": machine})
-    with pytest.raises(UserError, match="cpu 'another processor'"):
-        check_device(foreign, UNIT)
+    monkeypatch.setattr(measure, "rounds", scattered)
+    measure_students({"a": refuse}, measured, Patience(0.0, 12.0, least_rounds=4), 0)
+    assert len(drawn) == 12
 
 
-def test_table_is_measured_once(measured: LatencyTable, tmp_path: Path) -> None:
-    path = tmp_path / "latency.json"
-    measured.save(path)
-    found = obtain_table(path, measured.space, UNIT, rounds=0, seed=0)  # no rounds: cannot measure
-    assert found.fingerprint() == measured.fingerprint()
+@pytest.mark.parametrize("damage", [None, "fast", [{"ms": 1.0}], [{"architecture": {}, "ms": 1}]])
+def test_a_table_without_known_networks_cannot_be_compared_with(
+    measured: LatencyTable, damage: object
+) -> None:
+    table = replace(measured, provenance={**measured.provenance, "anchors": damage})
+    with pytest.raises(UserError):
+        measure_students({"a": refuse}, table, PATIENCE, 0)
+
+
+def test_whole_students_are_timed_by_architecture(
+    measured: LatencyTable, space: SearchSpace
+) -> None:
+    architectures = [space.largest(), space.smallest()]
+    timings = measure_architectures(measured, PATIENCE, 0, architectures)
+    assert list(timings) == architectures
+    # The smallest is the reference itself, which the largest has several times the work of.
+    assert timings[space.smallest()].ms < timings[space.largest()].ms
+
+
+@pytest.mark.parametrize("provider", ["CPUExecutionProvider", "torch:cpu"])
+def test_finished_students_run_as_they_ship(
+    measured: LatencyTable, space: SearchSpace, tmp_path: Path, provider: str
+) -> None:
+    """The file where the table is of ONNX Runtime; in PyTorch there need be none."""
+    unit = {**measured.provenance["unit"], "provider": provider}
+    table = replace(measured, provenance={**measured.provenance, "unit": unit})
+    student, path = Student(space, space.smallest()), tmp_path / "student.onnx"
+    if provider == "torch:cpu":
+        shipped_runner(student, path, table)()
+    else:
+        with pytest.raises(UserError, match=r"student\.onnx"):
+            shipped_runner(student, path, table)
+        write_onnx(student, student.head.classifier.weight.new_zeros(2, 3, 8, 8), path, {})
+        shipped_runner(student, path, table)()
+
+
+def test_pytorch_measures_a_table_too(space: SearchSpace, tmp_path: Path) -> None:
+    unit = replace(UNIT, provider="torch:cpu")
+    table = obtain_table(tmp_path, space, unit, PATIENCE, 0)
+    entries = [table.stem_ms, *(float(part.min()) for part in (*table.first, *table.rest))]
+    assert min(*entries, float(table.head.min())) > 0
+    assert table.provenance["machine"]["device"] == "cpu"
+    assert "PyTorch eager cpu" in table.unit_of_work()
+    assert run_table(tmp_path, space).fingerprint() == table.fingerprint()
+    smallest, largest = space.smallest(), space.largest()
+    assert table.predicted_ms(smallest) < table.predicted_ms(largest)
+
+
+def test_units_that_nothing_here_can_run_are_refused() -> None:
+    check_unit(UNIT)
+    check_unit(replace(UNIT, provider="torch:cpu"))
+    with pytest.raises(UserError, match=r"AbacusExecutionProvider.*CPUExecutionProvider"):
+        check_unit(replace(UNIT, provider="AbacusExecutionProvider"))
+
+
+def test_damaged_measurements_are_refused(run: Path, space: SearchSpace, tmp_path: Path) -> None:
+    value = json.loads((run / "measurement.json").read_text())
+    path = tmp_path / "measurement.json"
+    for damage in ({"rounds": []}, {"names": value["names"][1:]}, {"seed": None}, {"machine": 1}):
+        path.write_text(json.dumps({**value, **damage}))
+        with pytest.raises(UserError, match=r"measurement\.json"):
+            given_table(path, space)

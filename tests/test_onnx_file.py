@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from export.errors import UserError
 from export.onnx_file import add_metadata, read_metadata, to_onnx, write_onnx
 from export.parity import onnx_logits, parity
+from supernet.presets import preset_space
+from supernet.student import Student
 
 
 class Block(nn.Module):
@@ -152,3 +154,14 @@ def test_added_metadata_joins_the_old_and_leaves_the_graph(tmp_path: Path) -> No
     add_metadata(path, {"b": "3", "c": "4"})
     assert read_metadata(path) == {"a": "1", "b": "3", "c": "4"}
     assert onnx.load(path).graph == graph
+
+
+def test_weights_in_channels_last_order_leave_no_trace_in_the_graph() -> None:
+    """A student trained in that order must ship the same operations, and stay as it is."""
+    space = preset_space("digits", 10)
+    student, images = Student(space, space.largest()), torch.zeros(2, 3, 16, 16)
+    plain = [node.op_type for node in to_onnx(student, images).graph.node]
+    student.to(memory_format=torch.channels_last)
+    assert [node.op_type for node in to_onnx(student, images).graph.node] == plain
+    weight = student.stages[0][0].depthwise[0].weight
+    assert weight.is_contiguous(memory_format=torch.channels_last)

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from export.files import read_tensors, write_tensors
 from export.onnx_file import read_metadata
+from export.tensor_files import read_tensors, write_tensors
 from supernet.derive import programme
 from supernet.latency import LatencyTable
 from supernet.presets import preset_space
@@ -24,9 +25,9 @@ ROOT = Path(__file__).parent.parent
 SMOKE = (
     *("--limit", "300", "--batch", "32", "--views", "2", "--teacher-epochs", "8"),
     *("--w-epochs", "2", "--alpha-steps", "12", "--alpha-batch", "16"),
-    *("--latency-batch", "8", "--latency-rounds", "3"),
+    *("--latency-batch", "8", "--latency-seconds", "1"),
 )
-QUICK_SEARCH = ("--epochs", "2", "--candidates", "3", "--finalists", "2", "--measure-rounds", "5")
+QUICK_SEARCH = ("--epochs", "2", "--candidates", "3", "--finalists", "2", "--measure-seconds", "2")
 
 
 def run(script: str, *options: object) -> subprocess.CompletedProcess:
@@ -142,6 +143,86 @@ def test_search_leaves_a_verified_student(
     assert (folder / "report.html").exists()
     for word in ("target", "predicted", "measured", "student", "teacher", "MACs", "student.onnx"):
         assert word in done.stdout
+    assert (folder.parent / "pareto.png").stat().st_size > 10_000
+
+
+def test_list_shows_range_and_students_without_training(
+    searched: tuple[Path, float, subprocess.CompletedProcess],
+) -> None:
+    folder, budget, _ = searched
+    before = sorted(folder.parent.rglob("*"))
+    done = run("search.py", "--run", folder.parents[1], "--list")
+    assert done.returncode == 0, done.stderr
+    fastest_ms, slowest_ms = programme(table_of(folder.parents[1])).range_ms()
+    assert f"{fastest_ms:.2f} to {slowest_ms:.2f} ms" in done.stdout
+    assert "on 30 networks not seen before" in done.stdout
+    assert f"\n{budget:g}ms " in done.stdout
+    assert sorted(folder.parent.rglob("*")) == before
+
+
+def test_search_for_another_device_trains_alpha_and_predicts(
+    trained: tuple[Path, str], tmp_path: Path
+) -> None:
+    """The run's own measurement, ten times slower and from another processor, twice."""
+    folder, _ = trained
+    measurement = json.loads((folder / "measurement.json").read_text())
+    for one in measurement["rounds"]:
+        one["reference"] *= 10
+    measurement["machine"]["cpu"] = "Telephone"
+    phone = tmp_path / "phone.json"
+    phone.write_text(json.dumps(measurement))
+    budget = round(10 * float(np.prod(programme(table_of(folder)).range_ms()) ** 0.5), 3)
+    options = ("--run", folder, "--latency-table", phone, "--target-latency", budget)
+    done = run("search.py", *options, *QUICK_SEARCH)
+    assert done.returncode == 0, done.stderr
+    assert "not here: machine.cpu 'Telephone'" in done.stdout
+    student = folder / "students" / f"phone-{budget:g}ms"
+    metrics = json.loads((student / "metrics.json").read_text())
+    assert metrics["measured_ms"] is None
+    assert 0.8 * budget <= metrics["predicted_ms"] <= budget
+    alpha = folder / "alphas" / "phone.safetensors"
+    trained_at = alpha.stat().st_mtime_ns
+    assert run("search.py", *options, *QUICK_SEARCH).returncode == 0
+    assert alpha.stat().st_mtime_ns == trained_at
+
+
+def test_train_takes_a_table_of_another_device(trained: tuple[Path, str], tmp_path: Path) -> None:
+    folder, _ = trained
+    table = json.loads((folder / "latency.json").read_text())
+    table["provenance"]["machine"]["cpu"] = "Telephone"
+    (tmp_path / "phone.json").write_text(json.dumps(table))
+    run_folder = tmp_path / "run"
+    done = run("train.py", "--run", run_folder, *SMOKE, "--latency-table", tmp_path / "phone.json")
+    assert done.returncode == 0, done.stderr
+    assert "measured on           Telephone" in done.stdout
+    assert table_of(run_folder).fingerprint() == table_of(folder).fingerprint()
+    assert (run_folder / "supernet.safetensors").read_bytes() == (
+        folder / "supernet.safetensors"
+    ).read_bytes()
+    listed = run("search.py", "--run", run_folder, "--list")
+    assert listed.returncode == 0
+    assert "Telephone" in listed.stdout
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda t: t["space"]["stages"][1].update(widths=[16, 24]), "stages.1.widths [16, 24]"),
+        (lambda t: t["provenance"]["unit"].update(batch=9), "unit of work.batch 9, expected 8"),
+    ],
+    ids=["widths", "batch"],
+)
+def test_tables_that_do_not_fit_are_refused(
+    trained: tuple[Path, str], tmp_path: Path, change: Callable[[dict], object], expected: str
+) -> None:
+    """A run folder with such a table: train.py stops before it trains."""
+    table = json.loads((trained[0] / "latency.json").read_text())
+    change(table)
+    for name in ("config.json", "teacher.json", "teacher.safetensors", "targets"):
+        (tmp_path / name).symlink_to(trained[0] / name)
+    (tmp_path / "latency.json").write_text(json.dumps(table))
+    refused(run("train.py", "--run", tmp_path, *SMOKE), "latency", expected)
+    assert not (tmp_path / "supernet.safetensors").exists()
 
 
 def test_shipped_file_is_the_saved_student(

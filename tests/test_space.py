@@ -1,5 +1,8 @@
 """Search space and architectures."""
 
+import dataclasses
+import json
+
 import numpy as np
 import pytest
 
@@ -67,3 +70,34 @@ def test_unknown_preset_names_the_known_ones() -> None:
 def test_fingerprint_tells_spaces_apart() -> None:
     spaces = [preset_space("digits", 10), preset_space("digits", 11), preset_space("cifar10", 10)]
     assert len({s.fingerprint() for s in spaces}) == 3
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_space_survives_json(name: str) -> None:
+    space = preset_space(name, 10)
+    text = json.dumps(dataclasses.asdict(space))
+    again = SearchSpace.from_json(json.loads(text))
+    assert again == space
+    assert again.fingerprint() == space.fingerprint()
+    assert again.decisions() == space.decisions()
+    assert hash(again) == hash(space)
+
+
+def test_what_is_no_space_is_refused(space: SearchSpace) -> None:
+    whole = json.loads(json.dumps(dataclasses.asdict(space)))
+    amiss = [
+        {name: value for name, value in whole.items() if name != "classes"},
+        {name: value for name, value in whole.items() if name != "stages"},
+        {**whole, "colour": "red"},
+        {**whole, "stages": None},
+        {**whole, "stages": ["one", "two"]},
+        {**whole, "stages": [{**whole["stages"][0], "colour": "red"}]},
+        {**whole, "stages": [{"stride": 1}]},
+        None,
+        "digits",
+        [1, 2],
+    ]
+    assert SearchSpace.from_json(whole) == space
+    for value in amiss:
+        with pytest.raises(UserError, match="not a search space"):
+            SearchSpace.from_json(value)

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from export.errors import UserError
+from export.tensor_files import read_tensors, write_tensors
 from supernet.alpha import Alpha
 from supernet.presets import preset_space
 from supernet.space import SearchSpace
-from supernet.storage import load_supernet, save_supernet
+from supernet.storage import is_of_table, load_alpha, load_weights, save_alpha, save_supernet
 from supernet.supernet import Supernet
 
 
@@ -23,15 +24,39 @@ def saved(space: SearchSpace, tmp_path: Path) -> tuple[Path, Supernet, Alpha]:
     return path, supernet, alpha
 
 
-def test_loaded_supernet_is_the_saved_one(
+def equal(one: torch.nn.Module, two: torch.nn.Module) -> bool:
+    mine, yours = one.state_dict(), two.state_dict()
+    return mine.keys() == yours.keys() and all(torch.equal(mine[n], yours[n]) for n in mine)
+
+
+def test_loaded_weights_and_alpha_are_the_saved_ones(
     space: SearchSpace, saved: tuple[Path, Supernet, Alpha]
 ) -> None:
     path, supernet, alpha = saved
-    again, alpha_again = load_supernet(path, space, "a table")
-    for one, two in ((supernet, again), (alpha, alpha_again)):
-        pairs = zip(one.state_dict().values(), two.state_dict().values(), strict=True)
-        assert all(torch.equal(a, b) for a, b in pairs)
-    assert alpha_again.range_ms() == pytest.approx((1.5, 9.0))
+    assert equal(load_weights(path, space), supernet)
+    again = load_alpha(path, space, "a table")
+    assert equal(again, alpha)
+    assert again.range_ms() == pytest.approx((1.5, 9.0))
+    assert torch.equal(again(3.0)["stage1.width"], alpha(3.0)["stage1.width"])
+
+
+def test_alpha_alone_is_the_same_again(
+    space: SearchSpace, saved: tuple[Path, Supernet, Alpha], tmp_path: Path
+) -> None:
+    """The weights stay in their own file."""
+    path, alpha = tmp_path / "alphas" / "phone.safetensors", saved[2]
+    save_alpha(path, alpha, space, "the phone's table")
+    assert equal(load_alpha(path, space, "the phone's table"), alpha)
+    assert all(name.startswith("alpha.") for name in read_tensors(path)[0])
+    with pytest.raises(UserError, match="damaged"):
+        load_weights(path, space)
+
+
+def test_whose_table_an_alpha_is_of(saved: tuple[Path, Supernet, Alpha]) -> None:
+    path = saved[0]
+    assert is_of_table(path, "a table")
+    assert not is_of_table(path, "another")
+    assert not is_of_table(path.with_name("none.safetensors"), "a table")
 
 
 def test_missing_truncated_and_foreign_files_are_refused(
@@ -39,11 +64,32 @@ def test_missing_truncated_and_foreign_files_are_refused(
 ) -> None:
     path = saved[0]
     with pytest.raises(UserError, match=r"run train\.py"):
-        load_supernet(path.with_name("none.safetensors"), space, "a table")
+        load_weights(path.with_name("none.safetensors"), space)
     with pytest.raises(UserError, match="table a table, expected another"):
-        load_supernet(path, space, "another")
+        load_alpha(path, space, "another")
+    other = preset_space("digits", 10)
+    with pytest.raises(UserError, match=rf"space {space.fingerprint()}, expected"):
+        load_weights(path, other)
     with pytest.raises(UserError, match="space"):
-        load_supernet(path, preset_space("digits", 10), "a table")
+        load_alpha(path, other, "a table")
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(UserError, match="cannot be read as safetensors"):
-        load_supernet(path, space, "a table")
+    for load in (lambda: load_weights(path, space), lambda: load_alpha(path, space, "a table")):
+        with pytest.raises(UserError, match="cannot be read as safetensors"):
+            load()
+
+
+@pytest.mark.parametrize("tensor", ["alpha.logits", "alpha.log_knots"])
+@pytest.mark.parametrize("damage", ["lost", "another shape"])
+def test_damaged_alphas_are_refused(
+    space: SearchSpace, saved: tuple[Path, Supernet, Alpha], tensor: str, damage: str
+) -> None:
+    path = saved[0]
+    tensors, metadata = read_tensors(path)
+    if damage == "lost":
+        del tensors[tensor]
+    else:
+        tensors[tensor] = tensors[tensor][..., :-1]
+    write_tensors(path, tensors, metadata)
+    with pytest.raises(UserError, match=r"supernet\.safetensors: damaged") as raised:
+        load_alpha(path, space, "a table")
+    assert "\n" not in str(raised.value)

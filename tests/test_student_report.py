@@ -28,6 +28,24 @@ def test_broken_promises_are_loud() -> None:
     assert rows["ONNX parity"].startswith("FAILED: largest error not finite")
 
 
+ELSEWHERE = {
+    **{"measured_ms": None, "measured_ms_spread": None, "meets_target": None},
+    "not_measured": "the table is of another machine",
+}
+
+
+def test_a_student_of_another_device_says_why_it_was_not_measured(tmp_path: Path) -> None:
+    facts = {**FACTS, **ELSEWHERE}
+    rows = summary_rows(facts, tmp_path / "20ms" / "student.onnx")
+    measured = dict(rows)["measured"]
+    assert measured == ("not here: the table is of another machine; time the file on its device")
+    assert [key for key, _ in rows] == [key for key, _ in summary_rows(FACTS, tmp_path)]
+    write_student_report(tmp_path / "20ms", facts, rows, {"stages": []}, [])
+    page = (tmp_path / "20ms" / "report.html").read_text()
+    assert measured in page
+    assert "budget" not in page.lower()
+
+
 def test_report_lists_the_layers(tmp_path: Path) -> None:
     layer = {"kernel": 5, "expansion": 3, "squeeze_excite": True}
     architecture = {"stages": [{"width": 24, "layers": [layer]}]}

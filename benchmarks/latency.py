@@ -1,0 +1,240 @@
+"""How good is the latency table, and are budgets hit? Every figure in one run.
+
+    python -m benchmarks.latency --presets digits imagenet
+
+For each preset: the table is measured; networks that it has not seen are timed in new sessions and
+compared with its predictions; the same parts and networks are timed one after the other, as most
+tools do, and summed; ten budgets spread over the range are searched with random alpha and random
+scores, and the architecture found is exported as it would ship and timed again. Writes
+benchmarks/results/latency.json and latency.png. Expect 8 minutes for digits and 12 for imagenet.
+"""
+
+import platform
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+import tyro
+from scipy.stats import spearmanr
+from tqdm import tqdm
+
+from export.device import UnitOfWork, machine
+from export.errors import UserError
+from export.figures import predicted_figure
+from export.files import read_json, write_json
+from export.onnx_file import write_onnx
+from export.stopwatch import MEDIAN, Patience, quick_ms, timed
+from kd.config import TRAIN_RECIPES, SearchConfig
+from supernet.derive import Programme, programme
+from supernet.latency import LatencyTable, places
+from supernet.measure import (
+    measure_architectures,
+    measure_students,
+    obtain_table,
+    part_runner,
+    shipped_runner,
+    student_runner,
+    unit_of,
+)
+from supernet.pick import pick_measured
+from supernet.presets import preset_space
+from supernet.space import Architecture, Choices
+from supernet.student import Student
+from supernet.timing_plan import timing_plan
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is measured."""
+
+    presets: tuple[str, ...] = ("digits", "imagenet")
+    unseen: int = 30
+    """Random networks that are timed in new sessions after the table is done."""
+    budgets: int = 10
+    seed: int = 0
+    out: Path = Path("benchmarks/results")
+
+
+def main(settings: Settings) -> None:
+    """Measure every preset, and write figures and picture."""
+    path = settings.out / "latency.json"
+    results = read_json(path) if path.exists() else {}
+    for preset in settings.presets:
+        results[preset] = {**provenance(settings, preset), **measured(settings, preset)}
+        write_json(path, results)
+    panels = {
+        f"{preset}: {result['unseen']['error']:.1%} error": tuple(
+            [network[side] for network in result["unseen"]["networks"]]
+            for side in ("predicted_ms", "measured_ms")
+        )
+        for preset, result in results.items()
+    }
+    predicted_figure(settings.out / "latency.png", panels)
+
+
+def provenance(settings: Settings, preset: str) -> dict[str, object]:
+    """Say what makes these figures again."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    )
+    return {
+        "command": f"python -m benchmarks.latency --presets {preset} --seed {settings.seed}",
+        "commit": commit.stdout.strip(),
+        "machine": machine(),
+        "python": platform.python_version(),
+        "date": time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime()),
+    }
+
+
+def measured(settings: Settings, preset: str) -> dict[str, object]:
+    """All figures of one preset."""
+    recipe = TRAIN_RECIPES[preset]
+    space = preset_space(preset, 1000 if preset == "imagenet" else 10)
+    unit = UnitOfWork(recipe.latency_batch, space.resolution)
+    with tempfile.TemporaryDirectory() as folder:
+        table, seconds = timed(
+            lambda: obtain_table(Path(folder), space, unit, recipe.patience(), settings.seed)
+        )
+        problem = programme(table)
+        figures = {
+            "table_seconds": seconds,
+            "range_ms": problem.range_ms(),
+            "table": dict(table.provenance),
+            "unseen": unseen(settings, table),
+            "serial": serial(settings, table),
+            "hits": [
+                hit(settings, problem, ms, Path(folder)) for ms in spread_budgets(settings, problem)
+            ],
+        }
+    shares = [one["used"] for one in figures["hits"] if "used" in one]
+    print(f"\n{preset}: table in {seconds:.0f} s, check {table.provenance['check']}")
+    print(f"unseen {figures['unseen']['error']:.2%}, serial {figures['serial']['error']:.2%}")
+    print(f"budgets used: {', '.join(f'{share:.1%}' for share in shares)}")
+    return figures
+
+
+def unseen(settings: Settings, table: LatencyTable) -> dict[str, object]:
+    """Predict and time random networks that neither fit nor check has seen, in new sessions."""
+    draws = np.random.default_rng(settings.seed + 1000)
+    networks = list({table.space.random(draws): None for _ in range(settings.unseen)})
+    patience = Patience(spread=0.005, seconds=60, quantile=MEDIAN)
+    timings = measure_architectures(table, patience, settings.seed, networks)
+    again = measure_architectures(table, patience, settings.seed + 1, networks)
+    predicted = np.array([table.predicted_ms(a) for a in networks])
+    ms = np.array([timings[a].ms for a in networks])
+    ms_again = np.array([again[a].ms for a in networks])
+    return {
+        "error": float(np.abs(predicted / ms - 1).mean()),
+        "worst_error": float(np.abs(predicted / ms - 1).max()),
+        "bias": float((predicted / ms - 1).mean()),
+        "spearman": float(spearmanr(predicted, ms).statistic),
+        "repeatability": float(np.abs(ms_again / ms - 1).mean()),
+        "networks": [
+            {"predicted_ms": p, "measured_ms": m, "measured_again_ms": a}
+            for p, m, a in zip(predicted.tolist(), ms.tolist(), ms_again.tolist(), strict=True)
+        ],
+    }
+
+
+def serial(settings: Settings, table: LatencyTable) -> dict[str, float]:
+    """The usual way: each part and network timed one after the other, best of ten runs, summed."""
+    plan, unit = timing_plan(table.space, settings.seed), unit_of(table)
+    part_ms = {
+        place: quick_ms(part_runner(part, unit), runs=10)
+        for place, part in tqdm(plan.parts.items(), desc="serial", unit="part")
+    }
+    whole_ms = [
+        [quick_ms(student_runner(table.space, a, unit), runs=10) for a in plan.check.values()]
+        for _ in range(2)
+    ]
+    summed = np.array(
+        [sum(part_ms[p] for p in places(table.space, a)) for a in plan.check.values()]
+    )
+    first, second = map(np.array, whole_ms)
+    slope = np.mean(first / summed)
+    return {
+        "error": float(np.abs(summed / first - 1).mean()),
+        "error_after_one_slope": float(np.abs(slope * summed / first - 1).mean()),
+        "repeatability": float(np.abs(second / first - 1).mean()),
+    }
+
+
+def spread_budgets(settings: Settings, problem: Programme) -> list[float]:
+    """Budgets between the fastest and the slowest student, in equal ratios, ends left out."""
+    grid = np.geomspace(*problem.range_ms(), settings.budgets + 2)[1:-1]
+    return [float(f"{ms:.3g}") for ms in grid]
+
+
+def hit(
+    settings: Settings, problem: Programme, target_ms: float, folder: Path
+) -> dict[str, object]:
+    """Derive for a budget with a random alpha, export, and time the file in a new session."""
+    table, search = problem.table, SearchConfig()
+    draws = np.random.default_rng((settings.seed, round(1000 * target_ms)))
+    generator = torch.Generator().manual_seed(round(1000 * target_ms))
+    log_p = random_alpha(problem, generator)
+    time_whole = partial(measure_architectures, table, search.patience(), settings.seed)
+    counts = (search.candidates, search.finalists)
+    try:
+        pick = pick_measured(
+            *(problem, log_p, target_ms, counts, lambda _: (draws.random(), 0.0)),
+            *(time_whole, draws),
+        )
+    except UserError as error:
+        return {"target_ms": target_ms, "missed": str(error)}
+    ms = shipped_ms(settings, table, pick.architecture, folder)
+    found = {
+        "target_ms": target_ms,
+        "predicted_ms": pick.predicted_ms,
+        "picked_ms": pick.measured.ms,
+        "measured_ms": ms,
+        "used": ms / target_ms,
+        "met": ms <= target_ms,
+    }
+    if found["used"] < 0.97:
+        found["next_larger"] = next_larger(settings, problem, pick.predicted_ms, folder)
+    print(found, flush=True)
+    return found
+
+
+def random_alpha(problem: Programme, generator: torch.Generator) -> Choices:
+    """Log-probabilities of every decision, from normal logits."""
+    return {
+        d.name: torch.randn(len(d.choices), generator=generator).log_softmax(0)
+        for d in problem.table.space.decisions()
+    }
+
+
+def shipped_ms(
+    settings: Settings, table: LatencyTable, architecture: Architecture, folder: Path
+) -> float:
+    """Milliseconds of a student exported as it would ship, in a new session."""
+    torch.manual_seed(settings.seed)
+    student, size = Student(table.space, architecture), table.space.resolution
+    for name, parameter in student.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter)  # the exporter would leave out biases of zeros
+    write_onnx(student, torch.zeros(2, 3, size, size), folder / "student.onnx", {})
+    runners = {"student": shipped_runner(student, folder / "student.onnx", table)}
+    patience = SearchConfig().patience()
+    return measure_students(runners, table, patience, settings.seed + 2)["student"].ms
+
+
+def next_larger(
+    settings: Settings, problem: Programme, predicted_ms: float, folder: Path
+) -> dict[str, float]:
+    """The next architecture by the table, and what it takes."""
+    larger = problem.fastest_above(predicted_ms * (1 + 1e-6))
+    return {
+        "predicted_ms": problem.table.predicted_ms(larger),
+        "measured_ms": shipped_ms(settings, problem.table, larger, folder),
+    }
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings))

@@ -1,0 +1,79 @@
+"""Train alpha for a latency table, on frozen shared weights."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import Self
+
+import numpy as np
+import torch
+from tqdm import trange
+
+from supernet.alpha import Alpha, Multiplier, entropy, stage_shares
+from supernet.derive import Programme
+from supernet.sampling import log_uniform
+from supernet.steps import HasImages, Loss, alpha_step
+from supernet.supernet import Supernet
+
+LOG_EVERY = 10
+
+
+@dataclass(frozen=True)
+class AlphaSettings:
+    """How alpha is trained; the fields are named as the command line's."""
+
+    alpha_steps: int
+    alpha_learning_rate: float
+    multiplier_rate: float
+    tau_start: float
+    tau_end: float
+    knots: int
+    seed: int
+
+    @classmethod
+    def of(cls, settings: Mapping[str, object]) -> Self:
+        """Take these fields out of a run's settings."""
+        return cls(**{field.name: settings[field.name] for field in fields(cls)})
+
+
+def train_alpha(
+    supernet: Supernet,
+    problem: Programme,
+    batches: Iterator[HasImages],
+    loss: Loss,
+    settings: AlphaSettings,
+    log: Callable[..., None],
+) -> Alpha:
+    """Return alpha(T) for the programme's table: one budget T a step, lambda(T) by dual ascent.
+
+    `log(phase, step, **numbers)` keeps the numbers.
+    """
+    draws = np.random.default_rng(settings.seed)
+    gumbel = torch.Generator().manual_seed(settings.seed)
+    alpha = Alpha(supernet.space, *problem.range_ms(), settings.knots)
+    multiplier = Multiplier(alpha.log_knots, settings.multiplier_rate)
+    optimizer = torch.optim.Adam(alpha.parameters(), settings.alpha_learning_rate)
+    supernet.train().requires_grad_(False)
+    for step in (bar := trange(settings.alpha_steps, desc="alpha", unit="step")):
+        target_ms, tau = log_uniform(alpha.range_ms(), draws), _tau(settings, step)
+        search_loss, expected_ms = alpha_step(
+            *(supernet, alpha, multiplier, problem.table, target_ms, tau, next(batches)),
+            *(loss, optimizer, gumbel),
+        )
+        if step % LOG_EVERY == 0 or step == settings.alpha_steps - 1:
+            middle_ms = math.sqrt(math.prod(alpha.range_ms()))
+            shown = {"search_loss": search_loss, "expected_ms": expected_ms, "target_ms": target_ms}
+            shown |= {"expected_over_target": expected_ms / target_ms, "tau": tau}
+            shown |= {"lambda": multiplier.at(target_ms), "entropy": entropy(alpha(middle_ms))}
+            log("alpha", step, **shown)
+            log("choices", step, **stage_shares(alpha, middle_ms))
+            bar.set_postfix(loss=f"{search_loss:.3f}", ms=f"{expected_ms:.1f}/{target_ms:.1f}")
+    supernet.requires_grad_(True)
+    return alpha
+
+
+def _tau(settings: AlphaSettings, step: int) -> float:
+    """Gumbel temperature at a step, annealed geometrically."""
+    return settings.tau_start * (settings.tau_end / settings.tau_start) ** (
+        step / settings.alpha_steps
+    )

@@ -1,0 +1,128 @@
+"""The architecture for a budget: derived, ranked with shared weights, and measured whole."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from export.errors import UserError
+from export.stopwatch import Timing
+from supernet.derive import Programme, candidates
+from supernet.space import Architecture, Choices
+
+# A finalist leaves this share of the budget, or twice its own standard error, to being timed again.
+MARGIN = 0.01
+# With that added it should use this much; one that uses less is taken if none does.
+FILL = 0.985
+ATTEMPTS = 6
+
+Score = tuple[float, float]
+Measure = Callable[[Sequence[Architecture]], Mapping[Architecture, Timing]]
+
+
+@dataclass(frozen=True)
+class Pick:
+    """The architecture chosen for a budget, before it is retrained.
+
+    `shared_loss` and `shared_accuracy` are its score with shared weights; `measured` is None where
+    students of the table cannot be timed.
+    """
+
+    architecture: Architecture
+    predicted_ms: float
+    measured: Timing | None
+    shared_loss: float
+    shared_accuracy: float
+
+
+def pick_measured(
+    problem: Programme,
+    log_p: Choices,
+    target_ms: float,
+    counts: tuple[int, int],
+    rate: Callable[[Architecture], Score],
+    measure: Measure,
+    draws: np.random.Generator,
+) -> Pick:
+    """Return the candidate of least loss among those measured within the budget and filling it.
+
+    `counts` are (candidates, finalists) of an attempt; `rate` gives (loss, accuracy). What is
+    measured tells how far the table is off near this budget, and the next attempt asks the table
+    for that much more or less. Raises `UserError` when nothing was measured within the budget.
+    """
+    slowest_ms = problem.range_ms()[1]
+    asked_ms = min(target_ms / (1 + MARGIN), slowest_ms)
+    scores: dict[Architecture, Score] = {}
+    timings: dict[Architecture, Timing] = {}
+    best = None
+    for _ in range(ATTEMPTS):
+        found = candidates(problem, log_p, asked_ms, counts[0], draws)
+        fresh = [a for a in found if a not in timings]
+        if not fresh:
+            break
+        scores |= {a: rate(a) for a in fresh if a not in scores}
+        finalists = sorted(fresh, key=lambda a: scores[a])[: counts[1]]
+        timings |= measure(finalists)
+        least_ms = FILL * target_ms if asked_ms < slowest_ms else 0.0
+        best = _confirmed(timings, scores, (least_ms, target_ms), measure)
+        if best is not None:
+            break
+        off = np.median([_safe_ms(timings[a]) / problem.table.predicted_ms(a) for a in finalists])
+        asked_ms = min(target_ms / float(off), slowest_ms)
+    best = best or _confirmed(timings, scores, (0.0, target_ms), measure)
+    if best is None:
+        raise UserError(
+            f"--target-latency {target_ms:g}: no student was measured within it, although the "
+            "table predicts some; the table may be from a quieter hour: try again, or remove it "
+            "and train again"
+        )
+    return Pick(best, problem.table.predicted_ms(best), timings[best], *scores[best])
+
+
+def _confirmed(
+    timings: dict[Architecture, Timing],
+    scores: Mapping[Architecture, Score],
+    bounds_ms: tuple[float, float],
+    measure: Measure,
+) -> Architecture | None:
+    """Return the architecture of least loss within the bounds, also when it is timed once more.
+
+    The fastest of several is flattered by chance; the slower of its two timings is kept.
+    """
+    confirmed = set()
+    while fitting := [a for a in timings if bounds_ms[0] <= _safe_ms(timings[a]) <= bounds_ms[1]]:
+        best = min(fitting, key=lambda a: scores[a])
+        if best in confirmed:
+            return best
+        timings[best] = max(timings[best], measure([best])[best], key=_safe_ms)
+        confirmed.add(best)
+    return None
+
+
+def _safe_ms(timing: Timing) -> float:
+    return timing.ms * (1 + max(MARGIN, 2 * timing.spread))
+
+
+def pick_predicted(
+    problem: Programme,
+    log_p: Choices,
+    target_ms: float,
+    count: int,
+    rate: Callable[[Architecture], Score],
+    draws: np.random.Generator,
+) -> Pick:
+    """Return the candidate of least loss by the table alone, for a device that is not here.
+
+    The table's own error is left free in the budget. Raises `UserError` when nothing is predicted
+    within the rest.
+    """
+    error = float(problem.table.provenance.get("check", {}).get("error", MARGIN))
+    found = candidates(problem, log_p, target_ms * (1 - error), count, draws)
+    if not found:
+        raise UserError(
+            f"--target-latency {target_ms:g}: no student is predicted within it with the table's "
+            f"error of {error:.1%} to spare; ask for a little more"
+        )
+    scores = {a: rate(a) for a in found}
+    best = min(found, key=lambda a: scores[a])
+    return Pick(best, problem.table.predicted_ms(best), None, *scores[best])
