@@ -6,7 +6,7 @@ For each preset: the table is measured; networks that it has not seen are timed 
 compared with its predictions; the same parts and networks are timed one after the other, as most
 tools do, and summed; ten budgets spread over the range are searched with random alpha and random
 scores, and the architecture found is exported as it would ship and timed again. Writes
-benchmarks/results/latency.json and latency.png. Expect 8 minutes for digits and 12 for imagenet.
+benchmarks/results/latency.json and latency.png. Expect 10 minutes for each.
 """
 
 import platform
@@ -122,7 +122,7 @@ def unseen(settings: Settings, table: LatencyTable) -> dict[str, object]:
     """Predict and time random networks that neither fit nor check has seen, in new sessions."""
     draws = np.random.default_rng(settings.seed + 1000)
     networks = list({table.space.random(draws): None for _ in range(settings.unseen)})
-    patience = Patience(spread=0.005, seconds=60, quantile=MEDIAN)
+    patience = Patience(spread=0.005, seconds=40, quantile=MEDIAN)
     timings = measure_architectures(table, patience, settings.seed, networks)
     again = measure_architectures(table, patience, settings.seed + 1, networks)
     predicted = np.array([table.predicted_ms(a) for a in networks])

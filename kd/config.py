@@ -122,7 +122,7 @@ class SearchConfig:
     """Best of them that are measured whole."""
     measure_spread: float = 0.005
     """Whole students are timed until every one's relative standard error is this small."""
-    measure_seconds: float = 20
+    measure_seconds: float = 12
     """But no longer than this."""
     latency_table: Path | None = None
     """Search for the device of this table in place of the run's: alpha is trained for it first."""
