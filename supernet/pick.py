@@ -95,7 +95,7 @@ def _confirmed(
         if best in confirmed:
             return best
         once, again = timings[best], measure([best])[best]
-        timings[best] = Timing((once.ms + again.ms) / 2, max(once.spread, again.spread) / 2**0.5)
+        timings[best] = Timing((once.ms + again.ms) / 2, max(once.spread, again.spread))
         confirmed.add(best)
     return None
 
