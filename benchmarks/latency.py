@@ -122,7 +122,7 @@ def unseen(settings: Settings, table: LatencyTable) -> dict[str, object]:
     """Predict and time random networks that neither fit nor check has seen, in new sessions."""
     draws = np.random.default_rng(settings.seed + 1000)
     networks = list({table.space.random(draws): None for _ in range(settings.unseen)})
-    patience = Patience(spread=0.005, seconds=40, quantile=MEDIAN)
+    patience = Patience(spread=0.005, seconds=25, quantile=MEDIAN)
     timings = measure_architectures(table, patience, settings.seed, networks)
     again = measure_architectures(table, patience, settings.seed + 1, networks)
     predicted = np.array([table.predicted_ms(a) for a in networks])
@@ -222,7 +222,9 @@ def shipped_ms(
     write_onnx(student, torch.zeros(2, 3, size, size), folder / "student.onnx", {})
     runners = {"student": shipped_runner(student, folder / "student.onnx", table)}
     patience = SearchConfig().patience()
-    return measure_students(runners, table, patience, settings.seed + 2)["student"].ms
+    predicted_ms = [table.predicted_ms(architecture)]
+    timings = measure_students(runners, predicted_ms, table, patience, settings.seed + 2)
+    return timings["student"].ms
 
 
 def next_larger(

@@ -15,7 +15,7 @@ from export.stopwatch import Patience, Round, Runner, reference_ms, rounds, timi
 
 DIGITS = 6
 # Names of the networks that the table is fitted to, and how many of them later timings lean on.
-CALIBRATION, ANCHORS = "calibration/", 5
+CALIBRATION, ANCHORS = "calibration/", 9
 
 
 @dataclass(frozen=True)

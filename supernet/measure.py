@@ -32,6 +32,9 @@ from supernet.space import Architecture, SearchSpace
 from supernet.student import Student
 from supernet.timing_plan import TimingPlan, part_name, timing_plan
 
+# An anchor is faster or slower than a student when the table's error cannot be the reason.
+CLEARLY = 1.05
+
 
 def check_unit(unit: UnitOfWork) -> None:
     """Raise `UserError` when nothing here can run the unit of work."""
@@ -165,15 +168,20 @@ def check_table(table: LatencyTable, unit: UnitOfWork, path: Path) -> None:
 
 
 def measure_students(
-    runners: Mapping[str, Runner], table: LatencyTable, patience: Patience, seed: int
+    runners: Mapping[str, Runner],
+    predicted_ms: Sequence[float],
+    table: LatencyTable,
+    patience: Patience,
+    seed: int,
 ) -> dict[str, Timing]:
     """Time whole students beside the table's anchors, interleaved.
 
-    The anchors are networks from the fastest to the slowest whose milliseconds the table knows. How
-    long they take now says how long the student would take at the speed that the machine had when
-    the table was measured; other load cancels. Raises `UserError` when the table has no anchors.
+    The anchors are networks from the fastest to the slowest whose milliseconds the table knows;
+    those about as fast as the students, whose predictions are given, are timed with them. How long
+    they take now says how long the students would take at the speed that the machine had when the
+    table was measured; other load cancels. Raises `UserError` when the table has no anchors.
     """
-    unit, anchors = unit_of(table), _anchors(table)
+    unit, anchors = unit_of(table), _around(_anchors(table), predicted_ms)
     named = {f"anchor/{i}": a for i, a in enumerate(anchors)}
     known_ms = {name: anchors[a] for name, a in named.items()}
     beside = {name: student_runner(table.space, a, unit) for name, a in named.items()}
@@ -184,6 +192,17 @@ def measure_students(
         if patience.is_over(done):
             break
     return timings(done, 1.0, patience.quantile)
+
+
+def _around(
+    anchors: Mapping[Architecture, float], predicted_ms: Sequence[float]
+) -> dict[Architecture, float]:
+    """Return the anchors from the last one faster than all students to the first one slower."""
+    ordered = sorted(anchors.items(), key=lambda item: item[1])
+    fastest_ms, slowest_ms = min(predicted_ms) / CLEARLY, max(predicted_ms) * CLEARLY
+    first = max((i for i, (_, ms) in enumerate(ordered) if ms <= fastest_ms), default=0)
+    last = min((i for i, (_, ms) in enumerate(ordered) if ms >= slowest_ms), default=len(ordered))
+    return dict(ordered[first : last + 1])
 
 
 def _anchors(table: LatencyTable) -> dict[Architecture, float]:
@@ -204,7 +223,8 @@ def measure_architectures(
     """Time whole students with random weights, as `measure_students` does."""
     unit = unit_of(table)
     runners = {str(i): student_runner(table.space, a, unit) for i, a in enumerate(architectures)}
-    timings = measure_students(runners, table, patience, seed)
+    predicted_ms = [table.predicted_ms(a) for a in architectures]
+    timings = measure_students(runners, predicted_ms, table, patience, seed)
     return {a: timings[str(i)] for i, a in enumerate(architectures)}
 
 

@@ -10,7 +10,7 @@ from export.stopwatch import Timing
 from supernet.derive import Programme, candidates
 from supernet.space import Architecture, Choices
 
-# A finalist leaves this share of the budget, or twice its own standard error, to being timed again.
+# A finalist leaves this share of the budget, or its own standard error, to being timed again.
 MARGIN = 0.01
 # With that added it should use this much; one that uses less is taken if none does.
 FILL = 0.987
@@ -54,6 +54,7 @@ def pick_measured(
     asked_ms = min(target_ms / (1 + MARGIN), slowest_ms)
     scores: dict[Architecture, Score] = {}
     timings: dict[Architecture, Timing] = {}
+    twice: set[Architecture] = set()
     best = None
     for _ in range(ATTEMPTS):
         found = candidates(problem, log_p, asked_ms, counts[0], draws)
@@ -64,12 +65,12 @@ def pick_measured(
         finalists = sorted(fresh, key=lambda a: scores[a])[: counts[1]]
         timings |= measure(finalists)
         least_ms = FILL * target_ms if asked_ms < slowest_ms else 0.0
-        best = _confirmed(timings, scores, (least_ms, target_ms), measure)
+        best = _confirmed(timings, twice, scores, (least_ms, target_ms), measure)
         if best is not None:
             break
         off = np.median([_safe_ms(timings[a]) / problem.table.predicted_ms(a) for a in finalists])
         asked_ms = min(target_ms / float(off), slowest_ms)
-    best = best or _confirmed(timings, scores, (0.0, target_ms), measure)
+    best = best or _confirmed(timings, twice, scores, (0.0, target_ms), measure)
     if best is None:
         raise UserError(
             f"--target-latency {target_ms:g}: no student was measured within it, although the "
@@ -81,27 +82,28 @@ def pick_measured(
 
 def _confirmed(
     timings: dict[Architecture, Timing],
+    twice: set[Architecture],
     scores: Mapping[Architecture, Score],
     bounds_ms: tuple[float, float],
     measure: Measure,
 ) -> Architecture | None:
     """Return the architecture of least loss within the bounds, also when it is timed once more.
 
-    The fastest of several is flattered by chance; so the mean of its two timings is kept.
+    The fastest of several is flattered by chance; so the mean of its two timings is kept, and it is
+    one of those timed `twice`.
     """
-    confirmed = set()
     while fitting := [a for a in timings if bounds_ms[0] <= _safe_ms(timings[a]) <= bounds_ms[1]]:
         best = min(fitting, key=lambda a: scores[a])
-        if best in confirmed:
+        if best in twice:
             return best
         once, again = timings[best], measure([best])[best]
         timings[best] = Timing((once.ms + again.ms) / 2, max(once.spread, again.spread))
-        confirmed.add(best)
+        twice.add(best)
     return None
 
 
 def _safe_ms(timing: Timing) -> float:
-    return timing.ms * (1 + max(MARGIN, 2 * timing.spread))
+    return timing.ms * (1 + max(MARGIN, timing.spread))
 
 
 def pick_predicted(
