@@ -55,10 +55,6 @@ class Programme:
         """Return the architecture of greatest latency."""
         return self._known(self._minimise(-self.ms, 0.0, np.inf))
 
-    def fastest_above(self, least_ms: float) -> Architecture | None:
-        """Return the architecture of least latency at or above `least_ms`; None if none is."""
-        return self._minimise(self.ms, least_ms, np.inf)
-
     @staticmethod
     def _known(architecture: Architecture | None) -> Architecture:
         assert architecture is not None, "a space without bounds has an architecture"

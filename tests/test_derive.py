@@ -51,23 +51,6 @@ def test_range_is_that_of_all_architectures(
     assert programme(table).range_ms() == pytest.approx((min(ms), max(ms)), rel=1e-12)
 
 
-def test_fastest_above_is_the_brute_force_one(
-    table: LatencyTable, every_architecture: list[Architecture]
-) -> None:
-    """Just above some student, too, and above the slowest there is none."""
-    problem = programme(table)
-    ms = sorted(table.predicted_ms(a) for a in every_architecture)
-    for least_ms in (0.0, 1.001 * ms[0], 0.5 * (ms[0] + ms[-1]), 0.999 * ms[-1]):
-        found = problem.fastest_above(least_ms)
-        by_hand = min(
-            (a for a in every_architecture if table.predicted_ms(a) >= least_ms),
-            key=table.predicted_ms,
-        )
-        assert table.predicted_ms(found) == pytest.approx(table.predicted_ms(by_hand), rel=1e-9)
-    assert problem.fastest_above(1.001 * ms[-1]) is None
-    assert problem.fastest() == problem.fastest_above(0.0)
-
-
 def test_infeasible_budget_has_no_solution(table: LatencyTable, log_p: Choices) -> None:
     problem = programme(table)
     too_fast = 0.99 * problem.range_ms()[0]

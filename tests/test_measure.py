@@ -1,10 +1,11 @@
 """Tables measured here, continued, brought from elsewhere, and refused where they do not belong."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -29,7 +30,7 @@ from supernet.measure import (
     run_table,
     shipped_runner,
 )
-from supernet.space import SearchSpace
+from supernet.space import Architecture, SearchSpace
 from supernet.student import Student
 from supernet.timing_plan import timing_plan
 
@@ -204,7 +205,8 @@ def test_students_are_brought_to_the_speed_of_the_tables_day(
     fastest, *_, slowest = sorted(anchors.values())
     students = {"like the slowest": slowest, "between": (fastest * slowest) ** 0.5}
     monkeypatch.setattr(measure, "rounds", slowing)
-    timings = measure_students(dict.fromkeys(students, refuse), measured, PATIENCE, 0)
+    runners, predicted_ms = dict.fromkeys(students, refuse), list(students.values())
+    timings = measure_students(runners, [fastest, *predicted_ms], measured, PATIENCE, 0)
     assert {name: timing.ms for name, timing in timings.items()} == pytest.approx(students)
     assert max(timing.spread for timing in timings.values()) == pytest.approx(0, abs=1e-12)
 
@@ -221,7 +223,8 @@ def test_measuring_goes_on_until_patience_is_over(
             yield Round(ratios, 1.0, 1.0)
 
     monkeypatch.setattr(measure, "rounds", scattered)
-    measure_students({"a": refuse}, measured, Patience(0.0, 12.0, least_rounds=4), 0)
+    patience = Patience(0.0, 12.0, least_rounds=4)
+    measure_students({"a": refuse}, [1e-9, 1e9], measured, patience, 0)
     assert len(drawn) == 12
 
 
@@ -231,7 +234,43 @@ def test_a_table_without_known_networks_cannot_be_compared_with(
 ) -> None:
     table = replace(measured, provenance={**measured.provenance, "anchors": damage})
     with pytest.raises(UserError):
-        measure_students({"a": refuse}, table, PATIENCE, 0)
+        measure_students({"a": refuse}, [1.0], table, PATIENCE, 0)
+
+
+@pytest.mark.parametrize(
+    ("predicted_ms", "expected"),
+    [
+        ([5.0], [4, 8]),
+        ([4.1], [2, 4, 8]),
+        ([5.0, 9.0], [4, 8, 16]),
+        ([1.0], [1, 2]),
+        ([0.1], [1]),
+        ([40.0], [16]),
+    ],
+)
+def test_only_the_anchors_around_the_students_are_timed(
+    measured: LatencyTable,
+    space: SearchSpace,
+    random: np.random.Generator,
+    monkeypatch: pytest.MonkeyPatch,
+    predicted_ms: list[float],
+    expected: list[int],
+) -> None:
+    """From the last that is clearly faster than all of them to the first that is clearly slower."""
+    drawn = [space.smallest(), space.middle(), space.largest(), *map(space.random, [random] * 2)]
+    ms = dict(zip(drawn, (4.0, 2.0, 16.0, 1.0, 8.0), strict=True))
+    anchors = [{"ms": ms[a], "architecture": a.to_json()} for a in drawn]
+    table = replace(measured, provenance={**measured.provenance, "anchors": anchors})
+    timed = []
+
+    def watched(_: SearchSpace, architecture: Architecture, __: object) -> Callable[[], None]:
+        timed.append(ms[architecture])
+        return lambda: None
+
+    monkeypatch.setattr(measure, "student_runner", watched)
+    measure_students({"a": lambda: None}, predicted_ms, table, Patience(1e9, 1.0), 0)
+    # The last runner is the reference's, the smallest student.
+    assert timed[:-1] == expected
 
 
 def test_whole_students_are_timed_by_architecture(
