@@ -109,7 +109,7 @@ def students_figure(
         _latency_axis(axes, [point.ms for point in students.values()])
         axes.yaxis.set_major_formatter(lambda accuracy, _: f"{100 * accuracy:g} %")
         axes.set_ylabel("accuracy on the test split")
-        axes.margins(y=0.2)
+        axes.margins(x=0.12, y=0.2)
         axes.legend(loc="best")
         _title(axes, "Students of this run", unit)
 

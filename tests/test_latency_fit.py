@@ -175,7 +175,7 @@ def test_provenance_is_what_the_rounds_say(plan: TimingPlan) -> None:
     slowness = sorted(plan.calibration, key=lambda name: ms[name])
     assert found["anchors"] == [
         {"ms": pytest.approx(ms[name]), "architecture": plan.calibration[name].to_json()}
-        for name in (slowness[0], slowness[12], slowness[24], slowness[35], slowness[47])
+        for name in [slowness[i] for i in (0, 6, 12, 18, 24, 29, 35, 41, 47)]
     ]
     assert (found["rounds"], found["seconds"]) == (5, 0.5 + 1.5 + 2.5 + 3.5 + 4.5)
     assert (found["parts"], found["calibration_networks"], found["seed"]) == (43, 48, 0)

@@ -80,7 +80,7 @@ def test_picks_keep_the_budget_and_fill_it(
     for target_ms in np.geomspace(1.5 * bias * fastest_ms, 0.9 * bias * slowest_ms, 10):
         device = Device(problem.table, bias)
         log_p = alpha(target_ms)
-        pick = pick_measured(problem, log_p, target_ms, COUNTS, rate, device.measure, random)
+        pick = pick_measured(problem, log_p, target_ms, (8, 4), rate, device.measure, random)
         mean_ms = {a: sum(timings) / len(timings) for a, timings in device.timed.items()}
         assert len(device.timed[pick.architecture]) == 2
         assert pick.measured.ms == pytest.approx(mean_ms[pick.architecture])
@@ -133,10 +133,10 @@ def test_a_flattered_student_is_not_taken(
 def test_uncertain_timings_keep_their_distance(
     problem: Programme, alpha: Alpha, random: np.random.Generator
 ) -> None:
-    """Twice the standard error is left of the budget, where that is more than the margin."""
+    """The standard error is left of the budget, where that is more than the margin."""
     device = Device(problem.table, 1.0, noise=0.0, spread=0.04)
     pick = pick_measured(problem, alpha(0.8), 0.8, COUNTS, rate, device.measure, random)
-    assert FILL * 0.8 <= pick.measured.ms * 1.08 <= 0.8
+    assert FILL * 0.8 <= pick.measured.ms * 1.04 <= 0.8
 
 
 def test_nothing_measured_within_the_budget_is_an_error(
