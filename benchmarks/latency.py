@@ -83,7 +83,8 @@ def provenance(settings: Settings, preset: str) -> dict[str, object]:
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
     )
     return {
-        "command": f"python -m benchmarks.latency --presets {preset} --seed {settings.seed}",
+        "command": f"python -m benchmarks.latency --presets {preset} --seed {settings.seed} "
+        f"--budgets {settings.budgets}",
         "commit": commit.stdout.strip(),
         "machine": machine(),
         "python": platform.python_version(),
