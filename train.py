@@ -66,6 +66,7 @@ def main(config: TrainConfig) -> None:
     space = preset_space(config.preset, len(data.classes))
     brought = given_table(config.latency_table, space) if config.latency_table else None
     unit = unit_of(brought) if brought else own_unit(config, space)
+    patience = config.patience()
     given = given_teacher(config, data, DEVICE)
     open_run(config.run, settings_of(config))
     if (config.run / "report.html").exists():
@@ -80,7 +81,7 @@ def main(config: TrainConfig) -> None:
             config, given, data, config.run, metrics, DEVICE
         )
         targets, search_targets = prepare_targets(config, teacher, data, config.run / "targets")
-        table = obtain_table(config.run, space, unit, config.patience(), config.seed, brought)
+        table = obtain_table(config.run, space, unit, patience, config.seed, brought)
         problem = programme(table)
         fastest_ms, slowest_ms = problem.range_ms()
 

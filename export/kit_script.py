@@ -102,7 +102,7 @@ def options_of(argv: list[str]) -> argparse.Namespace:
 if __name__ == "__main__":
     try:
         main(options_of(sys.argv[1:]))
-    except UserError as error:
+    except (UserError, OSError) as error:
         print(f"kit: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

@@ -7,6 +7,8 @@ from typing import TypeVar
 
 import numpy as np
 
+from export.errors import UserError
+
 Runner = Callable[[], None]
 Clock = Callable[[], float]
 Result = TypeVar("Result")
@@ -46,7 +48,8 @@ class Patience:
     """How long to go on: until the spread is at most `spread`, but never beyond `seconds`.
 
     The spread that counts is the `share` quantile over the runners (0.5 is the typical runner's, 1
-    the worst one's) of the error of their `quantile` over the rounds.
+    the worst one's) of the error of their `quantile` over the rounds. Raises `UserError` for bounds
+    that are negative or not numbers.
     """
 
     spread: float
@@ -54,6 +57,14 @@ class Patience:
     share: float = 0.5
     quantile: float = LOW_QUANTILE
     least_rounds: int = 8
+
+    def __post_init__(self) -> None:
+        # Not a number would never be over.
+        if not (self.spread >= 0 and self.seconds >= 0):
+            raise UserError(
+                f"spread {self.spread} and {self.seconds} seconds of measuring: expected numbers, "
+                "0 or more"
+            )
 
     def is_over(self, done: Sequence[Round]) -> bool:
         """Whether the rounds done are enough, or all that there is time for."""

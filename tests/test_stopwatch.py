@@ -9,6 +9,7 @@ from itertools import islice, pairwise
 import numpy as np
 import pytest
 
+from export.errors import UserError
 from export.stopwatch import (
     REFERENCE_EVERY,
     Patience,
@@ -285,3 +286,9 @@ def test_quick_and_timed_on_a_fake_clock(monkeypatch: pytest.MonkeyPatch) -> Non
         quick, result = quick_ms(run, runs=3), timed(run)
     assert quick == pytest.approx(3000.0)
     assert result == ("done", pytest.approx(9.0))
+
+
+@pytest.mark.parametrize("bounds", [(math.nan, 1.0), (0.1, math.nan), (-0.1, 1.0), (0.1, -1.0)])
+def test_patience_without_an_end_is_refused(bounds: tuple[float, float]) -> None:
+    with pytest.raises(UserError, match="expected numbers"):
+        Patience(*bounds)
