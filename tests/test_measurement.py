@@ -71,8 +71,8 @@ def made_up(count: int = 5) -> Measurement:
 
 
 def never(rounds: int) -> Patience:
-    """Settles never, and has no time beyond the least rounds."""
-    return Patience(spread=-1.0, seconds=0.0, least_rounds=rounds)
+    """Has no time beyond the least rounds, and settles no earlier."""
+    return Patience(spread=0.0, seconds=0.0, least_rounds=rounds)
 
 
 def test_a_new_measurement_is_of_this_machine_and_moment() -> None:
