@@ -15,7 +15,7 @@ from export.stopwatch import Patience, Round, Runner, reference_ms, rounds, timi
 
 DIGITS = 6
 # Names of the networks that the table is fitted to, and how many of them later timings lean on.
-CALIBRATION, ANCHORS = "calibration/", 9
+CALIBRATION, ANCHORS = "calibration/", 16
 
 
 @dataclass(frozen=True)
@@ -146,11 +146,13 @@ def timed_ms(measurement: Measurement) -> dict[str, float]:
 
 
 def anchor_ms(measurement: Measurement) -> dict[str, float]:
-    """Milliseconds of a few whole networks from the fastest to the slowest, by name.
+    """Milliseconds of a few whole networks in about equal ratios, fastest first, by name.
 
     They are timed again beside whatever is to be compared with this measurement later.
     """
-    ms = timed_ms(measurement)
-    networks = sorted((n for n in ms if n.startswith(CALIBRATION)), key=lambda n: ms[n])
-    places = np.linspace(0, len(networks) - 1, min(ANCHORS, len(networks))).round().astype(int)
-    return {networks[i]: ms[networks[i]] for i in places}
+    ms = {n: t for n, t in timed_ms(measurement).items() if n.startswith(CALIBRATION)}
+    if not ms:
+        return {}
+    spread = np.geomspace(min(ms.values()), max(ms.values()), ANCHORS)
+    near = dict.fromkeys(min(ms, key=lambda n: abs(math.log(ms[n] / at))) for at in spread)
+    return {name: ms[name] for name in near}

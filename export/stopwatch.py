@@ -21,6 +21,8 @@ LOW_QUANTILE, MEDIAN = 0.25, 0.5
 # Standard error of a normal sample's quantile, in units of its standard deviation over √n.
 ERROR_OF_QUANTILE = {LOW_QUANTILE: 1.363, MEDIAN: 1.253}
 IQR_OF_NORMAL = 1.349
+# As many of the runners of known milliseconds tell how to scale another one.
+NEAREST_KNOWN = 6
 
 
 @dataclass(frozen=True)
@@ -179,18 +181,23 @@ def in_known_ms(one: Round, known_ms: Mapping[str, float]) -> Round:
     """Return the round in milliseconds of the day on which `known_ms` of some runners were found.
 
     A machine that shares its caches and memory slows large networks otherwise than small ones. So
-    each runner is scaled as the known ones of about its length are: interpolated between them in
-    the logarithm of their time. The known runners themselves are left out.
+    each runner is scaled as the known ones of about its length are: by a line through the six
+    nearest, in the logarithm of their time. The known runners themselves are left out.
     """
     now = np.log([one.ratios[name] for name in known_ms])
     scale = np.log(list(known_ms.values())) - now
-    order = np.argsort(now)
     ms = {
-        name: float(ratio * np.exp(np.interp(np.log(ratio), now[order], scale[order])))
+        name: float(ratio * np.exp(_line_through_nearest(now, scale, np.log(ratio))))
         for name, ratio in one.ratios.items()
         if name not in known_ms
     }
     return Round(ms, one.reference, one.took)
+
+
+def _line_through_nearest(xs: np.ndarray, ys: np.ndarray, x: float) -> float:
+    nearest = np.argsort(np.abs(xs - x))[:NEAREST_KNOWN]
+    line = np.polyfit(xs[nearest] - x, ys[nearest], deg=min(1, len(nearest) - 1))
+    return line[-1]
 
 
 def quick_ms(runner: Runner, runs: int = 3) -> float:

@@ -120,9 +120,9 @@ class SearchConfig:
     """Architectures derived within the budget and ranked with the shared weights."""
     finalists: int = 4
     """Best of them that are measured whole."""
-    measure_spread: float = 0.005
+    measure_spread: float = 0.004
     """Whole students are timed until every one's relative standard error is this small."""
-    measure_seconds: float = 12
+    measure_seconds: float = 30
     """But no longer than this."""
     latency_table: Path | None = None
     """Search for the device of this table in place of the run's: alpha is trained for it first."""

@@ -1,5 +1,6 @@
 """The latency table measured on this machine, and whole students against it."""
 
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -14,6 +15,7 @@ from export.files import first_difference, read_json
 from export.measurement import Measurement, begin, found, measure
 from export.onnx_runner import check_provider, onnx_runner
 from export.stopwatch import (
+    NEAREST_KNOWN,
     Patience,
     Runner,
     Timing,
@@ -31,9 +33,6 @@ from supernet.parts import Part
 from supernet.space import Architecture, SearchSpace
 from supernet.student import Student
 from supernet.timing_plan import TimingPlan, part_name, timing_plan
-
-# An anchor is faster or slower than a student when the table's error cannot be the reason.
-CLEARLY = 1.05
 
 
 def check_unit(unit: UnitOfWork) -> None:
@@ -197,20 +196,24 @@ def measure_students(
 def _around(
     anchors: Mapping[Architecture, float], predicted_ms: Sequence[float]
 ) -> dict[Architecture, float]:
-    """Return the anchors from the last one faster than all students to the first one slower."""
-    ordered = sorted(anchors.items(), key=lambda item: item[1])
-    fastest_ms, slowest_ms = min(predicted_ms) / CLEARLY, max(predicted_ms) * CLEARLY
-    first = max((i for i, (_, ms) in enumerate(ordered) if ms <= fastest_ms), default=0)
-    last = min((i for i, (_, ms) in enumerate(ordered) if ms >= slowest_ms), default=len(ordered))
-    return dict(ordered[first : last + 1])
+    """Return the anchors that are nearest to any of the students, by the ratio of their times."""
+    near = {
+        a
+        for ms in predicted_ms
+        for a in sorted(anchors, key=lambda a: abs(math.log(anchors[a] / ms)))[:NEAREST_KNOWN]
+    }
+    return {a: ms for a, ms in anchors.items() if a in near}
 
 
 def _anchors(table: LatencyTable) -> dict[Architecture, float]:
     try:
-        return {
+        anchors = {
             Architecture.from_json(anchor["architecture"]): float(anchor["ms"])
             for anchor in table.provenance["anchors"]
         }
+        if not anchors or min(anchors.values()) <= 0:
+            raise ValueError(f"{list(anchors.values())} ms")
+        return anchors
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"latency table without whole networks to compare students with ({error}); measure it"

@@ -132,6 +132,8 @@ def test_an_interrupted_measurement_goes_on(kit: Path, tmp_path: Path) -> None:
         env=clean(),
         stderr=subprocess.PIPE,
         text=True,
+        # What runs in the background ignores the signal, and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     with process:
         lines = []

@@ -9,7 +9,7 @@ import pytest
 
 from export.device import UnitOfWork
 from export.errors import UserError
-from export.measurement import Measurement, timed_ms
+from export.measurement import Measurement, anchor_ms, timed_ms
 from export.stopwatch import Round
 from supernet.latency import LatencyTable, Place, places
 from supernet.latency_fit import FLOOR, fit_table
@@ -173,10 +173,10 @@ def test_provenance_is_what_the_rounds_say(plan: TimingPlan) -> None:
         "repeatability": pytest.approx(np.mean(np.abs(halves[0] - halves[1]) / halves[1])),
     }
     slowness = sorted(plan.calibration, key=lambda name: ms[name])
-    assert found["anchors"] == [
-        {"ms": pytest.approx(ms[name]), "architecture": plan.calibration[name].to_json()}
-        for name in [slowness[i] for i in (0, 6, 12, 18, 24, 29, 35, 41, 47)]
-    ]
+    anchors = [(a["ms"], Architecture.from_json(a["architecture"])) for a in found["anchors"]]
+    assert anchors == [(pytest.approx(ms[n]), plan.calibration[n]) for n in anchor_ms(measurement)]
+    ends = (slowness[0], slowness[-1])
+    assert (anchors[0][1], anchors[-1][1]) == tuple(plan.calibration[name] for name in ends)
     assert (found["rounds"], found["seconds"]) == (5, 0.5 + 1.5 + 2.5 + 3.5 + 4.5)
     assert (found["parts"], found["calibration_networks"], found["seed"]) == (43, 48, 0)
     assert (found["unit"], found["unit_of_work"]) == (asdict(UNIT), str(UNIT))

@@ -1,7 +1,7 @@
 """Tables measured here, continued, brought from elsewhere, and refused where they do not belong."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -204,8 +204,8 @@ def test_students_are_brought_to_the_speed_of_the_tables_day(
     fastest, *_, slowest = sorted(anchors.values())
     students = {"like the slowest": slowest, "between": (fastest * slowest) ** 0.5}
     monkeypatch.setattr(measure, "rounds", slowing)
-    runners, predicted_ms = dict.fromkeys(students, refuse), list(students.values())
-    timings = measure_students(runners, [fastest, *predicted_ms], measured, PATIENCE, 0)
+    runners, predicted_ms = dict.fromkeys(students, refuse), list(anchors.values())
+    timings = measure_students(runners, predicted_ms, measured, PATIENCE, 0)
     assert {name: timing.ms for name, timing in timings.items()} == pytest.approx(students)
     assert max(timing.spread for timing in timings.values()) == pytest.approx(0, abs=1e-12)
 
@@ -223,11 +223,13 @@ def test_measuring_goes_on_until_patience_is_over(
 
     monkeypatch.setattr(measure, "rounds", scattered)
     patience = Patience(0.0, 12.0, least_rounds=4)
-    measure_students({"a": refuse}, [1e-9, 1e9], measured, patience, 0)
+    measure_students({"a": refuse}, list(anchors.values()), measured, patience, 0)
     assert len(drawn) == 12
 
 
-@pytest.mark.parametrize("damage", [None, "fast", [{"ms": 1.0}], [{"architecture": {}, "ms": 1}]])
+@pytest.mark.parametrize(
+    "damage", [None, [], "fast", [{"ms": 1.0}], [{"architecture": {}, "ms": 1}]]
+)
 def test_a_table_without_known_networks_cannot_be_compared_with(
     measured: LatencyTable, damage: object
 ) -> None:
@@ -239,24 +241,24 @@ def test_a_table_without_known_networks_cannot_be_compared_with(
 @pytest.mark.parametrize(
     ("predicted_ms", "expected"),
     [
-        ([5.0], [4, 8]),
-        ([4.1], [2, 4, 8]),
-        ([5.0, 9.0], [4, 8, 16]),
-        ([1.0], [1, 2]),
-        ([0.1], [1]),
-        ([40.0], [16]),
+        ([9.0], [1, 2, 3, 4, 5, 6]),
+        ([2.0**4.6], [2, 3, 4, 5, 6, 7]),
+        ([0.1], [0, 1, 2, 3, 4, 5]),
+        ([1e9], [4, 5, 6, 7, 8, 9]),
+        ([2.0**4.6, 2.0**5.6], [2, 3, 4, 5, 6, 7, 8]),
+        ([0.1, 1e9], range(10)),
     ],
 )
-def test_only_the_anchors_around_the_students_are_timed(
+def test_only_the_anchors_nearest_to_the_students_are_timed(
     measured: LatencyTable,
     every_architecture: list[Architecture],
     monkeypatch: pytest.MonkeyPatch,
     predicted_ms: list[float],
-    expected: list[int],
+    expected: Sequence[int],
 ) -> None:
-    """From the last that is clearly faster than all of them to the first that is clearly slower."""
-    drawn = every_architecture[1 :: len(every_architecture) // 5][:5]
-    ms = dict(zip(drawn, (4.0, 2.0, 16.0, 1.0, 8.0), strict=True))
+    """Of anchors of 1, 2, 4 … ms, the six nearest in ratio to each."""
+    drawn = every_architecture[1 :: len(every_architecture) // 10][:10]
+    ms = {a: 2.0 ** ((7 * i) % 10) for i, a in enumerate(drawn)}
     anchors = [{"ms": ms[a], "architecture": a.to_json()} for a in drawn]
     table = replace(measured, provenance={**measured.provenance, "anchors": anchors})
     timed = []
@@ -268,7 +270,7 @@ def test_only_the_anchors_around_the_students_are_timed(
     monkeypatch.setattr(measure, "student_runner", watched)
     measure_students({"a": lambda: None}, predicted_ms, table, Patience(1e9, 1.0), 0)
     # The last runner is the reference's, the smallest student.
-    assert timed[:-1] == expected
+    assert sorted(timed[:-1]) == [2.0**i for i in expected]
 
 
 def test_whole_students_are_timed_by_architecture(

@@ -281,14 +281,25 @@ def test_one_of_another_plan_or_machine_is_refused(
         found(path, replace(fresh(), **change))
 
 
-@pytest.mark.parametrize(("networks", "places"), [(17, range(0, 17, 2)), (3, range(3)), (0, ())])
+@pytest.mark.parametrize(("networks", "places"), [(31, range(0, 31, 2)), (3, range(3)), (0, ())])
 def test_anchors_reach_from_the_fastest_network_to_the_slowest(
     random: np.random.Generator, networks: int, places: Sequence[int]
 ) -> None:
-    """Ratios of 1, 2, 3 and so on times a reference of 3 ms, beside a block of its own."""
-    ms = {f"calibration/{name}": 3.0 * (1 + name) for name in random.permutation(networks)}
+    """Networks in equal ratios times a reference of 3 ms, beside a block: every other is taken."""
+    ms = {f"calibration/{name}": 3.0 * 1.1**name for name in random.permutation(networks)}
     ratios = {"block": 0.5, **{name: value / 3 for name, value in ms.items()}}
     measurement = replace(fresh(), rounds=(Round(ratios, 0.003, 1.0),) * 3)
     assert timed_ms(measurement) == pytest.approx({"block": 1.5, **ms})
-    expected = {f"calibration/{place}": 3.0 * (1 + place) for place in places}
-    assert anchor_ms(measurement) == pytest.approx(expected)
+    found = anchor_ms(measurement)
+    assert found == pytest.approx({f"calibration/{i}": 3.0 * 1.1**i for i in places})
+    assert list(found) == [f"calibration/{i}" for i in places]
+
+
+def test_anchors_are_spread_although_networks_crowd() -> None:
+    """Fifty networks of 10 ms or a little more, and one of 20 and 40 each."""
+    ms = {f"calibration/{i}": 10 + i / 100 for i in range(50)}
+    ms |= {"calibration/50": 20.0, "calibration/51": 40.0}
+    ratios = {name: value / 3 for name, value in ms.items()}
+    measurement = replace(fresh(), rounds=(Round(ratios, 0.003, 1.0),) * 3)
+    names = [f"calibration/{i}" for i in (0, 49, 50, 51)]
+    assert list(anchor_ms(measurement)) == names

@@ -255,12 +255,33 @@ def test_progress_says_how_far_it_is() -> None:
 
 
 def test_known_milliseconds_scale_runners_of_their_length() -> None:
-    """By 1/2 at ratio 2, by 1 at 8, halfway in the logarithm by 1/√2; beyond as at the ends."""
-    ratios = {"large": 8.0, "small": 2.0, "tiny": 1.0, "middle": 4.0, "huge": 16.0}
+    """By 1/2 at ratio 2, by 1 at 8, halfway in the logarithm by 1/√2, and beyond on that line."""
+    ratios = {"large": 8.0, "small": 2.0, "tiny": 0.5, "middle": 4.0, "huge": 32.0}
     found = in_known_ms(Round(ratios, 0.003, 7.0), {"large": 8.0, "small": 1.0})
-    expected = {"tiny": 0.5, "middle": 4 / math.sqrt(2), "huge": 16.0}
+    expected = {"tiny": 0.125, "middle": 4 / math.sqrt(2), "huge": 64.0}
     assert found.ratios == pytest.approx(expected)
     assert (found.reference, found.took) == (0.003, 7.0)
+
+
+def test_a_single_known_network_scales_all_alike() -> None:
+    found = in_known_ms(Round({"a": 2.0, "b": 3.0, "c": 5.0}, 1.0, 1.0), {"b": 30.0})
+    assert found.ratios == pytest.approx({"a": 20.0, "c": 50.0})
+
+
+def test_only_known_networks_of_about_a_runners_length_count() -> None:
+    """Below 1000 the machine is twice as fast as on the known day, above it as fast."""
+    known = {f"{i}": 2.0 * (1 + i) for i in range(6)} | {f"1{i}": 1e4 * (1 + i) for i in range(6)}
+    ratios = {name: ms / 2 if ms < 1000 else ms for name, ms in known.items()}
+    found = in_known_ms(Round({**ratios, "small": 3.3, "large": 2.2e4}, 1.0, 1.0), known)
+    assert found.ratios == pytest.approx({"small": 6.6, "large": 2.2e4})
+
+
+def test_an_error_of_one_known_network_is_shared_out() -> None:
+    """Six of the same length, one of them read 6 % slow: by the mean of their logarithms."""
+    ratios = {str(i): 1.0 + 1e-4 * (i % 2) for i in range(6)}
+    known = {**ratios, "3": ratios["3"] * 1.06}
+    found = in_known_ms(Round({**ratios, "a": 1.00005}, 1.0, 1.0), known)
+    assert found.ratios["a"] == pytest.approx(1.00005 * 1.06 ** (1 / 6), rel=1e-6)
 
 
 def test_a_machine_that_slows_all_alike_gives_the_known_days_milliseconds(
