@@ -28,7 +28,7 @@ from export.errors import UserError
 from export.figures import predicted_figure
 from export.files import read_json, write_json
 from export.onnx_file import write_onnx
-from export.stopwatch import MEDIAN, Patience, quick_ms, timed
+from export.stopwatch import Patience, quick_ms, timed
 from kd.config import TRAIN_RECIPES, SearchConfig
 from supernet.derive import Programme, programme
 from supernet.latency import LatencyTable, places
@@ -123,7 +123,7 @@ def unseen(settings: Settings, table: LatencyTable) -> dict[str, object]:
     """Predict and time random networks that neither fit nor check has seen, in new sessions."""
     draws = np.random.default_rng(settings.seed + 1000)
     networks = list({table.space.random(draws): None for _ in range(settings.unseen)})
-    patience = Patience(spread=0.005, seconds=25, quantile=MEDIAN)
+    patience = Patience(spread=0.005, seconds=45, least_rounds=20)
     timings = measure_architectures(table, patience, settings.seed, networks)
     again = measure_architectures(table, patience, settings.seed + 1, networks)
     predicted = np.array([table.predicted_ms(a) for a in networks])

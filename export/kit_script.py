@@ -13,13 +13,14 @@ import json
 import sys
 import zipfile
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from export.device import UnitOfWork, machine, unit_of_work
 from export.errors import UserError
 from export.measurement import Measurement, anchor_ms, begin, found, measure
 from export.onnx_runner import check_provider, onnx_runner
-from export.stopwatch import MEDIAN, Patience, Runner, Timing, in_known_ms, rounds, timings
+from export.stopwatch import Patience, Runner, Timing, rounds, timings_beside
 
 KIT = Path(__file__).parent
 
@@ -78,12 +79,13 @@ def time_model(manifest: dict, unit: UnitOfWork, options: argparse.Namespace) ->
     known_ms = anchor_ms(stored)
     runners = {name: runner(manifest["graphs"][name], unit) for name in known_ms}
     runners["model"] = onnx_runner(options.model, (3, unit.resolution, unit.resolution), unit)
-    patience, done = Patience(options.spread / 2, 60, quantile=MEDIAN), []
+    estimate = partial(timings_beside, known_ms=known_ms)
+    patience, done = Patience(options.spread / 2, 60), []
     for latest in rounds(runners, runner(manifest["reference"], unit)):
-        done.append(in_known_ms(latest, known_ms))
-        if patience.is_over(done):
+        done.append(latest)
+        if patience.is_over(done, estimate):
             break
-    return timings(done, 1.0, MEDIAN)["model"]
+    return estimate(done)["model"]
 
 
 def options_of(argv: list[str]) -> argparse.Namespace:

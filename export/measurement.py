@@ -11,7 +11,7 @@ import numpy as np
 from export.device import UnitOfWork, machine, unit_of_work
 from export.errors import UserError
 from export.files import DAMAGE, first_difference, read_json, write_json
-from export.stopwatch import Patience, Round, Runner, reference_ms, rounds, timings
+from export.stopwatch import Patience, Round, Runner, rounds, timings
 
 DIGITS = 6
 # Names of the networks that the table is fitted to, and how many of them later timings lean on.
@@ -33,8 +33,8 @@ class Measurement:
     rounds: tuple[Round, ...]
 
     def save(self, path: Path) -> None:
-        """Write as JSON: the names once, every round's ratios in their order."""
-        names = list(self.rounds[0].ratios)
+        """Write as JSON: the names once, every round's seconds in their order."""
+        names = list(self.rounds[0].seconds)
         write_json(
             path,
             {
@@ -48,7 +48,7 @@ class Measurement:
                     {
                         "reference": r.reference,
                         "took": r.took,
-                        "ratios": [r.ratios[name] for name in names],
+                        "seconds": [r.seconds[name] for name in names],
                     }
                     for r in self.rounds
                 ],
@@ -64,7 +64,7 @@ class Measurement:
             names = value["names"]
             done = tuple(
                 Round(
-                    dict(zip(names, map(_positive, r["ratios"]), strict=True)),
+                    dict(zip(names, map(_positive, r["seconds"]), strict=True)),
                     _positive(r["reference"]),
                     _positive(r["took"]),
                 )
@@ -120,8 +120,8 @@ def measure(
 
 def _rounded(one: Round) -> Round:
     """Keep as many digits as were measured: the file is short, and says all that is known."""
-    ratios = {name: float(f"{ratio:.{DIGITS}g}") for name, ratio in one.ratios.items()}
-    return replace(one, ratios=ratios)
+    seconds = {name: float(f"{value:.{DIGITS}g}") for name, value in one.seconds.items()}
+    return replace(one, seconds=seconds)
 
 
 def found(path: Path, fresh: Measurement) -> Measurement:
@@ -141,8 +141,7 @@ def found(path: Path, fresh: Measurement) -> Measurement:
 
 def timed_ms(measurement: Measurement) -> dict[str, float]:
     """Milliseconds of all that was timed, by name."""
-    done = measurement.rounds
-    return {name: timing.ms for name, timing in timings(done, reference_ms(done)).items()}
+    return {name: timing.ms for name, timing in timings(measurement.rounds).items()}
 
 
 def anchor_ms(measurement: Measurement) -> dict[str, float]:

@@ -13,14 +13,11 @@ Runner = Callable[[], None]
 Clock = Callable[[], float]
 Result = TypeVar("Result")
 
-# The reference is visited again when this many times its own visit has gone by.
-REFERENCE_EVERY = 10
-# Visits of the reference on either side whose median is its speed at a moment.
-NEIGHBOURS = 2
-LOW_QUANTILE, MEDIAN = 0.25, 0.5
-# Standard error of a normal sample's quantile, in units of its standard deviation over √n.
-ERROR_OF_QUANTILE = {LOW_QUANTILE: 1.363, MEDIAN: 1.253}
-IQR_OF_NORMAL = 1.349
+# A shared machine only ever slows a run down, and slows one network more than another. What is near
+# the fastest of many runs was not disturbed: this quantile repeats best.
+LOW_QUANTILE = 0.05
+# Errors are found by drawing stretches of consecutive rounds again: noise comes in spells.
+STRETCHES, RESAMPLES = 8, 40
 # As many of the runners of known milliseconds tell how to scale another one.
 NEAREST_KNOWN = 6
 
@@ -35,79 +32,32 @@ class Timing:
 
 @dataclass(frozen=True)
 class Round:
-    """One visit to every runner: its time in units of the reference's at that moment.
+    """One visit to every runner, in seconds; `reference` is the reference's, `took` the round's."""
 
-    `reference` is the reference's own time in this round and `took` that of the round, in seconds.
-    """
-
-    ratios: Mapping[str, float]
+    seconds: Mapping[str, float]
     reference: float
     took: float
 
 
-@dataclass(frozen=True)
-class Patience:
-    """How long to go on: until the spread is at most `spread`, but never beyond `seconds`.
-
-    The spread that counts is the `share` quantile over the runners (0.5 is the typical runner's, 1
-    the worst one's) of the error of their `quantile` over the rounds. Raises `UserError` for bounds
-    that are negative or not numbers.
-    """
-
-    spread: float
-    seconds: float
-    share: float = 0.5
-    quantile: float = LOW_QUANTILE
-    least_rounds: int = 8
-
-    def __post_init__(self) -> None:
-        # Not a number would never be over.
-        if not (self.spread >= 0 and self.seconds >= 0):
-            raise UserError(
-                f"spread {self.spread} and {self.seconds} seconds of measuring: expected numbers, "
-                "0 or more"
-            )
-
-    def is_over(self, done: Sequence[Round]) -> bool:
-        """Whether the rounds done are enough, or all that there is time for."""
-        took = sum(r.took for r in done)
-        another = took / max(1, len(done))
-        return self.is_settled(done) or (
-            len(done) >= self.least_rounds and took + another > self.seconds
-        )
-
-    def progress(self, done: Sequence[Round]) -> str:
-        """Say how far it is: the spread, its bound, and the time."""
-        return (
-            f"spread {self.spread_of(done):.1%} (until {self.spread:.1%}), "
-            f"{sum(r.took for r in done):.0f} of at most {self.seconds:.0f} s"
-        )
-
-    def is_settled(self, done: Sequence[Round]) -> bool:
-        """Whether the spread is within the bound."""
-        return len(done) >= self.least_rounds and self.spread_of(done) <= self.spread
-
-    def spread_of(self, done: Sequence[Round]) -> float:
-        """Relative standard error that counts."""
-        errors = [timing.spread for timing in timings(done, 1.0, self.quantile).values()]
-        return float(np.quantile(errors, self.share))
+Timings = dict[str, Timing]
+Estimate = Callable[[Sequence[Round]], Timings]
 
 
 def rounds(
     runners: Mapping[str, Runner],
     reference: Runner,
-    runs: int = 2,
+    runs: int = 1,
     seed: int = 0,
     done: int = 0,
     clock: Clock = time.perf_counter,
 ) -> Iterator[Round]:
     """Endless rounds, each of which visits every runner once, in a fresh random order.
 
-    Networks timed one after the other differ by 14-17 % between repeats on a busy machine.
-    Interleaved, and divided by a reference network that is timed all through the round, drift falls
-    on all alike. A visit is the best of `runs` runs, which leaves out cold caches and
-    interruptions. `done` rounds are taken as done, so that a measurement can be continued. `clock`
-    returns seconds. Raises `ValueError` for no runners or no runs.
+    Networks timed one after the other differ by 14-17 % between repeats on a busy machine; visited
+    in turn, all have their share of its calm moments. The reference is visited at the start and the
+    end of a round. A visit is the best of `runs` runs; more rounds are worth more than more runs.
+    `done` rounds are taken as done, so that a measurement can be continued. `clock` returns
+    seconds. Raises `ValueError` for no runners or no runs.
     """
     if not runners or runs < 1:
         raise ValueError(f"{len(runners)} runners, runs={runs}: expected at least 1 of each")
@@ -122,27 +72,10 @@ def rounds(
 
 def _round(runners: Mapping[str, Runner], reference: Runner, runs: int, clock: Clock) -> Round:
     start = clock()
-    moments, references = [start], [_visit(reference, runs, clock)]
-    visits: dict[str, tuple[float, float]] = {}
-    for name, runner in runners.items():
-        if clock() - moments[-1] > REFERENCE_EVERY * runs * references[-1]:
-            moments.append(clock())
-            references.append(_visit(reference, runs, clock))
-        visits[name] = (clock(), _visit(runner, runs, clock))
-    moments.append(clock())
-    references.append(_visit(reference, runs, clock))
-    smooth = _running_median(np.array(references))
-    ratios = {
-        name: float(seconds / np.interp(moment, moments, smooth))
-        for name, (moment, seconds) in visits.items()
-    }
-    return Round(ratios, float(np.median(references)), clock() - start)
-
-
-def _running_median(values: np.ndarray) -> np.ndarray:
-    return np.array(
-        [np.median(values[max(0, i - NEIGHBOURS) : i + NEIGHBOURS + 1]) for i in range(len(values))]
-    )
+    before = _visit(reference, runs, clock)
+    seconds = {name: _visit(runner, runs, clock) for name, runner in runners.items()}
+    after = _visit(reference, runs, clock)
+    return Round(seconds, min(before, after), clock() - start)
 
 
 def _visit(runner: Runner, runs: int, clock: Clock) -> float:
@@ -156,48 +89,118 @@ def _visit(runner: Runner, runs: int, clock: Clock) -> float:
 
 
 def reference_ms(done: Sequence[Round]) -> float:
-    """Milliseconds of the reference at the speed that the machine has when nothing disturbs it."""
+    """Milliseconds of the undisturbed reference."""
     return 1e3 * float(np.quantile([r.reference for r in done], LOW_QUANTILE))
 
 
-def timings(
-    done: Sequence[Round], reference_ms: float, quantile: float = LOW_QUANTILE
-) -> dict[str, Timing]:
-    """Timing of every runner on a machine where the reference takes `reference_ms`.
+def timings(done: Sequence[Round]) -> Timings:
+    """Timing of every runner on the undisturbed machine: a low quantile of its seconds.
 
-    `ms` is a quantile of the ratios over the rounds, the lower quartile or the median, and `spread`
-    its standard error in a normal sample with the same interquartile range.
+    `spread` is its error beside the other runners: what all share, the speed that the machine had,
+    is left out.
     """
-    found = {}
-    for name in done[0].ratios:
-        ratios = [r.ratios[name] for r in done]
-        low, middle, high = np.quantile(ratios, (LOW_QUANTILE, quantile, 1 - LOW_QUANTILE))
-        error = ERROR_OF_QUANTILE[quantile] * (high - low) / IQR_OF_NORMAL / np.sqrt(len(done))
-        found[name] = Timing(ms=float(middle * reference_ms), spread=float(error / middle))
-    return found
+    log_ms = _log_ms(done)
+    ms = np.exp(_low(log_ms))
+    resampled = np.array([_low(log_ms[rows]) for rows in _resamples(len(done))])
+    spreads = (resampled - resampled.mean(axis=1, keepdims=True)).std(axis=0)
+    return {
+        name: Timing(float(m), float(s))
+        for name, m, s in zip(done[0].seconds, ms, spreads, strict=True)
+    }
 
 
-def in_known_ms(one: Round, known_ms: Mapping[str, float]) -> Round:
-    """Return the round in milliseconds of the day on which `known_ms` of some runners were found.
+def timings_beside(done: Sequence[Round], known_ms: Mapping[str, float]) -> Timings:
+    """Timing on the day on which `known_ms` of some were found, of all the others.
 
     A machine that shares its caches and memory slows large networks otherwise than small ones. So
     each runner is scaled as the known ones of about its length are: by a line through the six
-    nearest, in the logarithm of their time. The known runners themselves are left out.
+    nearest, in the logarithm of their time.
     """
-    now = np.log([one.ratios[name] for name in known_ms])
-    scale = np.log(list(known_ms.values())) - now
-    ms = {
-        name: float(ratio * np.exp(_line_through_nearest(now, scale, np.log(ratio))))
-        for name, ratio in one.ratios.items()
-        if name not in known_ms
-    }
-    return Round(ms, one.reference, one.took)
+    names, log_ms = list(done[0].seconds), _log_ms(done)
+    is_known = np.array([name in known_ms for name in names])
+    log_known = np.log([known_ms[name] for name in names if name in known_ms])
+    now = _low(log_ms)
+    weights = np.array([_line_weights(now[is_known], x) for x in now[~is_known]])
+
+    def on_that_day(low: np.ndarray) -> np.ndarray:
+        return low[~is_known] + weights @ (log_known - low[is_known])
+
+    ms = np.exp(on_that_day(now))
+    resampled = [on_that_day(_low(log_ms[rows])) for rows in _resamples(len(done))]
+    unknown = [name for name in names if name not in known_ms]
+    spreads = np.std(resampled, axis=0)
+    return {n: Timing(float(m), float(s)) for n, m, s in zip(unknown, ms, spreads, strict=True)}
 
 
-def _line_through_nearest(xs: np.ndarray, ys: np.ndarray, x: float) -> float:
-    nearest = np.argsort(np.abs(xs - x))[:NEAREST_KNOWN]
-    line = np.polyfit(xs[nearest] - x, ys[nearest], deg=min(1, len(nearest) - 1))
-    return line[-1]
+def _log_ms(done: Sequence[Round]) -> np.ndarray:
+    """Logarithms [rounds, runners]."""
+    return np.log([[1e3 * r.seconds[name] for name in done[0].seconds] for r in done])
+
+
+def _low(log_ms: np.ndarray) -> np.ndarray:
+    return np.quantile(log_ms, LOW_QUANTILE, axis=0)
+
+
+def _resamples(count: int) -> list[np.ndarray]:
+    """Rows of the resampled measurements: a block bootstrap (Künsch 1989)."""
+    stretches = np.array_split(np.arange(count), min(count, STRETCHES))
+    draws = np.random.default_rng(0)
+    picks = draws.integers(len(stretches), size=(RESAMPLES, len(stretches)))
+    return [np.concatenate([stretches[i] for i in pick]) for pick in picks]
+
+
+def _line_weights(xs: np.ndarray, x: float) -> np.ndarray:
+    """Weights of the ys whose sum is the value at `x` of the line through the nearest points."""
+    nearest = np.argsort(np.abs(xs - x), kind="stable")[:NEAREST_KNOWN]
+    centred = xs[nearest] - xs[nearest].mean()
+    slope = centred / max(centred @ centred, np.finfo(float).tiny)
+    weights = np.zeros(len(xs))
+    weights[nearest] = 1 / len(nearest) + (x - xs[nearest].mean()) * slope
+    return weights
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to go on: until the spread is at most `spread`, but never beyond `seconds`.
+
+    The spread that counts is the `share` quantile over the runners: 0.5 is the typical runner's, 1
+    the worst one's. Raises `UserError` for bounds that are negative or not numbers.
+    """
+
+    spread: float
+    seconds: float
+    share: float = 0.5
+    least_rounds: int = 12
+
+    def __post_init__(self) -> None:
+        # Not a number would never be over.
+        if not (self.spread >= 0 and self.seconds >= 0):
+            raise UserError(
+                f"spread {self.spread} and {self.seconds} seconds of measuring: expected numbers, "
+                "0 or more"
+            )
+
+    def is_over(self, done: Sequence[Round], estimate: Estimate = timings) -> bool:
+        """Whether the rounds done are enough, or all that there is time for."""
+        if len(done) < self.least_rounds:
+            return False
+        took = sum(r.took for r in done)
+        return took + took / len(done) > self.seconds or self.is_settled(done, estimate)
+
+    def is_settled(self, done: Sequence[Round], estimate: Estimate = timings) -> bool:
+        """Whether the spread is within the bound."""
+        return len(done) >= self.least_rounds and self.spread_of(done, estimate) <= self.spread
+
+    def spread_of(self, done: Sequence[Round], estimate: Estimate = timings) -> float:
+        """Relative standard error that counts."""
+        return float(np.quantile([t.spread for t in estimate(done).values()], self.share))
+
+    def progress(self, done: Sequence[Round]) -> str:
+        """Say how far it is: the spread, its bound, and the time."""
+        return (
+            f"spread {self.spread_of(done):.1%} (until {self.spread:.1%}), "
+            f"{sum(r.took for r in done):.0f} of at most {self.seconds:.0f} s"
+        )
 
 
 def quick_ms(runner: Runner, runs: int = 3) -> float:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from export.errors import UserError
-from export.stopwatch import MEDIAN, Patience
+from export.stopwatch import Patience
 from kd.data import DataSettings
 from kd.networks import RGB, TeacherSource
 from kd.views import Augment
@@ -122,7 +122,7 @@ class SearchConfig:
     """Best of them that are measured whole."""
     measure_spread: float = 0.004
     """Whole students are timed until every one's relative standard error is this small."""
-    measure_seconds: float = 30
+    measure_seconds: float = 45
     """But no longer than this."""
     latency_table: Path | None = None
     """Search for the device of this table in place of the run's: alpha is trained for it first."""
@@ -134,7 +134,7 @@ class SearchConfig:
 
     def patience(self) -> Patience:
         """Return how long whole students are timed: until the worst is within the spread."""
-        return Patience(self.measure_spread, self.measure_seconds, share=1.0, quantile=MEDIAN)
+        return Patience(self.measure_spread, self.measure_seconds, share=1.0, least_rounds=30)
 
     def student_name(self, target_ms: float) -> str:
         """Return the name of a student's folder: 20ms, or phone-20ms for the table phone.json."""

@@ -42,9 +42,9 @@ def fit_table(plan: TimingPlan, measurement: Measurement) -> LatencyTable:
             "measure it for this space, with this version of Oyster"
         )
     done, names = measurement.rounds, plan.names()
-    if len(done) < 2 or set(done[0].ratios) != set(names):
+    if len(done) < 2 or set(done[0].seconds) != set(names):
         raise UserError(
-            f"a measurement of {len(done)} rounds of {len(done[0].ratios)} runners, "
+            f"a measurement of {len(done)} rounds of {len(done[0].seconds)} runners, "
             f"expected 2 rounds or more of {len(names)}; let it go on"
         )
     ms = timed_ms(measurement)
@@ -144,6 +144,10 @@ def _check(plan: TimingPlan, table: LatencyTable, measurement: Measurement) -> d
 
 
 def _repeatability(names: Sequence[str], measurement: Measurement) -> float:
-    """Mean difference between the milliseconds from the odd and from the even rounds alone."""
-    halves = [timings(measurement.rounds[start::2], 1.0) for start in (0, 1)]
-    return float(np.mean([abs(halves[0][n].ms / halves[1][n].ms - 1) for n in names]))
+    """Mean difference between the milliseconds from the odd and from the even rounds alone.
+
+    The difference that all share, of the machine's speed, is left out.
+    """
+    odd, even = (timings(measurement.rounds[start::2]) for start in (0, 1))
+    ratios = np.array([odd[name].ms / even[name].ms for name in names])
+    return float(np.mean(np.abs(ratios / np.median(ratios) - 1)))

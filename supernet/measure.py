@@ -4,6 +4,7 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,10 +20,9 @@ from export.stopwatch import (
     Patience,
     Runner,
     Timing,
-    in_known_ms,
     quick_ms,
     rounds,
-    timings,
+    timings_beside,
 )
 from export.torch_runner import check_torch_provider, torch_device_name, torch_runner
 from supernet.block_graphs import network_graph, part_graph
@@ -185,12 +185,12 @@ def measure_students(
     known_ms = {name: anchors[a] for name, a in named.items()}
     beside = {name: student_runner(table.space, a, unit) for name, a in named.items()}
     reference = student_runner(table.space, table.space.smallest(), unit)
-    done = []
+    estimate, done = partial(timings_beside, known_ms=known_ms), []
     for latest in rounds({**runners, **beside}, reference, seed=seed):
-        done.append(in_known_ms(latest, known_ms))
-        if patience.is_over(done):
+        done.append(latest)
+        if patience.is_over(done, estimate):
             break
-    return timings(done, 1.0, patience.quantile)
+    return estimate(done)
 
 
 def _around(

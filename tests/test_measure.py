@@ -64,7 +64,7 @@ def test_a_measured_folder_holds_rounds_and_table(run: Path, space: SearchSpace)
     assert {path.name for path in run.iterdir()} == {"measurement.json", "latency.json"}
     measurement = Measurement.load(run / "measurement.json")
     plan = timing_plan(space, 0)
-    assert measurement.rounds[0].ratios.keys() == set(plan.names())
+    assert measurement.rounds[0].seconds.keys() == set(plan.names())
     table = LatencyTable.load(run / "latency.json", space)
     assert table.provenance["rounds"] == len(measurement.rounds) >= 2
     assert table.provenance["unit"] == asdict(UNIT)
@@ -199,7 +199,8 @@ def test_students_are_brought_to_the_speed_of_the_tables_day(
         assert set(runners) == anchors.keys() | students.keys()
         for slower in (1.0, 1.5, 2.5, 4.0):
             day_ms = {**anchors, **students}
-            yield Round({n: slower * ms**power for n, ms in day_ms.items()}, 0.3 * slower, 10.0)
+            seconds = {n: 1e-3 * slower * ms**power for n, ms in day_ms.items()}
+            yield Round(seconds, 3e-4 * slower, 10.0)
 
     fastest, *_, slowest = sorted(anchors.values())
     students = {"like the slowest": slowest, "between": (fastest * slowest) ** 0.5}
@@ -213,16 +214,17 @@ def test_students_are_brought_to_the_speed_of_the_tables_day(
 def test_measuring_goes_on_until_patience_is_over(
     measured: LatencyTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """What counts is the student's spread, not that of the steady networks beside it."""
     drawn, anchors = [], known(measured)
 
     def scattered(runners: dict, *_: object, **__: object) -> Iterator[Round]:
         for i in range(100):
             drawn.append(i)
-            ratios = {name: anchors.get(name, 1.0 + i % 3) for name in runners}
-            yield Round(ratios, 1.0, 1.0)
+            seconds = {name: 1e-3 * anchors.get(name, 1.0 + i) for name in runners}
+            yield Round(seconds, 1.0, 1.0)
 
     monkeypatch.setattr(measure, "rounds", scattered)
-    patience = Patience(0.0, 12.0, least_rounds=4)
+    patience = Patience(0.1, 12.0, least_rounds=4)
     measure_students({"a": refuse}, list(anchors.values()), measured, patience, 0)
     assert len(drawn) == 12
 
