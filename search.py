@@ -51,10 +51,9 @@ from supernet.measure import (
     describe_table,
     given_table,
     measure_architectures,
-    measure_students,
+    measure_shipped,
     not_from_here,
     run_table,
-    shipped_runner,
 )
 from supernet.pick import Pick, Score, pick_measured, pick_predicted
 from supernet.presets import preset_resolution, preset_space
@@ -261,9 +260,8 @@ def ship(
     write_onnx(student, example, onnx_path, onnx_metadata(config, trained, pick, target_ms))
     if not_from_here(table):
         return None
-    runners = {folder.name: shipped_runner(student, onnx_path, table)}
     limits = (table, config.patience(), config.seed)
-    measured = measure_students(runners, [pick.predicted_ms], *limits)[folder.name]
+    measured = measure_shipped(student, onnx_path, pick.predicted_ms, *limits)
     add_metadata(onnx_path, {"measured_ms": f"{measured.ms:.4f}"})
     return measured
 

@@ -34,10 +34,9 @@ from supernet.derive import Programme, programme
 from supernet.latency import LatencyTable, places
 from supernet.measure import (
     measure_architectures,
-    measure_students,
+    measure_shipped,
     obtain_table,
     part_runner,
-    shipped_runner,
     student_runner,
     unit_of,
 )
@@ -223,11 +222,9 @@ def shipped_ms(
         if name.endswith("bias"):
             torch.nn.init.normal_(parameter)  # the exporter would leave out biases of zeros
     write_onnx(student, torch.zeros(2, 3, size, size), folder / "student.onnx", {})
-    runners = {"student": shipped_runner(student, folder / "student.onnx", table)}
-    patience = SearchConfig().patience()
-    predicted_ms = [table.predicted_ms(architecture)]
-    timings = measure_students(runners, predicted_ms, table, patience, settings.seed + 2)
-    return timings["student"].ms
+    predicted_ms, limits = table.predicted_ms(architecture), (SearchConfig().patience(), 2)
+    path = folder / "student.onnx"
+    return measure_shipped(student, path, predicted_ms, table, *limits).ms
 
 
 if __name__ == "__main__":

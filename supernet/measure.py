@@ -220,6 +220,25 @@ def _anchors(table: LatencyTable) -> dict[Architecture, float]:
         ) from error
 
 
+def measure_shipped(
+    student: Student,
+    onnx_path: Path,
+    predicted_ms: float,
+    table: LatencyTable,
+    patience: Patience,
+    seed: int,
+) -> Timing:
+    """Time a finished student as it ships: the mean of two sessions."""
+    once, again = (
+        measure_students(
+            {"student": shipped_runner(student, onnx_path, table)},
+            *([predicted_ms], table, patience, session_seed),
+        )["student"]
+        for session_seed in (seed, seed + 1)
+    )
+    return once.with_another(again)
+
+
 def measure_architectures(
     table: LatencyTable, patience: Patience, seed: int, architectures: Sequence[Architecture]
 ) -> dict[Architecture, Timing]:

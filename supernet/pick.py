@@ -7,13 +7,13 @@ import numpy as np
 
 from export.errors import UserError
 from export.stopwatch import Timing
-from supernet.derive import Programme, candidates
+from supernet.derive import FILLS, Programme, candidates
 from supernet.space import Architecture, Choices
 
 # A finalist leaves this share of the budget, or its own standard error, to being timed again.
-MARGIN = 0.01
-# With that added it should use this much; one that uses less is taken if none does.
-FILL = 0.987
+MARGIN = 0.012
+# With that added it should use this much; where none does, the one is taken that uses most.
+FILL = 0.99
 ATTEMPTS = 6
 
 Score = tuple[float, float]
@@ -70,7 +70,9 @@ def pick_measured(
             break
         off = np.median([_safe_ms(timings[a]) / problem.table.predicted_ms(a) for a in finalists])
         asked_ms = min(target_ms / float(off), slowest_ms)
-    best = best or _confirmed(timings, twice, scores, (0.0, target_ms), measure)
+    for fill in FILLS:
+        bounds_ms = (fill * target_ms, target_ms)
+        best = best or _confirmed(timings, twice, scores, bounds_ms, measure)
     if best is None:
         raise UserError(
             f"--target-latency {target_ms:g}: no student was measured within it, although the "
@@ -96,8 +98,7 @@ def _confirmed(
         best = min(fitting, key=lambda a: scores[a])
         if best in twice:
             return best
-        once, again = timings[best], measure([best])[best]
-        timings[best] = Timing((once.ms + again.ms) / 2, max(once.spread, again.spread))
+        timings[best] = timings[best].with_another(measure([best])[best])
         twice.add(best)
     return None
 

@@ -12,7 +12,7 @@ from export.device import UnitOfWork
 from export.errors import UserError
 from export.measurement import Measurement
 from export.onnx_file import write_onnx
-from export.stopwatch import Patience, Round
+from export.stopwatch import Patience, Round, Timing
 from supernet import measure
 from supernet.derive import programme
 from supernet.latency import LatencyTable
@@ -23,6 +23,7 @@ from supernet.measure import (
     given_table,
     measure_architectures,
     measure_plan,
+    measure_shipped,
     measure_students,
     not_from_here,
     obtain_table,
@@ -300,6 +301,18 @@ def test_finished_students_run_as_they_ship(
             shipped_runner(student, path, table)
         write_onnx(student, student.head.classifier.weight.new_zeros(2, 3, 8, 8), path, {})
         shipped_runner(student, path, table)()
+
+
+def test_what_ships_is_timed_in_two_sessions(
+    measured: LatencyTable, space: SearchSpace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, timed = [], {0: Timing(4.0, 0.03), 1: Timing(5.0, 0.04)}
+    monkeypatch.setattr(measure, "shipped_runner", lambda *what: opened.append(what))
+    monkeypatch.setattr(measure, "measure_students", lambda *what: {"student": timed[what[-1]]})
+    student, path = Student(space, space.smallest()), tmp_path / "student.onnx"
+    found = measure_shipped(student, path, 4.4, measured, PATIENCE, 0)
+    assert (found.ms, found.spread) == (4.5, pytest.approx(0.025))
+    assert opened == [(student, path, measured)] * 2
 
 
 def test_pytorch_measures_a_table_too(space: SearchSpace, tmp_path: Path) -> None:

@@ -176,6 +176,11 @@ def test_timings_by_hand() -> None:
     assert reference_ms(done) == pytest.approx(1.0)
 
 
+def test_two_timings_by_hand() -> None:
+    found = Timing(4.0, 0.03).with_another(Timing(5.0, 0.04))
+    assert (found.ms, found.spread) == (4.5, pytest.approx(0.025))
+
+
 def test_what_all_runners_share_is_no_error() -> None:
     """Rounds that are slow for all alike leave no doubt about what is slower than what."""
     speed = 1 + np.arange(24) % 7
