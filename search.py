@@ -38,11 +38,10 @@ from kd.data import Data, join, load_data
 from kd.evaluate import calibration_images, rate
 from kd.fit import FitSettings, fit
 from kd.judge import judge
-from kd.loss import kd_loss, search_loss
-from kd.prepare import prepare_targets
+from kd.prepare import Teaching, prepare_outputs, run_teacher
 from kd.run import Metrics, read_config, read_metrics
-from kd.targets import Targets, distilled, endless, join_targets, on_device
-from kd.teacher import Teacher, classes_of, restore_teacher
+from kd.targets import distilled, endless, on_device
+from kd.teacher import read_facts
 from supernet.alpha import Alpha
 from supernet.alpha_training import AlphaSettings, train_alpha
 from supernet.derive import Programme, check_budget, programme
@@ -71,9 +70,7 @@ class Trained:
 
     config: TrainConfig
     data: Data
-    teacher: Teacher
-    targets: Targets
-    search_targets: Targets
+    taught: Teaching
     problem: Programme
     supernet: Supernet
 
@@ -86,7 +83,7 @@ class Trained:
 def main(config: SearchConfig) -> bool:
     """Make one student a budget; return whether all of them kept their promises."""
     train_config = train_config_of(read_config(config.run)["settings"], config.run)
-    space = preset_space(train_config.preset, len(classes_of(config.run)))
+    space = preset_space(train_config.preset, len(read_facts(config.run)["classes"]))
     brought = config.latency_table
     table = given_table(brought, space) if brought else run_table(config.run, space)
     problem = programme(table)
@@ -118,10 +115,11 @@ def load_trained(config: TrainConfig, problem: Programme) -> Trained:
     """Open the run; what is missing, damaged or foreign raises `UserError`."""
     data = load_data(config.data_settings(preset_resolution(config.preset)))
     supernet = load_weights(config.run / "supernet.safetensors", problem.table.space)
-    teacher, _ = restore_teacher(config.run, len(data.classes))
-    targets = prepare_targets(config, teacher.to(DEVICE), data, config.run / "targets")
     supernet.to(DEVICE, memory_format=torch.channels_last)
-    return Trained(config, data, teacher, *targets, problem, supernet)
+    fingerprint = read_facts(config.run)["fingerprint"]
+    load = partial(run_teacher, config, data, config.run, DEVICE)
+    taught = prepare_outputs(config, fingerprint, load, data, config.run / "targets")
+    return Trained(config, data, taught, problem, supernet)
 
 
 def alpha_of_table(config: SearchConfig, trained: Trained, metrics: Metrics) -> Alpha:
@@ -136,14 +134,14 @@ def alpha_of_table(config: SearchConfig, trained: Trained, metrics: Metrics) -> 
         settings = trained.config
         order = torch.Generator().manual_seed(settings.seed)
         batches = endless(
-            *(trained.data.search, trained.search_targets, settings.views, settings.alpha_batch),
+            *(trained.data.search, trained.taught.search, settings.views, settings.alpha_batch),
             *(order, settings.workers),
         )
         alpha = train_alpha(
             trained.supernet,
             trained.problem,
             (on_device(batch, DEVICE) for batch in batches),
-            search_loss(settings.guide, settings.kd_temperature, settings.kd_weight),
+            settings.loss(settings.guide),
             AlphaSettings.of(settings_of(settings)),
             lambda phase, step, **numbers: metrics.log(f"{phase}_{name}", step, **numbers),
         )
@@ -162,7 +160,9 @@ def make_student(
 
     onnx_path = folder / "student.onnx"
     measured = ship(config, trained, pick, student, target_ms, onnx_path)
-    verdict = judge(trained.teacher, student, onnx_path, trained.data.test, trained.config.batch)
+    verdict = judge(
+        trained.taught.test, student, onnx_path, trained.data.test, trained.config.batch
+    )
     parameters, macs = parameters_and_macs(trained.table.space, pick.architecture)
     facts = {
         "target_ms": target_ms,
@@ -202,14 +202,14 @@ def search(config: SearchConfig, trained: Trained, alpha: Alpha, target_ms: floa
     """
     settings, data, problem = trained.config, trained.data, trained.problem
     images = calibration_images(data.train, settings.batch, settings.seed)
-    loss = search_loss(settings.guide, settings.kd_temperature, settings.kd_weight)
+    loss = settings.loss(settings.guide)
     draws = np.random.default_rng(config.seed)
     with torch.no_grad():
         log_p = alpha(target_ms)
 
     def score(architecture: Architecture) -> Score:
         student = trained.supernet.extract(architecture)
-        return rate(student, images, data.search, trained.search_targets, loss)
+        return rate(student, images, data.search, trained.taught.search, loss)
 
     if not_from_here(trained.table):
         return pick_predicted(problem, log_p, target_ms, config.candidates, score, draws)
@@ -224,18 +224,17 @@ def retrain(
     """Train the student from scratch on the train and the search split; the test split waits."""
     settings, data = trained.config, trained.data
     split = join(data.train, data.search)
-    targets = join_targets(trained.targets, trained.search_targets)
+    outputs = trained.taught.joined()
     batch = min(settings.batch, len(split))
     order = torch.Generator().manual_seed(config.seed)
     torch.manual_seed(config.seed)
     student = Student(trained.table.space, pick.architecture).to(DEVICE)
-    kd_weight = settings.kd_weight if config.retrain_with == "kd" else 0.0
     fit(
         student,
         lambda epoch: distilled(
-            split, targets, epoch % settings.views, batch, order, settings.workers, True
+            split, outputs, epoch % settings.views, batch, order, settings.workers, True
         ),
-        partial(kd_loss, kd_temperature=settings.kd_temperature, kd_weight=kd_weight),
+        settings.loss(config.retrain_with),
         FitSettings(config.epochs, config.learning_rate, config.weight_decay),
         len(split) // batch,
         f"student {name}",

@@ -26,9 +26,14 @@ from export.stopwatch import quick_ms
 from kd.config import TRAIN_RECIPES, TrainConfig, option, settings_of
 from kd.data import Data, load_data
 from kd.evaluate import calibration_images, rate
-from kd.loss import search_loss
-from kd.networks import build_network
-from kd.prepare import given_teacher, prepare_targets, prepare_teacher, steps_per_epoch
+from kd.prepare import (
+    Given,
+    given_teacher,
+    prepare_outputs,
+    prepare_teacher,
+    steps_per_epoch,
+)
+from kd.preview import outputs_size, teacher_seconds, teacher_work
 from kd.run import Metrics, open_run, read_metrics
 from kd.targets import Batch, endless, on_device
 from supernet.alpha import Alpha, named_probabilities
@@ -74,37 +79,37 @@ def main(config: TrainConfig) -> None:
         return
     torch.manual_seed(config.seed)
     supernet = Supernet(space).to(DEVICE, memory_format=torch.channels_last)
-    print(preview(config, data, supernet, unit), flush=True)
+    print(preview(config, data, given, supernet, unit), flush=True)
 
     with Metrics(config.run, settings_of(config), "train") as metrics:
-        teacher, teacher_accuracy = prepare_teacher(
-            config, given, data, config.run, metrics, DEVICE
+        teacher = prepare_teacher(config, given, data, config.run, metrics, DEVICE)
+        taught = prepare_outputs(
+            config, teacher.fingerprint, lambda: teacher.model, data, config.run / "targets"
         )
-        targets, search_targets = prepare_targets(config, teacher, data, config.run / "targets")
         table = obtain_table(config.run, space, unit, patience, config.seed, brought)
         problem = programme(table)
         fastest_ms, slowest_ms = problem.range_ms()
 
-        loss = search_loss(config.guide, config.kd_temperature, config.kd_weight)
+        loss = config.loss(config.guide)
         stream = partial(endless, views=config.views, workers=config.workers)
         order = torch.Generator().manual_seed(config.seed)
 
-        batches = stream(data.train, targets, batch=config.batch, generator=order)
+        batches = stream(data.train, taught.train, batch=config.batch, generator=order)
         steps = config.w_epochs * steps_per_epoch(data, config.batch)
         sampler = fair_sampler(table, fastest_ms, slowest_ms)
         train_w(config, supernet, sampler, steps, batches, loss, metrics)
 
-        batches = stream(data.search, search_targets, batch=config.alpha_batch, generator=order)
+        batches = stream(data.search, taught.search, batch=config.alpha_batch, generator=order)
         batches = (on_device(batch, DEVICE) for batch in batches)
         settings = AlphaSettings.of(settings_of(config))
         alpha = train_alpha(supernet, problem, batches, loss, settings, metrics.log)
         save_supernet(config.run / "supernet.safetensors", supernet, alpha, table.fingerprint())
 
         images = calibration_images(data.train, config.batch, config.seed)
-        rated = partial(rate, images=images, split=data.search, targets=search_targets, loss=loss)
+        rated = partial(rate, images=images, split=data.search, outputs=taught.search, loss=loss)
         searched, random = front(config, supernet, alpha, problem, sampler, rated)
         rows = [
-            ("teacher", f"{config.teacher}, {teacher_accuracy:.2%} of the search split"),
+            ("teacher", f"{config.teacher_name}, {teacher.check}"),
             *describe_table(problem),
         ]
         write_train_report(config, alpha, table, rows, searched, random)
@@ -122,22 +127,18 @@ def own_unit(config: TrainConfig, space: SearchSpace) -> UnitOfWork:
     return unit
 
 
-def preview(config: TrainConfig, data: Data, supernet: Supernet, unit: UnitOfWork) -> str:
+def preview(
+    config: TrainConfig, data: Data, given: Given | None, supernet: Supernet, unit: UnitOfWork
+) -> str:
     """Say what the run will do and roughly how long it takes, from a few timed passes."""
     space, images = supernet.space, len(data.train)
-    teacher_epochs = config.teacher_epochs if config.teacher_source().trained_here else 0
-    teacher = build_network(config.teacher, len(data.classes)).to(DEVICE)
     pixels = torch.rand(config.batch, 3, space.resolution, space.resolution, device=DEVICE)
-    largest = space.one_hot(space.largest())
-    passes = {
-        "teacher": training_pass(teacher, pixels),
-        "w": training_pass(supernet, pixels, largest),
-    }
-    seconds = {name: quick_ms(one, runs=2) / 1000 / config.batch for name, one in passes.items()}
+    w_pass = training_pass(supernet, pixels, space.one_hot(space.largest()))
+    seconds_of_w = quick_ms(w_pass, runs=2) / 1000 / config.batch
     supernet.zero_grad()
     total = (
-        seconds["teacher"] * images * (teacher_epochs + config.views / 3)
-        + seconds["w"] * (images * config.w_epochs + config.alpha_steps * config.alpha_batch)
+        teacher_seconds(config, data, given, pixels)
+        + seconds_of_w * (images * config.w_epochs + config.alpha_steps * config.alpha_batch)
         + (0 if config.latency_table else config.latency_seconds)
     )
     w_steps = config.w_epochs * steps_per_epoch(data, config.batch)
@@ -150,7 +151,8 @@ def preview(config: TrainConfig, data: Data, supernet: Supernet, unit: UnitOfWor
                 f"{space.name}: {space.size():.2g} students, {len(space.decisions())} decisions",
             ),
             ("latency", rough_range(config, space, unit)),
-            ("teacher", f"{config.teacher}, {teacher_epochs or 'no'} epochs"),
+            ("teacher", f"{config.teacher_name}, {teacher_work(config, given)}"),
+            ("outputs", outputs_size(config, data)),
             ("supernet", f"{w_steps} steps of w, {config.alpha_steps} of alpha"),
             ("time", f"roughly {max(1, round(total / 60))} min on this machine"),
         ]

@@ -93,13 +93,19 @@ def front_figure(
 
 
 def students_figure(
-    path: Path, students: Mapping[str, Point], front: Sequence[Point], teacher: float, unit: str
+    path: Path,
+    students: Mapping[str, Point],
+    front: Sequence[Point],
+    teacher: float | None,
+    unit: str,
 ) -> None:
     """Draw the finished students by name, their Pareto front as a line, the teacher's accuracy."""
     with _written(path, width=8.0, height=4.8) as figure:
         axes = figure.add_subplot()
         axes.grid(visible=True)
-        axes.axhline(teacher, color=_MUTED, ls=(0, (5, 4)), lw=1.5, label="teacher", zorder=2)
+        if teacher is not None:
+            line = {"color": _MUTED, "ls": (0, (5, 4)), "lw": 1.5}
+            axes.axhline(teacher, **line, label="teacher", zorder=2)
         axes.plot(*_xy(front), "-", color=_DEEP, lw=2.2, label="Pareto front", zorder=3)
         star = {"color": _ACCENT, "ms": 16, "mec": "white"}
         axes.plot(*_xy(list(students.values())), "*", label="students", zorder=4, **star)

@@ -6,13 +6,26 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from tyro.conf import UseAppendAction
+
 from export.errors import UserError
 from export.stopwatch import Patience
 from kd.data import DataSettings
-from kd.networks import RGB, TeacherSource
+from kd.loss import Loss, loss_of
+from kd.mixing import Mix
+from kd.networks import RGB, Channels
+from kd.teacher import TeacherSource, read_class_names
 from kd.views import Augment
 
 PresetName = Literal["digits", "cifar10", "imagenet"]
+DistanceName = Literal["kl", "dkd", "dist", "alpha_divergence"]
+DEFAULT_TEACHERS: Mapping[str, str] = {
+    "digits": "small_resnet18:2",
+    "cifar10": "small_resnet18:1",
+    "imagenet": "torchvision:resnet50",
+}
+STORED = "stored:"
+PUBLISHED = Path("published")
 
 
 @dataclass(frozen=True)
@@ -25,14 +38,28 @@ class TrainConfig:
     """digits, cifar10, or a folder: train/<class>/ with val/ or test/, or one folder of classes."""
     run: Path = Path("runs/digits")
     """The run's folder."""
-    teacher: str = "small_resnet18:2"
-    """small_resnet18:STRIDE (trained here), torchvision:NAME or timm:NAME."""
-    teacher_checkpoint: Path | None = None
-    """The teacher's weights: safetensors, or a PyTorch file of tensors only."""
+    teacher: UseAppendAction[tuple[str, ...]] = ()
+    """small_resnet18:STRIDE (trained here), torchvision:NAME, timm:NAME, onnx:FILE,
+    program:FILE.pt2 of torch.export, python:MODULE:FACTORY (runs that code), or stored:FOLDER with
+    another run's targets. Several make an ensemble. The preset's own when left out."""
+    teacher_checkpoint: UseAppendAction[tuple[Path, ...]] = ()
+    """Weights of a torchvision, timm or small_resnet18 teacher: safetensors, or a PyTorch file of
+    tensors only. For an ensemble one for each, in order; "published" stands for the library's."""
+    teacher_weight: UseAppendAction[tuple[float, ...]] = ()
+    """Weights of an ensemble's teachers, in order; equal when left out."""
     teacher_mean: RGB | None = None
-    """Mean that the teacher normalises RGB in [0, 1] with; its library's own when left out."""
+    """Mean that the teacher normalises RGB in [0, 1] with; from its metadata when left out."""
     teacher_std: RGB | None = None
     """Standard deviation, likewise."""
+    teacher_resolution: int | None = None
+    """Pixels that images are resized to for the teacher; 0 leaves them; likewise."""
+    teacher_channels: Channels = "rgb"
+    """What the teacher takes for colour."""
+    teacher_classes: Path | None = None
+    """Text file of the teacher's own classes, one a line in its order, when they are not the
+    data's classes in the data's order."""
+    teacher_outputs: Literal["stored", "online"] = "stored"
+    """Store the teacher's outputs once, or run the teacher in every step."""
     guide: Literal["teacher", "labels"] = "teacher"
     """What the search learns from; labels is conventional architecture search, a control."""
     seed: int = 0
@@ -40,18 +67,24 @@ class TrainConfig:
     limit: int | None = None
     """At most so many training and as many test images, for quick looks."""
     augment: Augment = "affine"
+    mix: Mix = "none"
+    """Mix every augmented image with another one; teacher and student see the same mixture."""
     search_fraction: float = 0.2
     """Share of the training images set apart for alpha and the ranking of candidates."""
     test_fraction: float = 0.2
     """Share of all images set apart to report, where the data has no test split."""
     views: int = 10
     """Augmented versions of every image for which the teacher's outputs are stored."""
+    most_classes: int = 100
+    """Of more classes, only so many of the largest probabilities are stored for an image."""
     batch: int = 128
     workers: int = 0
     """Processes that decode images; 0 decodes in the main one."""
 
     teacher_epochs: int = 16
     teacher_learning_rate: float = 0.03
+    kd_distance: DistanceName = "kl"
+    """Distance between teacher and student."""
     kd_temperature: float = 4.0
     kd_weight: float = 0.9
     """Weight of the teacher in the loss; the rest is the labels'."""
@@ -92,17 +125,67 @@ class TrainConfig:
             source=self.data,
             resolution=resolution,
             augment=self.augment,
+            mix=self.mix,
             search_fraction=self.search_fraction,
             test_fraction=self.test_fraction,
             seed=self.seed,
             limit=self.limit,
         )
 
-    def teacher_source(self) -> TeacherSource:
-        """Return which teacher, with which weights and normalisation."""
-        return TeacherSource(
-            self.teacher, self.teacher_checkpoint, self.teacher_mean, self.teacher_std
-        )
+    def loss(self, learns_from: str) -> Loss:
+        """Return the loss; one that learns from "labels" never sees the teacher: a control."""
+        return loss_of(learns_from, self.kd_distance, self.kd_temperature, self.kd_weight)
+
+    @property
+    def stored_outputs(self) -> Path | None:
+        """The folder of outputs that stands for a teacher, if one does."""
+        name = self.teacher[0] if self.teacher else ""
+        return Path(name.removeprefix(STORED)) if name.startswith(STORED) else None
+
+    @property
+    def trains_teacher(self) -> bool:
+        """Whether the teacher is to be trained here."""
+        sources = self.teacher_sources()
+        return len(sources) == 1 and sources[0].trained_here
+
+    @property
+    def teacher_name(self) -> str:
+        """What the teacher is called in reports."""
+        return " + ".join(source.name for source in self.teacher_sources())
+
+    def teacher_sources(self) -> list[TeacherSource]:
+        """Return which teachers, with which weights and inputs.
+
+        Raises `UserError` for settings that do not fit their number.
+        """
+        names = self.teacher or (DEFAULT_TEACHERS[self.preset],)
+        self._check_ensemble(names)
+        checkpoints = self.teacher_checkpoint or (PUBLISHED,) * len(names)
+        classes = read_class_names(self.teacher_classes) if self.teacher_classes else None
+        return [
+            TeacherSource(
+                name,
+                None if checkpoint == PUBLISHED else checkpoint,
+                self.teacher_mean,
+                self.teacher_std,
+                self.teacher_resolution,
+                self.teacher_channels,
+                classes,
+            )
+            for name, checkpoint in zip(names, checkpoints, strict=True)
+        ]
+
+    def _check_ensemble(self, names: Sequence[str]) -> None:
+        for option, given in (
+            ("--teacher-checkpoint", self.teacher_checkpoint),
+            ("--teacher-weight", self.teacher_weight),
+        ):
+            if given and len(given) != len(names):
+                raise UserError(f"{option}: {len(given)} for {len(names)} teachers; give one each")
+        if any(not 0 < weight < float("inf") for weight in self.teacher_weight):
+            raise UserError(f"--teacher-weight {self.teacher_weight}: expected numbers above 0")
+        if len(names) > 1 and any(name.startswith(STORED) for name in names):
+            raise UserError("--teacher stored: stands alone; an ensemble needs its teachers")
 
 
 @dataclass(frozen=True)
@@ -148,7 +231,6 @@ TRAIN_RECIPES: Mapping[str, TrainConfig] = {
         preset="cifar10",
         data="cifar10",
         run=Path("runs/cifar10"),
-        teacher="small_resnet18:1",
         augment="crop_flip",
         search_fraction=0.1,
         views=8,
@@ -164,10 +246,10 @@ TRAIN_RECIPES: Mapping[str, TrainConfig] = {
         preset="imagenet",
         data="",
         run=Path("runs/imagenet"),
-        teacher="torchvision:resnet50",
         augment="resized_crop_flip",
         search_fraction=0.02,
         views=4,
+        most_classes=20,
         batch=256,
         workers=4,
         w_epochs=100,
@@ -199,8 +281,14 @@ def option(argv: Sequence[str], name: str, default: str) -> str:
 
 def settings_of(config: TrainConfig | SearchConfig) -> dict:
     """Return the settings as plain values; the folder is not one, it may be moved."""
-    values = {name: value for name, value in dataclasses.asdict(config).items() if name != "run"}
-    return {n: str(value) if isinstance(value, Path) else value for n, value in values.items()}
+    values = dataclasses.asdict(config)
+    return {name: _plain(value) for name, value in values.items() if name != "run"}
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, tuple):
+        return tuple(map(_plain, value))
+    return str(value) if isinstance(value, Path) else value
 
 
 def train_config_of(settings: Mapping[str, object], run: Path) -> TrainConfig:
@@ -210,8 +298,9 @@ def train_config_of(settings: Mapping[str, object], run: Path) -> TrainConfig:
         odd = ", ".join(sorted(settings.keys() ^ expected.keys()))
         raise UserError(f"{run}/config.json: settings of another version ({odd}); train again")
     restored = {name: _tupled(value) for name, value in settings.items()}
-    for name in ("teacher_checkpoint", "latency_table"):
+    for name in ("teacher_classes", "latency_table"):
         restored[name] = Path(settings[name]) if settings[name] else None
+    restored["teacher_checkpoint"] = tuple(map(Path, settings["teacher_checkpoint"]))
     return replace(TrainConfig(), run=run, **restored)
 
 

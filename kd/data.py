@@ -14,10 +14,12 @@ import numpy as np
 import torch
 from sklearn.model_selection import train_test_split
 from torch import Tensor
+from torch.nn.functional import one_hot
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from export.errors import UserError
+from kd.mixing import Mix, Mixture, draw_mixture
 from kd.sources import Pixels, Source, read_source
 from kd.views import Augment, seeded, transforms, view_seed
 
@@ -30,6 +32,7 @@ class DataSettings:
     root: Path | None = None  # where torchvision keeps CIFAR-10
     resolution: int = 16  # pixels
     augment: Augment = "affine"
+    mix: Mix = "none"
     search_fraction: float = 0.2  # of the training images
     test_fraction: float = 0.2  # of all images
     seed: int = 0
@@ -42,7 +45,8 @@ class Split(Dataset):
 
     `version` None is the plain image; v >= 0 is the augmentation drawn from (seed, v, position in
     the source) alone, the same in any process and any split (FKD: Shen & Xing 2021; TinyViT: Wu et
-    al. 2022 store teacher outputs for such views).
+    al. 2022 store teacher outputs for such views). With `mix`, a version is mixed with that of
+    another image of the same part, drawn in the same way.
     """
 
     images: Pixels
@@ -51,18 +55,55 @@ class Split(Dataset):
     plain: v2.Transform
     augmentation: v2.Transform
     seed: int
+    resolution: int
+    mix: Mix
+    parts: tuple[int, ...]  # numbers of images that were one split once
     version: int | None = None
 
     def __len__(self) -> int:
         return len(self.positions)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int, int]:
-        position = int(self.positions[index])
-        image = self.images[position]
+        label = int(self.labels[index])
         if self.version is None:
-            return self.plain(image), int(self.labels[index]), index
-        seed = view_seed(self.seed, self.version, position)
-        return seeded(self.augmentation, image, seed), int(self.labels[index]), index
+            return self.plain(self.images[int(self.positions[index])]), label, index
+        image = self._augmented(index)
+        if self.mix != "none":
+            mixture = self._mixture(index)
+            image = mixture.of(image, self._augmented(mixture.partner))
+        return image, label, index
+
+    def label_shares(self, index: Tensor, classes: int) -> Tensor:
+        """Labels [B, K] of images `index` [B]: one-hot, or mixed as the images are."""
+        shares = one_hot(self.labels[index], classes).float()
+        if self.version is None or self.mix == "none":
+            return shares
+        mixtures = [self._mixture(i) for i in index.tolist()]
+        own = torch.tensor([m.share for m in mixtures])[:, None]
+        others = self.labels[[m.partner for m in mixtures]]
+        return own * shares + (1 - own) * one_hot(others, classes)
+
+    def view_seeds(self) -> np.ndarray:
+        """Seeds [N] uint32 that this version of every image is drawn from."""
+        assert self.version is not None
+        return np.array([self._seed(index) for index in range(len(self))], dtype=np.uint32)
+
+    def _seed(self, index: int) -> int:
+        return view_seed(self.seed, self.version, int(self.positions[index]))
+
+    def _augmented(self, index: int) -> Tensor:
+        image = self.images[int(self.positions[index])]
+        return seeded(self.augmentation, image, self._seed(index))
+
+    def _mixture(self, index: int) -> Mixture:
+        """What the image is mixed with: an image of its own part, whatever was joined to it."""
+        start, size = 0, self.parts[0]
+        for following in self.parts[1:]:
+            if index < start + size:
+                break
+            start, size = start + size, following
+        drawn = draw_mixture(self.mix, self._seed(index), size, self.resolution)
+        return replace(drawn, partner=start + drawn.partner)
 
     def view(self, version: int | None) -> "Split":
         """The same images, plain (None) or in augmented version `version` >= 0."""
@@ -81,7 +122,8 @@ class Data:
 
     def fingerprint(self) -> str:
         """Hash of images, labels, splits and what decides a view; a moved folder keeps its own."""
-        facts = [self.classes, self.settings.augment, self.settings.resolution, self.settings.seed]
+        settings = self.settings
+        facts = [self.classes, settings.augment, settings.resolution, settings.seed, settings.mix]
         digest = hashlib.sha256(json.dumps(facts).encode() + self.train.images.digest())
         for split in (self.train, self.search, self.test):
             digest.update(struct.pack("<q", len(split)))
@@ -111,7 +153,7 @@ def join(a: Split, b: Split) -> Split:
     """`a` then `b` as one split of the same source; every image keeps its own views."""
     assert a.images is b.images
     labels, positions = torch.cat([a.labels, b.labels]), torch.cat([a.positions, b.positions])
-    return replace(a, labels=labels, positions=positions)
+    return replace(a, labels=labels, positions=positions, parts=(*a.parts, *b.parts))
 
 
 def batches(
@@ -186,8 +228,15 @@ def _limited(source: Source, positions: np.ndarray, settings: DataSettings) -> n
 
 
 def _split(source: Source, positions: np.ndarray, settings: DataSettings) -> Split:
-    labels = torch.from_numpy(source.labels[positions])
     plain, augmentation = transforms(settings.augment, settings.resolution)
     return Split(
-        source.images, labels, torch.from_numpy(positions), plain, augmentation, settings.seed
+        source.images,
+        torch.from_numpy(source.labels[positions]),
+        torch.from_numpy(positions),
+        plain,
+        augmentation,
+        settings.seed,
+        settings.resolution,
+        settings.mix,
+        parts=(len(positions),),
     )

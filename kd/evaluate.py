@@ -12,12 +12,17 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from kd.data import Split, batches
-from kd.targets import Batch, Targets, distilled
+from kd.targets import Batch, Outputs, distilled
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:
     """Share of logits [N, K] whose largest entry is at labels [N]."""
     return (logits.argmax(dim=1) == labels).double().mean().item()
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model's parameters are, or its buffers when it has none."""
+    return next(itertools.chain(model.parameters(), model.buffers())).device
 
 
 @torch.no_grad()
@@ -29,7 +34,7 @@ def predict(
     description: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(logits [N, K], labels [N]) on the CPU, in eval mode; each module keeps its former mode."""
-    device = next(model.parameters()).device
+    device = device_of(model)
     steps = math.ceil(len(dataset) / batch)
     logits, labels = [], []
     with _evaluating(model):
@@ -44,7 +49,7 @@ def predict(
 def score(
     model: nn.Module,
     split: Split,
-    targets: Targets,
+    outputs: Outputs,
     loss: Callable[[Tensor, Batch], Tensor],
     batch: int,
     workers: int = 0,
@@ -53,11 +58,11 @@ def score(
     device = next(model.parameters()).device
     total, correct = 0.0, 0
     with _evaluating(model):
-        for step in distilled(split, targets, None, batch, None, workers):
+        for step in distilled(split, outputs, None, batch, None, workers):
             here = Batch(*(tensor.to(device) for tensor in step))
             logits = model(here.images).float()
             total += loss(logits, here).item() * len(here.labels)
-            correct += int((logits.argmax(dim=1) == here.labels).sum())
+            correct += int((logits.argmax(dim=1) == here.labels.argmax(dim=1)).sum())
     return total / len(split), correct / len(split)
 
 
@@ -81,13 +86,13 @@ def rate(
     model: nn.Module,
     images: Sequence[Tensor],
     split: Split,
-    targets: Targets,
+    outputs: Outputs,
     loss: Callable[[Tensor, Batch], Tensor],
     batch: int = 256,
 ) -> tuple[float, float]:
     """`score` of a model whose BatchNorm statistics are first recalibrated on `images`."""
     recalibrate(model, images)
-    return score(model, split, targets, loss, batch)
+    return score(model, split, outputs, loss, batch)
 
 
 @contextmanager

@@ -75,7 +75,7 @@ def fit(
                 rate = schedule.get_last_lr()[0]
                 schedule.step()
                 total += value.item() * len(logits)
-                correct += int((logits.argmax(dim=1) == batch.labels).sum())
+                correct += int((logits.argmax(dim=1) == batch.labels.argmax(dim=1)).sum())
                 seen += len(logits)
                 means = {"loss": total / seen, "accuracy": correct / seen}
                 bar.set_postfix(means, refresh=False)

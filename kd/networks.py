@@ -4,6 +4,7 @@ import difflib
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import timm
 import torch
@@ -14,26 +15,19 @@ from export.errors import UserError
 from export.tensor_files import read_tensors
 
 RGB = tuple[float, float, float]
+Channels = Literal["rgb", "bgr", "grey"]
 SMALL = "small_resnet18:"
 
 
 @dataclass(frozen=True)
-class TeacherSource:
-    """Which teacher: "small_resnet18:STRIDE", "torchvision:NAME" or "timm:NAME".
+class Input:
+    """What a network wants to see; without a resolution it takes images as they are."""
 
-    Without `checkpoint`, torchvision and timm use published weights, small_resnet18 is trained
-    here. `mean` and `std` replace the ones that come with the weights.
-    """
-
-    name: str = "small_resnet18:2"
-    checkpoint: Path | None = None
-    mean: RGB | None = None
-    std: RGB | None = None
-
-    @property
-    def trained_here(self) -> bool:
-        """Whether nobody has trained this teacher yet."""
-        return self.name.startswith(SMALL) and self.checkpoint is None
+    mean: RGB = (0.0, 0.0, 0.0)
+    std: RGB = (1.0, 1.0, 1.0)
+    resolution: int | None = None  # pixels
+    interpolation: str = "bilinear"
+    channels: Channels = "rgb"
 
 
 def small_image_resnet18(classes: int, stride: int) -> nn.Module:
@@ -68,15 +62,13 @@ def _known(name: str) -> tuple[str, str]:
     raise UserError(f"teacher {name}: unknown; expected LIBRARY:NAME, such as {close}")
 
 
-def with_weights(source: TeacherSource, classes: int) -> tuple[nn.Module, RGB, RGB]:
-    """(network, mean, std) with the weights of the checkpoint, or the published ones."""
-    if source.trained_here:
-        raise UserError(f"teacher {source.name}: has no weights; train it or give a checkpoint")
-    if source.checkpoint is None:
-        return _published(source.name, classes)
-    network = build_network(source.name, classes)
-    load_weights(network, read_checkpoint(source.checkpoint), classes, source.checkpoint)
-    return network, *_normalisation(source.name)
+def with_weights(name: str, checkpoint: Path | None, classes: int) -> nn.Module:
+    """The network with the weights of the checkpoint, or the published ones."""
+    if checkpoint is None:
+        return _published(name, classes)
+    network = build_network(name, classes)
+    load_weights(network, read_checkpoint(checkpoint), classes, checkpoint)
+    return network
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
@@ -128,23 +120,23 @@ def _unpickled(path: Path) -> dict[str, Tensor]:
     return content
 
 
-def _published(name: str, classes: int) -> tuple[nn.Module, RGB, RGB]:
+def _published(name: str, classes: int) -> nn.Module:
     """The network with its author's weights, downloaded once by its library."""
     library, model = _known(name)
+    if library == "small_resnet18":
+        raise UserError(f"teacher {name}: has no weights; give --teacher-checkpoint")
     published = _published_classes(library, model)
     if published != classes:
         raise _other_classes(f"teacher {name}", published, classes)
     try:
         if library == "timm":
-            network = timm.create_model(model, pretrained=True)
-        else:
-            network = _torchvision_published(model)
+            return timm.create_model(model, pretrained=True)
+        return _torchvision_published(model)
     except Exception as error:  # each hub raises a family of errors of its own
         raise UserError(
             f"teacher {name}: published weights cannot be fetched ({type(error).__name__});"
             " give --teacher-checkpoint"
         ) from error
-    return network, *_normalisation(name)
 
 
 def _torchvision_published(model: str) -> nn.Module:
@@ -163,16 +155,17 @@ def _published_classes(library: str, model: str) -> int:
     return len(models.get_model_weights(model).DEFAULT.meta["categories"])
 
 
-def _normalisation(name: str) -> tuple[RGB, RGB]:
-    """(mean, std) of the published weights; none where the network is trained here."""
-    library, _, model = name.partition(":")
+def published_input(name: str) -> Input:
+    """What the published weights of a network want to see; all as it is for a network of ours."""
+    library, model = _known(name)
     if library == "timm":
         config = timm.get_pretrained_cfg(model)
-        return config.mean, config.std
+        return Input(config.mean, config.std, config.input_size[-1], config.interpolation)
     if library == "torchvision":
-        transform = models.get_model_weights(model).DEFAULT.transforms()
-        return tuple(transform.mean), tuple(transform.std)
-    return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+        wanted = models.get_model_weights(model).DEFAULT.transforms()
+        mean, std = tuple(wanted.mean), tuple(wanted.std)
+        return Input(mean, std, wanted.crop_size[0], wanted.interpolation.value)
+    return Input()
 
 
 def _is_head(given: tuple[int, ...], wanted: tuple[int, ...], classes: int) -> bool:
@@ -182,5 +175,5 @@ def _is_head(given: tuple[int, ...], wanted: tuple[int, ...], classes: int) -> b
 def _other_classes(origin: Path | str, found: int, classes: int) -> UserError:
     return UserError(
         f"{origin}: {found} classes, the data has {classes};"
-        " give a checkpoint trained on these classes"
+        " give a checkpoint trained on these classes, or name the teacher's with --teacher-classes"
     )
