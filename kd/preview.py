@@ -43,4 +43,4 @@ def outputs_size(config: TrainConfig, data: Data) -> str:
         return f"those in {config.stored_outputs}"
     shapes = [shape for _, shape in stored_shapes(config, data).values()]
     size = size_text(sum(shape.size for shape in shapes))
-    return f"{size} in {config.run / 'targets'}: {shapes[0]}"
+    return f"{size} in {config.run / 'targets'}; of the train split {shapes[0]}"

@@ -29,9 +29,12 @@ Arrays = dict[str, np.memmap]
 
 
 def size_text(size: int) -> str:
-    """Say bytes as MiB or GiB."""
-    mib = size / 2**20
-    return f"{mib:.1f} MiB" if mib < 1024 else f"{mib / 1024:.1f} GiB"
+    """Say bytes in the unit that suits them."""
+    for unit in ("KiB", "MiB"):
+        size /= 1024
+        if size < 1000:
+            return f"{size:.1f} {unit}"
+    return f"{size / 1024:.1f} GiB"
 
 
 @dataclass(frozen=True)
