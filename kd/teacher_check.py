@@ -107,7 +107,10 @@ def check_input(
     resolution = split.resolution
     for name, mend, wants in _others(teacher.wants, resolution, own_resolution, own_values):
         other = Teacher(teacher.network, wants, teacher.identity).to(teacher.mean.device)
-        better = _right(other, images, batch, workers)
+        try:
+            better = _right(other, images, batch, workers)
+        except Exception:  # a network that cannot take such an input does not want it
+            continue
         if _clearly(better, right):
             raise UserError(
                 f"teacher: {right.mean():.1%} of {len(right)} images as it is, but "
