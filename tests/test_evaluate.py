@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from kd.data import Data, DataSettings, load_data
 from kd.evaluate import accuracy, calibration_images, predict, rate, recalibrate, score
 from kd.loss import kd_loss
-from kd.targets import Batch, store_targets
-from kd.teacher import Teacher
+from kd.store import Targets, shape_of, store_targets
+from kd.targets import Batch
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +23,14 @@ def model() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(
         nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Flatten(), nn.Linear(144, 10)
+    )
+
+
+def targets_of(data: Data, folder: Path) -> Targets:
+    """What a model like the student says of the test images."""
+    network, shape = model().eval(), shape_of(data.test, 0, 10, 10)
+    return store_targets(
+        *(lambda images: network(images).softmax(dim=1).detach(), data.test, shape, folder, {})
     )
 
 
@@ -54,11 +62,11 @@ def test_modes_come_back_after_an_error(data: Data) -> None:
 
 def test_score_is_the_exact_mean_whatever_the_batch(data: Data, tmp_path: Path) -> None:
     network = model()
-    teacher = Teacher(model())
-    targets = store_targets(teacher, data.test, 1, tmp_path / "test", {})
+    targets = targets_of(data, tmp_path / "test")
     loss = partial(kd_loss, kd_temperature=4.0, kd_weight=0.9)
     logits, labels = predict(network, data.test, 60)
-    whole = Batch(torch.empty(0), labels, targets.rows(None, torch.arange(60)))
+    shares = torch.eye(10)[labels]
+    whole = Batch(torch.empty(0), shares, targets.rows(None, torch.arange(60)))
     for batch in (60, 7, 1):  # 60 = 8 * 7 + 4: the last batch is smaller
         value, share = score(network, data.test, targets, loss, batch)
         assert value == pytest.approx(loss(logits, whole).item(), rel=1e-5)
@@ -66,7 +74,7 @@ def test_score_is_the_exact_mean_whatever_the_batch(data: Data, tmp_path: Path) 
 
 
 def test_score_reads_plain_images(data: Data, tmp_path: Path) -> None:
-    targets = store_targets(Teacher(model()), data.test, 1, tmp_path / "test", {})
+    targets = targets_of(data, tmp_path / "test")
     loss = partial(kd_loss, kd_temperature=4.0, kd_weight=0.9)
     network = model()
     assert score(network, data.test.view(0), targets, loss, 60) == score(
@@ -97,7 +105,7 @@ def test_recalibrated_statistics_equal_a_hand_computation(training: bool) -> Non
 
 def test_rate_recalibrates_before_it_scores(data: Data, tmp_path: Path) -> None:
     """The same as doing it by hand, and unlike scoring with the statistics as they were."""
-    targets = store_targets(Teacher(model()), data.test, 1, tmp_path / "targets", {})
+    targets = targets_of(data, tmp_path / "targets")
     loss = partial(kd_loss, kd_temperature=2.0, kd_weight=0.5)
     images = calibration_images(data.train, 16, seed=0, count=2)
     rated = rate(model(), images, data.test, targets, loss)

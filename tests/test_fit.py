@@ -1,7 +1,6 @@
 """Training a network: it learns, it repeats, and it stops when the loss breaks."""
 
 from collections.abc import Callable, Iterator
-from functools import partial
 
 import pytest
 import torch
@@ -12,10 +11,8 @@ from export.errors import UserError
 from kd.data import Data, DataSettings, load_data
 from kd.evaluate import accuracy, predict
 from kd.fit import FitSettings, fit
-from kd.loss import kd_loss
+from kd.loss import label_loss
 from kd.targets import Batch, labelled
-
-LABELS_ONLY = partial(kd_loss, kd_temperature=1.0, kd_weight=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +42,7 @@ def trained(data: Data, settings: FitSettings) -> tuple[nn.Module, list[dict]]:
     def log(step: int, **numbers: float) -> None:
         lines.append({"step": step, **numbers})
 
-    fit(model, epochs(data), LABELS_ONLY, settings, 10, "test", log)
+    fit(model, epochs(data), label_loss, settings, 10, "test", log)
     return model, lines
 
 

@@ -11,7 +11,6 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from PIL import Image
 
 from export.onnx_file import read_metadata
 from export.tensor_files import read_tensors, write_tensors
@@ -104,7 +103,10 @@ def test_teacher_from_a_checkpoint_is_checked_and_not_trained(
     brought = ("--teacher", "small_resnet18:2", "--teacher-checkpoint")
     done = run("train.py", "--run", tmp_path, *SMOKE, *brought, weights)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "teacher.safetensors").read_bytes() == weights.read_bytes()
+    first, second = (json.loads((f / "teacher.json").read_text()) for f in (folder, tmp_path))
+    assert second["fingerprint"] == first["fingerprint"]
+    assert second["search_accuracy"] == first["search_accuracy"]
+    assert not (tmp_path / "teacher.safetensors").exists()  # it is where the user keeps it
     phases = {json.loads(line)["phase"] for line in (tmp_path / "metrics.jsonl").open()}
     assert "teacher" not in phases
     assert "w" in phases
@@ -263,11 +265,6 @@ def test_generous_budget_says_so_and_takes_the_best(trained: tuple[Path, str]) -
     assert metrics["retrain_with"] == "labels"
 
 
-def test_search_before_train(tmp_path: Path) -> None:
-    done = run("search.py", "--run", tmp_path / "none", "--target-latency", "5")
-    refused(done, "run train.py first")
-
-
 def test_truncated_supernet_file(trained: tuple[Path, str], tmp_path: Path) -> None:
     folder, _ = trained
     for name in ("config.json", "latency.json", "teacher.json", "teacher.safetensors"):
@@ -282,39 +279,3 @@ def test_truncated_supernet_file(trained: tuple[Path, str], tmp_path: Path) -> N
 def test_run_folder_of_other_settings(trained: tuple[Path, str]) -> None:
     done = run("train.py", "--run", trained[0], *SMOKE, "--kd-temperature", "2")
     refused(done, "kd_temperature is 4.0 there and 2.0 here", "give another --run")
-
-
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [
-        (("--data", "/no/such/folder"), "/no/such/folder: no such folder"),
-        (("--teacher", "timm:resnet19"), "timm:resnet18"),
-        (("--latency-provider", "NoSuchProvider"), "provider NoSuchProvider: not in this"),
-        (("--teacher", "torchvision:resnet18", "--teacher-checkpoint", "/none.pt"), "/none.pt"),
-    ],
-)
-def test_bad_settings_write_nothing(
-    tmp_path: Path, options: tuple[str, ...], expected: str
-) -> None:
-    refused(run("train.py", "--run", tmp_path / "run", *options), expected)
-    assert not (tmp_path / "run").exists()
-
-
-def test_unknown_preset_lists_the_known_ones(tmp_path: Path) -> None:
-    done = run("train.py", "--preset", "mnist", "--run", tmp_path / "run")
-    assert done.returncode == 2
-    assert "Traceback" not in done.stderr
-    assert all(name in done.stderr for name in ("digits", "cifar10", "imagenet"))
-
-
-def test_corrupt_image_is_named(tmp_path: Path) -> None:
-    draws = np.random.default_rng(0)
-    for index in range(40):
-        path = tmp_path / "data" / "ab"[index % 2] / f"{index}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pixels = draws.integers(0, 255, (16, 16, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(path)
-    (tmp_path / "data" / "a" / "4.png").write_bytes(b"no image")
-    options = ("--data", tmp_path / "data", "--batch", "8", *SMOKE[4:])
-    done = run("train.py", "--run", tmp_path / "run", *options)
-    refused(done, "4.png: not a readable image")

@@ -28,6 +28,16 @@ def test_broken_promises_are_loud() -> None:
     assert rows["ONNX parity"].startswith("FAILED: largest error not finite")
 
 
+def test_a_teacher_that_is_not_known_for_the_test_split_is_said() -> None:
+    unknown = {"teacher_test_accuracy": None, "teacher_agreement": None}
+    rows = dict(summary_rows({**FACTS, **unknown}, Path("student.onnx")))
+    assert rows["teacher"] == "its outputs for the test split are not stored"
+    assert "agreement" not in rows
+    known = dict(summary_rows(FACTS, Path("student.onnx")))
+    assert known["teacher"] == "99.00% of the test split"
+    assert known["agreement"] == "97.00% of answers are the teacher's"
+
+
 ELSEWHERE = {
     **{"measured_ms": None, "measured_ms_spread": None, "meets_target": None},
     "not_measured": "the table is of another machine",

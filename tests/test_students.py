@@ -94,6 +94,14 @@ def test_a_field_that_is_missing_or_no_number_is_refused(
     assert "\n" not in str(raised.value)
 
 
+def test_a_teacher_that_is_not_known_for_the_test_split_is_no_damage(tmp_path: Path) -> None:
+    folder = write(tmp_path, good=facts(teacher_test_accuracy=None))
+    assert list(read_students(folder, "table 1")) == ["good"]
+    write(tmp_path, bad=facts(teacher_test_accuracy=1.5))
+    with pytest.raises(UserError, match=r"teacher_test_accuracy 1\.5 is no share"):
+        read_students(folder, "table 1")
+
+
 def test_the_list_in_columns() -> None:
     text = students_text(
         {
@@ -138,17 +146,18 @@ def test_the_front_is_that_of_brute_force(random: np.random.Generator, steps: in
     assert {0, 1, 2} <= sizes
 
 
-@pytest.mark.parametrize("measured", [9.0, None])
+@pytest.mark.parametrize(("measured", "teacher"), [(9.0, 0.99), (None, 0.99), (9.0, None)])
 def test_the_figure_has_every_student_and_their_front(
-    tmp_path: Path, measured: float | None
+    tmp_path: Path, measured: float | None, teacher: float | None
 ) -> None:
     students = {
         "a": facts(measured_ms=2.0, test_accuracy=0.7),
         "b": facts(measured_ms=measured, predicted_ms=8.0, test_accuracy=0.9),
         "c": facts(measured_ms=10.0, test_accuracy=0.8),
     }
+    students = {name: {**one, "teacher_test_accuracy": teacher} for name, one in students.items()}
     write_pareto(tmp_path / "pareto.png", students, "one unit")
     a, b, c = Point(2.0, 0.7), Point(measured or 8.0, 0.9), Point(10.0, 0.8)
     by_hand = tmp_path / "by hand.png"
-    students_figure(by_hand, {"a": a, "b": b, "c": c}, [a, b], 0.99, "one unit")
+    students_figure(by_hand, {"a": a, "b": b, "c": c}, [a, b], teacher, "one unit")
     assert (tmp_path / "pareto.png").read_bytes() == by_hand.read_bytes()
