@@ -1,4 +1,4 @@
-"""What train.py and search.py say to settings and data that cannot be: one line, nothing written."""
+"""What the scripts say to settings and data that cannot be: one line, nothing written."""
 
 from pathlib import Path
 
