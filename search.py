@@ -30,9 +30,6 @@ from kd.config import (
     SEARCH_RECIPES,
     SearchConfig,
     TrainConfig,
-    option,
-    settings_of,
-    train_config_of,
 )
 from kd.data import Data, join, load_data
 from kd.evaluate import calibration_images, rate
@@ -40,6 +37,7 @@ from kd.fit import FitSettings, fit
 from kd.judge import judge
 from kd.prepare import Teaching, prepare_outputs, run_teacher
 from kd.run import Metrics, read_config, read_metrics
+from kd.settings import option, settings_of, train_config_of
 from kd.targets import distilled, endless, on_device
 from kd.teacher import read_facts
 from supernet.alpha import Alpha

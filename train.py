@@ -23,7 +23,7 @@ from export.errors import UserError
 from export.figures import Point, choices_figure, curves_figure, front_figure
 from export.report import Section, table_text, write_report
 from export.stopwatch import quick_ms
-from kd.config import TRAIN_RECIPES, TrainConfig, option, settings_of
+from kd.config import TRAIN_RECIPES, TrainConfig
 from kd.data import Data, load_data
 from kd.evaluate import calibration_images, rate
 from kd.prepare import (
@@ -35,6 +35,7 @@ from kd.prepare import (
 )
 from kd.preview import outputs_size, teacher_seconds, teacher_work
 from kd.run import Metrics, open_run, read_metrics
+from kd.settings import option, settings_of
 from kd.targets import Batch, endless, on_device
 from supernet.alpha import Alpha, named_probabilities
 from supernet.alpha_training import AlphaSettings, train_alpha

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from export.errors import UserError
 from export.onnx_runner import onnx_session
+from kd.program_file import in_parts
 
 DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
@@ -48,14 +49,11 @@ class OnnxNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Run the file, in parts where it has a fixed batch size."""
-        size = self.batch or len(images)
-        parts = [self._run(part, size) for part in images.cpu().split(size)]
-        return torch.cat(parts).to(images.device)
+        return in_parts(self._run, images.cpu(), self.batch).to(images.device)
 
-    def _run(self, images: Tensor, size: int) -> Tensor:
-        whole = torch.cat([images, images[:1].expand(size - len(images), -1, -1, -1)])
-        feed = {self.input_name: whole.numpy().astype(self.dtype)}
-        return torch.from_numpy(self.session.run(None, feed)[0]).float()[: len(images)]
+    def _run(self, images: Tensor) -> Tensor:
+        feed = {self.input_name: images.numpy().astype(self.dtype)}
+        return torch.from_numpy(self.session.run(None, feed)[0]).float()
 
 
 def _of_images(shape: list[int | str | None]) -> bool:
@@ -90,7 +88,7 @@ def python_network(reference: str) -> tuple[nn.Module, Path]:
     try:
         module = importlib.import_module(module_name)
         network = getattr(module, factory_name)()
-    except Exception as error:  # the user's code may raise anything
+    except (Exception, SystemExit) as error:  # the user's code may raise anything
         reason = " ".join(str(error).split())
         raise UserError(
             f"teacher python:{reference}: {type(error).__name__}: {reason}; expected a function "

@@ -1,8 +1,7 @@
 """Every setting of the two scripts, and the recipe of each preset."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -267,42 +266,3 @@ SEARCH_RECIPES: Mapping[str, SearchConfig] = {
     "cifar10": SearchConfig(run=Path("runs/cifar10"), epochs=120),
     "imagenet": SearchConfig(run=Path("runs/imagenet"), epochs=150, weight_decay=3e-5),
 }
-
-
-def option(argv: Sequence[str], name: str, default: str) -> str:
-    """Read one option's value ahead of the whole command line: it decides the others' defaults."""
-    for i, word in enumerate(argv):
-        if word == name and i + 1 < len(argv):
-            return argv[i + 1]
-        if word.startswith(f"{name}="):
-            return word.removeprefix(f"{name}=")
-    return default
-
-
-def settings_of(config: TrainConfig | SearchConfig) -> dict:
-    """Return the settings as plain values; the folder is not one, it may be moved."""
-    values = dataclasses.asdict(config)
-    return {name: _plain(value) for name, value in values.items() if name != "run"}
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, tuple):
-        return tuple(map(_plain, value))
-    return str(value) if isinstance(value, Path) else value
-
-
-def train_config_of(settings: Mapping[str, object], run: Path) -> TrainConfig:
-    """Rebuild train.py's settings from a run's config.json; foreign ones raise `UserError`."""
-    expected = settings_of(TrainConfig())
-    if settings.keys() != expected.keys():
-        odd = ", ".join(sorted(settings.keys() ^ expected.keys()))
-        raise UserError(f"{run}/config.json: settings of another version ({odd}); train again")
-    restored = {name: _tupled(value) for name, value in settings.items()}
-    for name in ("teacher_classes", "latency_table"):
-        restored[name] = Path(settings[name]) if settings[name] else None
-    restored["teacher_checkpoint"] = tuple(map(Path, settings["teacher_checkpoint"]))
-    return replace(TrainConfig(), run=run, **restored)
-
-
-def _tupled(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else value

@@ -6,35 +6,49 @@ is not plain tensors and operators of ATen is refused.
 
 import io
 import json
-import pickle
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from export.errors import UserError
+from export.files import DAMAGE
 
 PLAIN = re.compile(
-    r"archive_format|archive_version|byteorder|models/model\.json|\.format_version"
+    r"archive_format|archive_version|byteorder|models/model\.json|\.format_version|\.data/version"
     r"|\.data/serialization_id|data/sample_inputs/model\.pt"
     r"|data/(weights|constants)/model_(weights|constants)_config\.json"
     r"|data/weights/weight_\d+|data/constants/tensor_\d+"
 )
 PICKLED = "data/sample_inputs/model.pt"
-# Integers, symbols of sizes, and arithmetic: all that sizes need.
-EXPRESSION = re.compile(r"(?:[su]\d+|\d+|[-+*/(), ]|Max|Min|Mod|FloorDiv|PythonMod|CeilDiv)*")
+# Integers, symbols of sizes, and arithmetic: all that sizes need. The text is evaluated.
+EXPRESSION = re.compile(
+    r"(?:Symbol\('[a-z]+\d+'(?:, \w+=(?:True|False))*\)|Integer|Rational|Add|Mul|Pow|Max|Min|Mod"
+    r"|FloorDiv|PythonMod|CeilDiv|\d+|[-(), ])*"
+)
+# Names of inputs, parameters and values become code of the loaded module.
+NAME = re.compile(r"[\w.]*")
+# Texts that do not, or are checked for themselves.
+NO_NAMES = {
+    *("expr_str", "target", "in_spec", "out_spec", "custom"),
+    *("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "from_node"),
+}
 OPERATOR = re.compile(
-    r"torch\.ops\.aten\.\w+\.\w+"
+    r"torch\.ops\.aten\.(?!from_file)\w+\.[a-zA-Z]\w*"
     r"|_operator\.(getitem|add|sub|mul|floordiv|mod|neg|pow|truediv|eq|ne|lt|le|gt|ge)"
     r"|math\.(ceil|floor|trunc)|torch\.sym_(float|int|max|min|not|sum)"
 )
 
 
 class Program(nn.Module):
-    """A loaded program as a network, images [B, 3, H, W] -> [B, K]; it runs on its own device."""
+    """A loaded program as a network, images [B, 3, H, W] -> [B, K]; it runs on the CPU.
+
+    `resolution` is the size that it was exported for, None when it takes any. Raises `UserError`
+    for a file that cannot be loaded, or could run code.
+    """
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -43,6 +57,10 @@ class Program(nn.Module):
             program = torch.export.load(path)
             # Guards are code made from text of the file.
             module = program.module(check_guards=False)
+            (name,) = program.graph_signature.user_inputs
+            (node,) = (node for node in program.graph.nodes if node.name == name)
+            sizes = [size if isinstance(size, int) else None for size in node.meta["val"].shape]
+            self.batch, _, self.resolution, _ = sizes
         except Exception as error:  # a family of errors of its own
             raise UserError(
                 f"{path}: PyTorch {torch.__version__} cannot load this program "
@@ -52,8 +70,18 @@ class Program(nn.Module):
         self._loaded = [module]
 
     def forward(self, images: Tensor) -> Tensor:
-        """Run the program on the CPU, where it was loaded."""
-        return self._loaded[0](images.cpu()).to(images.device)
+        """Run the program, in parts where it has a fixed batch size."""
+        return in_parts(self._loaded[0], images.cpu(), self.batch).to(images.device)
+
+
+def in_parts(network: Callable[[Tensor], Tensor], images: Tensor, batch: int | None) -> Tensor:
+    """Outputs [N, K] of a network that takes `batch` images at a time, or any number."""
+    size = batch or len(images)
+    outputs = []
+    for part in images.split(size):
+        whole = torch.cat([part, part[:1].expand(size - len(part), -1, -1, -1)])
+        outputs.append(network(whole)[: len(part)])
+    return torch.cat(outputs)
 
 
 def check_archive(path: Path) -> None:
@@ -61,7 +89,7 @@ def check_archive(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             fault = next(_faults(archive), None)
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, RecursionError) as error:
+    except (*DAMAGE, OSError, zipfile.BadZipFile, RecursionError) as error:
         raise UserError(
             f"{path}: no program of torch.export ({error}); save one with torch.export.save"
         ) from error
@@ -81,7 +109,7 @@ def _faults(archive: zipfile.ZipFile) -> Iterator[str]:
     if PICKLED in names:
         try:
             torch.load(io.BytesIO(archive.read(names[PICKLED])), weights_only=True)
-        except pickle.UnpicklingError:
+        except Exception:  # PyTorch would then load it freely, whatever the error was
             yield PICKLED
     for name in names:
         if name.endswith("_config.json"):
@@ -93,12 +121,16 @@ def _faults(archive: zipfile.ZipFile) -> Iterator[str]:
             yield f"the expression {text[:60]!r}"
         if key == "target" and not OPERATOR.fullmatch(text):
             yield f"the operator {text[:60]!r}"
+    for key, text in _texts(model["graph_module"]):
+        if key not in NO_NAMES and not NAME.fullmatch(text):
+            yield f"the name {text[:60]!r}"
 
 
 def _texts(value: object, key: str = "") -> Iterator[tuple[str, str]]:
-    """Every string of a JSON value, with the key it stands under."""
+    """Every string of a JSON value, with the key it stands under; a key stands under none."""
     if isinstance(value, dict):
         for inner_key, inner in value.items():
+            yield "", inner_key
             yield from _texts(inner, inner_key)
     elif isinstance(value, list):
         for inner in value:

@@ -153,8 +153,9 @@ def store_targets(
             for row, index, found in _outputs(probabilities, split, shape, done, batch, workers):
                 _write(arrays, row, index, found)
                 bar.update()
-                if bar.n % SAVE_EVERY == 0:
-                    _save(partial, arrays, {**facts, "done": bar.n})
+                done += 1  # the bar does not count where it is not shown
+                if done % SAVE_EVERY == 0:
+                    _save(partial, arrays, {**facts, "done": done})
         _save(partial, arrays, facts)
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)

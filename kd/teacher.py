@@ -184,7 +184,8 @@ def _opened(source: TeacherSource, classes: int) -> tuple[nn.Module, Input, str 
             network = OnnxNetwork(Path(reference))
             return network, Input(resolution=network.resolution), file_fingerprint(Path(reference))
         case "program":
-            return Program(Path(reference)), Input(), file_fingerprint(Path(reference))
+            network = Program(Path(reference))
+            return network, Input(resolution=network.resolution), file_fingerprint(Path(reference))
         case "python":
             network, code = python_network(reference)
             return network, Input(), file_fingerprint(code)

@@ -10,10 +10,11 @@ import tyro
 from torch.nn.functional import cross_entropy
 
 from export.errors import UserError
-from kd.config import SEARCH_RECIPES, TRAIN_RECIPES, TrainConfig, option, settings_of
-from kd.config import train_config_of as restored
+from kd.config import SEARCH_RECIPES, TRAIN_RECIPES, TrainConfig
 from kd.distances import dkd
 from kd.loss import kd_loss
+from kd.settings import option, settings_of
+from kd.settings import train_config_of as restored
 from kd.targets import Batch
 from kd.teacher import TeacherSource
 
