@@ -185,6 +185,8 @@ class TrainConfig:
             raise UserError(f"--teacher-weight {self.teacher_weight}: expected numbers above 0")
         if len(names) > 1 and any(name.startswith(STORED) for name in names):
             raise UserError("--teacher stored: stands alone; an ensemble needs its teachers")
+        if self.stored_outputs and self.teacher_outputs == "online":
+            raise UserError("--teacher-outputs online: needs a teacher; --teacher stored: is none")
 
 
 @dataclass(frozen=True)

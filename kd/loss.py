@@ -33,8 +33,7 @@ def kd_loss(
         log_softmax(log_teacher, dim=1),
         batch.labels,
     )
-    label_loss = cross_entropy(logits, batch.labels)
-    return kd_weight * kd_temperature**2 * apart + (1 - kd_weight) * label_loss
+    return kd_weight * kd_temperature**2 * apart + (1 - kd_weight) * label_loss(logits, batch)
 
 
 def label_loss(logits: Tensor, batch: Batch) -> Tensor:

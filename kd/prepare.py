@@ -62,12 +62,13 @@ def given_teacher(config: TrainConfig, data: Data, device: torch.device) -> Give
     None when it is to be trained here. Raises `UserError` when it cannot be loaded, only guesses,
     or would be far better with another input or order of classes.
     """
+    sources = config.teacher_sources()
     if config.stored_outputs:
         return _stored(config, data)
     if config.trains_teacher:
-        build_network(config.teacher_sources()[0].name, len(data.classes))
+        build_network(sources[0].name, len(data.classes))
         return None
-    teachers = [_checked(config, i, data, device) for i in range(len(config.teacher_sources()))]
+    teachers = [_checked(config, i, data, device) for i in range(len(sources))]
     if len(teachers) == 1:
         return teachers[0]
     weights = config.teacher_weight or (1.0,) * len(teachers)

@@ -172,7 +172,9 @@ def _begun(partial: Path, facts: Mapping, shape: Shape, split: Split) -> int:
     if (partial / "targets.json").exists():
         begun = read_json(partial / "targets.json")
         if first_difference({**begun, "done": None}, {**facts, "done": None}) is None:
-            return begun["done"]
+            # Without it all were done, and only the folder's name was still to be given.
+            whole = (shape.views + 1) * math.ceil(len(split) / facts["batch"])
+            return begun.get("done", whole)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     for name, (dtype, size) in shape.arrays().items():

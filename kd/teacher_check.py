@@ -112,9 +112,11 @@ def check_input(
         other = Teacher(teacher.network, wants, teacher.identity).to(teacher.mean.device)
         try:
             tried.append((_right(other, images, batch, workers), name, mend))
+        except UserError:
+            raise
         except Exception:  # a network that cannot take such an input does not want it
             continue
-    better, name, mend = max(tried, key=lambda one: one[0].mean())
+    better, name, mend = max(tried, key=lambda one: one[0].mean(), default=(right, "", ""))
     if _clearly(better, right):
         raise UserError(
             f"teacher: {right.mean():.1%} of {len(right)} images as it is, but "

@@ -173,3 +173,22 @@ def test_a_run_keeps_its_teacher(config: TrainConfig, data: Data, tmp_path: Path
         prepare_teacher(other, given_teacher(other, data, CPU), data, tmp_path, Silent(), CPU)
     with pytest.raises(UserError, match="begun with another teacher"):
         run_teacher(other, data, tmp_path, CPU)
+
+
+def test_stored_outputs_cannot_run_in_every_step(config: TrainConfig, data: Data) -> None:
+    both = replace(config, teacher=("stored:elsewhere",), teacher_outputs="online")
+    with pytest.raises(UserError, match="needs a teacher"):
+        given_teacher(both, data, CPU)
+
+
+def test_outputs_that_lack_only_their_name_are_not_made_again(
+    config: TrainConfig, data: Data, tmp_path: Path
+) -> None:
+    """The writer was stopped between its last save and the renaming."""
+    given = given_teacher(config, data, CPU)
+    outputs(config, given, data, tmp_path)
+    (tmp_path / "search").rename(tmp_path / ".search.partial")
+    loaded = Teacher(nn.Sequential(nn.Flatten(), nn.Linear(1, 1)))  # fails when it is run
+    again = prepare_outputs(config, given.fingerprint, lambda: loaded, data, tmp_path)
+    assert again.search.views == 2
+    assert not (tmp_path / ".search.partial").exists()
