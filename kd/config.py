@@ -8,6 +8,7 @@ from typing import Literal
 from tyro.conf import UseAppendAction
 
 from export.errors import UserError
+from export.precision import Precision
 from export.stopwatch import Patience
 from kd.data import DataSettings
 from kd.loss import Loss, loss_of
@@ -79,6 +80,8 @@ class TrainConfig:
     batch: int = 128
     workers: int = 0
     """Processes that decode images; 0 decodes in the main one."""
+    precision: Precision = "fp32"
+    """Arithmetic of the networks while they train: bf16 is faster where the processor has it."""
 
     teacher_epochs: int = 16
     teacher_learning_rate: float = 0.03
@@ -152,6 +155,11 @@ class TrainConfig:
         """What the teacher is called in reports."""
         return " + ".join(source.name for source in self.teacher_sources())
 
+    @property
+    def guide_name(self) -> str:
+        """What the search learns from, by name."""
+        return self.teacher_name if self.guide == "teacher" else "labels"
+
     def teacher_sources(self) -> list[TeacherSource]:
         """Return which teachers, with which weights and inputs.
 
@@ -210,11 +218,16 @@ class SearchConfig:
     """But no longer than this."""
     latency_table: Path | None = None
     """Search for the device of this table in place of the run's: alpha is trained for it first."""
+    controls: bool = False
+    """Retrain two more: a random student as fast, and this one without the teacher; say what the
+    search and the teacher each brought."""
     list: bool = False
     """Only show the feasible range and the students found so far."""
     epochs: int = 40
     learning_rate: float = 0.1
     weight_decay: float = 5e-4
+    precision: Precision = "fp32"
+    """Arithmetic of the student while it trains: fp32 or bf16; what ships is fp32."""
 
     def patience(self) -> Patience:
         """Return how long whole students are timed: until the worst is within the spread."""

@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from tqdm import tqdm
 
 from export.errors import UserError
+from export.precision import Precision, arithmetic
 from kd.targets import Batch
 
 
@@ -23,6 +24,7 @@ class FitSettings:
     weight_decay: float = 5e-4  # not of biases and BatchNorm
     momentum: float = 0.9
     warm_up: float = 0.2  # share of the steps
+    precision: Precision = "fp32"  # of the network's arithmetic
 
 
 def fit(
@@ -61,8 +63,10 @@ def fit(
             total, correct, seen = 0.0, 0, 0
             for batch in epochs_of_batches(epoch):
                 batch = Batch(*(tensor.to(device) for tensor in batch))
-                logits = model(batch.images.contiguous(memory_format=torch.channels_last))
-                value = loss(logits, batch)
+                images = batch.images.contiguous(memory_format=torch.channels_last)
+                with arithmetic(device, settings.precision):
+                    logits = model(images)
+                value = loss(logits.float(), batch)
                 if not value.isfinite():
                     raise UserError(
                         f"{description}: loss {value.item()} in epoch {epoch + 1}, step"

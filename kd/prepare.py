@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from export.errors import UserError
-from export.files import read_json
+from export.precision import Precision, arithmetic
 from kd.config import TrainConfig
 from kd.data import Data, Split
 from kd.evaluate import predict
@@ -16,7 +16,15 @@ from kd.fit import FitSettings, fit
 from kd.loss import label_loss
 from kd.networks import build_network
 from kd.run import Metrics
-from kd.store import Shape, Targets, join_targets, open_targets, shape_of, store_targets
+from kd.store import (
+    Shape,
+    Targets,
+    join_targets,
+    open_targets,
+    shape_of,
+    store_targets,
+    stored_identity,
+)
 from kd.targets import Online, Outputs, labelled
 from kd.teacher import (
     Ensemble,
@@ -100,7 +108,7 @@ def _check(model: AnyTeacher, config: TrainConfig, data: Data) -> Check:
 def _stored(config: TrainConfig, data: Data) -> Given:
     """Check the outputs that the user brings in place of a teacher."""
     folder = config.stored_outputs
-    teacher = read_json(folder / "search" / "targets.json").get("identity", {}).get("teacher")
+    teacher = stored_identity(folder / "search").get("teacher")
     identity = {"data": data.fingerprint(), "teacher": str(teacher)}
     for name in ("train", "search"):
         found = open_targets(folder / name, identity)
@@ -193,7 +201,9 @@ def _trained(config: TrainConfig, data: Data, metrics: Metrics, device: torch.de
             data.train, epoch, classes, config.batch, order, config.workers, True
         ),
         label_loss,
-        FitSettings(config.teacher_epochs, config.teacher_learning_rate),
+        FitSettings(
+            config.teacher_epochs, config.teacher_learning_rate, precision=config.precision
+        ),
         steps_per_epoch(data, config.batch),
         "teacher",
         partial(metrics.log, "teacher"),
@@ -228,7 +238,7 @@ def prepare_outputs(
     `load` is called only where the teacher itself is needed.
     """
     if config.teacher_outputs == "online":
-        online = Online(_probabilities(load()))
+        online = Online(_probabilities(load(), config.precision))
         return Teaching(online, online, online)
     identity = {"data": data.fingerprint(), "teacher": fingerprint}
     if brought := config.stored_outputs:
@@ -241,7 +251,7 @@ def prepare_outputs(
         if place.exists():
             found[name] = open_targets(place, identity)
             continue
-        teacher = teacher or _probabilities(load())
+        teacher = teacher or _probabilities(load(), config.precision)
         description = f"teacher's outputs, {name}"
         found[name] = store_targets(
             *(teacher, split, shape, place, identity),
@@ -250,6 +260,13 @@ def prepare_outputs(
     return Teaching(**found)
 
 
-def _probabilities(model: AnyTeacher) -> Callable[[torch.Tensor], torch.Tensor]:
+def _probabilities(
+    model: AnyTeacher, precision: Precision
+) -> Callable[[torch.Tensor], torch.Tensor]:
     device = next(model.buffers()).device
-    return lambda images: model(images.to(device)).exp()
+
+    def run(images: torch.Tensor) -> torch.Tensor:
+        with arithmetic(device, precision):
+            return model(images.to(device)).exp()
+
+    return run

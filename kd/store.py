@@ -169,12 +169,10 @@ def store_targets(
 
 def _begun(partial: Path, facts: Mapping, shape: Shape, split: Split) -> int:
     """Return how many batches are stored already; make room for all when none is."""
-    if (partial / "targets.json").exists():
-        begun = read_json(partial / "targets.json")
-        if first_difference({**begun, "done": None}, {**facts, "done": None}) is None:
-            # Without it all were done, and only the folder's name was still to be given.
-            whole = (shape.views + 1) * math.ceil(len(split) / facts["batch"])
-            return begun.get("done", whole)
+    whole = (shape.views + 1) * math.ceil(len(split) / facts["batch"])
+    done = _left_by_another(partial, facts, shape, whole)
+    if done is not None:
+        return done
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     for name, (dtype, size) in shape.arrays().items():
@@ -188,6 +186,22 @@ def _begun(partial: Path, facts: Mapping, shape: Shape, split: Split) -> int:
         arrays["seeds"][view] = split.view(view).view_seeds()
     _save(partial, arrays, {**facts, "done": 0})
     return 0
+
+
+def _left_by_another(partial: Path, facts: Mapping, shape: Shape, whole: int) -> int | None:
+    """Return how many of `whole` batches a writer that was interrupted has left.
+
+    None where there is nothing, or nothing that could be continued.
+    """
+    try:
+        begun = read_json(partial / "targets.json")
+        _open(partial, shape, "r")
+    except (UserError, OSError, ValueError):
+        return None
+    # Without "done" all were, and only the folder's name was still to be given.
+    done = begun.pop("done", whole)
+    same = first_difference(begun, dict(facts)) is None
+    return done if same and isinstance(done, int) and 0 <= done <= whole else None
 
 
 def _outputs(
@@ -223,10 +237,17 @@ def _save(partial: Path, arrays: Arrays, facts: Mapping) -> None:
     write_json(partial / "targets.json", facts)
 
 
+def stored_identity(folder: Path) -> dict[str, str]:
+    """Return what stored outputs depend on; raise `UserError` where they do not say it."""
+    identity = read_json(folder / "targets.json").get("identity")
+    if not isinstance(identity, dict):
+        raise UserError(f"{folder}: damaged: no identity in targets.json; remove the folder")
+    return identity
+
+
 def open_targets(folder: Path, identity: Mapping[str, str]) -> Targets:
     """Open stored outputs; raise `UserError` if they are of something else or not whole."""
-    facts = read_json(folder / "targets.json")
-    stored = facts.get("identity", {})
+    facts, stored = read_json(folder / "targets.json"), stored_identity(folder)
     for field in sorted(stored.keys() | identity.keys()):
         if stored.get(field) != identity.get(field):
             raise UserError(

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from tqdm import trange
 
+from export.precision import Precision
 from supernet.alpha import Alpha, Multiplier, entropy, stage_shares
 from supernet.derive import Programme
 from supernet.sampling import log_uniform
@@ -28,6 +29,7 @@ class AlphaSettings:
     tau_start: float
     tau_end: float
     knots: int
+    precision: Precision
     seed: int
 
     @classmethod
@@ -58,7 +60,7 @@ def train_alpha(
         target_ms, tau = log_uniform(alpha.range_ms(), draws), _tau(settings, step)
         search_loss, expected_ms = alpha_step(
             *(supernet, alpha, multiplier, problem.table, target_ms, tau, next(batches)),
-            *(loss, optimizer, gumbel),
+            *(loss, optimizer, gumbel, settings.precision),
         )
         if step % LOG_EVERY == 0 or step == settings.alpha_steps - 1:
             middle_ms = math.sqrt(math.prod(alpha.range_ms()))

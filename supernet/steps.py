@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from export.errors import UserError
+from export.precision import Precision, arithmetic
 from supernet.alpha import Alpha, Multiplier, gumbel_sample, probabilities
 from supernet.latency import LatencyTable
 from supernet.space import Architecture
@@ -33,6 +34,7 @@ def w_step(
     shares: Sequence[HasImages],
     loss: Loss,
     optimizer: Optimizer,
+    precision: Precision = "fp32",
 ) -> list[float]:
     """Move the shared weights by the mean loss of `students`, each on its own share of a batch.
 
@@ -41,7 +43,9 @@ def w_step(
     optimizer.zero_grad(set_to_none=True)
     losses = []
     for architecture, share in zip(students, shares, strict=True):
-        student_loss = loss(supernet.student_logits(share.images, architecture), share)
+        with arithmetic(share.images.device, precision):
+            logits = supernet.student_logits(share.images, architecture)
+        student_loss = loss(logits.float(), share)
         (student_loss / len(students)).backward()
         losses.append(student_loss.item())
     _require_finite(losses, "shared weights", "--w-learning-rate")
@@ -66,6 +70,7 @@ def alpha_step(
     loss: Loss,
     optimizer: Optimizer,
     generator: torch.Generator,
+    precision: Precision = "fp32",
 ) -> tuple[float, float]:
     """Move alpha(T) by loss + lambda(T) · (E[ms] / T - 1), lambda by dual ascent; w stays.
 
@@ -74,7 +79,10 @@ def alpha_step(
     """
     optimizer.zero_grad(set_to_none=True)
     log_p = alpha(target_ms)
-    search_loss = loss(supernet(batch.images, gumbel_sample(log_p, tau, generator)), batch)
+    choices = gumbel_sample(log_p, tau, generator)
+    with arithmetic(batch.images.device, precision):
+        logits = supernet(batch.images, choices)
+    search_loss = loss(logits.float(), batch)
     expected_ms = table.expected_ms(probabilities(log_p))
     excess = expected_ms / target_ms - 1
     _require_finite([search_loss.item()], "alpha", "--alpha-learning-rate or --w-learning-rate")

@@ -26,6 +26,7 @@ SETTINGS = AlphaSettings(
     tau_start=2.0,
     tau_end=0.5,
     knots=3,
+    precision="fp32",
     seed=0,
 )
 

@@ -215,6 +215,15 @@ def test_outputs_that_are_not_whole_are_refused(
         shutil.rmtree(folder)
 
 
+@pytest.mark.parametrize("identity", ["t1", ["d1", "t1"], None])
+def test_outputs_that_do_not_say_whose_they_are_are_refused(
+    tmp_path: Path, identity: object
+) -> None:
+    (tmp_path / "targets.json").write_text(json.dumps({"identity": identity}))
+    with pytest.raises(UserError, match=r"no identity in targets\.json; remove the folder"):
+        open_targets(tmp_path, {"data": "d1", "teacher": "t1"})
+
+
 def test_outputs_of_an_older_form_are_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "targets.json").write_text(
         json.dumps({"identity": IDENTITY, "shape": [2, 12, 10], "classes": 10})

@@ -1,6 +1,7 @@
 """A writer of teacher outputs that is interrupted, runs out of disk, or is given nonsense."""
 
 import errno
+import json
 import os
 import resource
 import subprocess
@@ -105,6 +106,33 @@ def test_what_another_teacher_began_is_begun_anew(data: Data, tmp_path: Path, ch
     store(data, other, tmp_path / "search", identity, "outputs", most)
     assert other.calls == CALLS
     store(data, teacher(scale=9.0), tmp_path / "whole", identity, most=most)
+    assert content(tmp_path / "search") == content(tmp_path / "whole")
+
+
+def damage(partial: Path, how: str) -> None:
+    facts = partial / "targets.json"
+    if how == "truncated array":
+        array = partial / "probabilities.npy"
+        array.write_bytes(array.read_bytes()[:-8])
+    elif how == "lost array":
+        (partial / "seeds.npy").unlink()
+    elif how == "truncated facts":
+        facts.write_text(facts.read_text()[:-8])
+    else:
+        facts.write_text(json.dumps(json.loads(facts.read_text()) | {"done": how}))
+
+
+@pytest.mark.parametrize(
+    "how", ["truncated array", "lost array", "truncated facts", -1, CALLS + 1, "4", None]
+)
+def test_what_is_left_but_damaged_is_begun_anew(data: Data, tmp_path: Path, how: object) -> None:
+    store(data, teacher(), tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        store(data, teacher(7), tmp_path / "search")
+    damage(tmp_path / ".search.partial", how)
+    again = teacher()
+    store(data, again, tmp_path / "search")
+    assert again.calls == CALLS
     assert content(tmp_path / "search") == content(tmp_path / "whole")
 
 
