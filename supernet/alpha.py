@@ -84,6 +84,14 @@ def named_probabilities(alpha: Alpha, target_ms: float) -> dict[str, dict[str, f
     }
 
 
+def preferences(alpha: Alpha, count: int) -> list[dict[str, dict[str, float]]]:
+    """Probabilities by decision and choice at `count` budgets, from the fastest to the slowest."""
+    fastest_ms, slowest_ms = alpha.range_ms()
+    ratio = slowest_ms / fastest_ms
+    budgets_ms = [fastest_ms * ratio ** (i / (count - 1)) for i in range(count)]
+    return [named_probabilities(alpha, target_ms) for target_ms in budgets_ms]
+
+
 def stage_shares(alpha: Alpha, target_ms: float) -> dict[str, float]:
     """Probability of each choice at `target_ms`, its layers' mean: `stage2.kernel=5`."""
     shares: dict[str, list[float]] = {}
