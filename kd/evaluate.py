@@ -14,6 +14,8 @@ from tqdm import tqdm
 from kd.data import Split, batches
 from kd.targets import Batch, Outputs, distilled
 
+CALIBRATION_BATCHES = 4
+
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:
     """Share of logits [N, K] whose largest entry is at labels [N]."""
@@ -75,7 +77,9 @@ def recalibrate(model: nn.Module, images: Iterable[Tensor]) -> None:
     update_bn(images, model, device=next(model.parameters()).device)
 
 
-def calibration_images(split: Split, batch: int, seed: int, count: int = 4) -> list[Tensor]:
+def calibration_images(
+    split: Split, batch: int, seed: int, count: int = CALIBRATION_BATCHES
+) -> list[Tensor]:
     """`count` batches [B, 3, R, R] of plain images of `split` for `recalibrate`, at random."""
     order = torch.Generator().manual_seed(seed)
     epoch = batches(split.view(None), min(batch, len(split)), order, drop_last=True)

@@ -24,8 +24,8 @@ Measure = Callable[[Sequence[Architecture]], Mapping[Architecture, Timing]]
 class Pick:
     """The architecture chosen for a budget, before it is retrained.
 
-    `shared_loss` and `shared_accuracy` are its score with shared weights; `measured` is None where
-    students of the table cannot be timed.
+    `shared_loss` and `shared_accuracy` are its score with shared weights, best of `scored`;
+    `measured` is None where students of the table cannot be timed.
     """
 
     architecture: Architecture
@@ -33,6 +33,7 @@ class Pick:
     measured: Timing | None
     shared_loss: float
     shared_accuracy: float
+    scored: int
 
 
 def pick_measured(
@@ -79,7 +80,7 @@ def pick_measured(
             "table predicts some; the table may be from a quieter hour: try again, or remove it "
             "and train again"
         )
-    return Pick(best, problem.table.predicted_ms(best), timings[best], *scores[best])
+    return Pick(best, problem.table.predicted_ms(best), timings[best], *scores[best], len(scores))
 
 
 def _confirmed(
@@ -129,4 +130,4 @@ def pick_predicted(
         )
     scores = {a: rate(a) for a in found}
     best = min(found, key=lambda a: scores[a])
-    return Pick(best, problem.table.predicted_ms(best), None, *scores[best])
+    return Pick(best, problem.table.predicted_ms(best), None, *scores[best], len(scores))
