@@ -26,19 +26,16 @@ from export.stopwatch import Timing, timed
 from export.student_report import summary_rows, write_student_report
 from export.students import budget_kept, read_students, students_text, write_pareto
 from export.tensor_files import write_tensors
-from kd.config import (
-    SEARCH_RECIPES,
-    SearchConfig,
-    TrainConfig,
-)
-from kd.data import Data, join, load_data
-from kd.evaluate import calibration_images, rate
-from kd.fit import FitSettings, fit
+from kd.config import SEARCH_RECIPES, SearchConfig, TrainConfig
+from kd.cost import search_cost
+from kd.data import Data, load_data
+from kd.evaluate import accuracy, calibration_images, predict, rate
 from kd.judge import judge
 from kd.prepare import Teaching, prepare_outputs, run_teacher
+from kd.retrain import retrain
 from kd.run import Metrics, read_config, read_metrics
 from kd.settings import option, settings_of, train_config_of
-from kd.targets import distilled, endless, on_device
+from kd.targets import endless, on_device
 from kd.teacher import read_facts
 from supernet.alpha import Alpha
 from supernet.alpha_training import AlphaSettings, train_alpha
@@ -54,12 +51,14 @@ from supernet.measure import (
 )
 from supernet.pick import Pick, Score, pick_measured, pick_predicted
 from supernet.presets import preset_resolution, preset_space
+from supernet.sampling import fair_sampler, random_as_fast
 from supernet.space import Architecture
 from supernet.storage import is_of_table, load_alpha, load_weights, save_alpha
 from supernet.student import MEAN, STD, Student, parameters_and_macs
 from supernet.supernet import Supernet
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+Way = tuple[Architecture, str]  # what is trained, and whether from "kd" or from "labels" alone
 
 
 @dataclass(frozen=True)
@@ -154,14 +153,15 @@ def make_student(
     name = config.student_name(target_ms)
     folder = config.run / "students" / name
     pick, search_seconds = timed(lambda: search(config, trained, alpha, target_ms))
-    student, retrain_seconds = timed(lambda: retrain(config, trained, pick, name, metrics))
-
+    way = (pick.architecture, config.retrain_with)
+    student, retrain_seconds = timed(lambda: trained_student(config, trained, way, name, metrics))
     onnx_path = folder / "student.onnx"
     measured = ship(config, trained, pick, student, target_ms, onnx_path)
     verdict = judge(
         trained.taught.test, student, onnx_path, trained.data.test, trained.config.batch
     )
     parameters, macs = parameters_and_macs(trained.table.space, pick.architecture)
+    compared = controls(config, trained, pick, name, metrics) if config.controls else {}
     facts = {
         "target_ms": target_ms,
         "predicted_ms": pick.predicted_ms,
@@ -180,12 +180,14 @@ def make_student(
         "unit_of_work": trained.table.unit_of_work(),
         "table": trained.table.fingerprint(),
         "settings": settings_of(config),
+        "cost": search_cost(config, trained.config, trained.data, pick.scored),
+        "controls": compared,
     }
     write_json(folder / "metrics.json", facts)
     rows = summary_rows(facts, onnx_path)
     curve = [row for row in read_metrics(config.run) if row["phase"] == f"student_{name}"]
-    last = curve[-config.epochs :]  # an earlier search for this budget left its lines too
-    write_student_report(folder, facts, rows, pick.architecture.to_json(), last)
+    curve = curve[-config.epochs :]  # an earlier search for this budget left its lines too
+    write_student_report(folder, facts, rows, pick.architecture.to_json(), curve)
     metrics.summary(**{f"{name}/{key}": value for key, value in facts.items()})
     metrics.artifact(onnx_path, f"student-{name}", "model")
     print(f"\n{table_text(rows)}\n")
@@ -216,29 +218,34 @@ def search(config: SearchConfig, trained: Trained, alpha: Alpha, target_ms: floa
     return pick_measured(problem, log_p, target_ms, counts, score, whole_ms, draws)
 
 
-def retrain(
-    config: SearchConfig, trained: Trained, pick: Pick, name: str, metrics: Metrics
+def trained_student(
+    config: SearchConfig, trained: Trained, way: Way, name: str, metrics: Metrics
 ) -> Student:
-    """Train the student from scratch on the train and the search split; the test split waits."""
-    settings, data = trained.config, trained.data
-    split = join(data.train, data.search)
-    outputs = trained.taught.joined()
-    batch = min(settings.batch, len(split))
-    order = torch.Generator().manual_seed(config.seed)
+    """Train a student from scratch on the train and the search split; the test split waits."""
     torch.manual_seed(config.seed)
-    student = Student(trained.table.space, pick.architecture).to(DEVICE)
-    fit(
-        student,
-        lambda epoch: distilled(
-            split, outputs, epoch % settings.views, batch, order, settings.workers, True
-        ),
-        settings.loss(config.retrain_with),
-        FitSettings(config.epochs, config.learning_rate, config.weight_decay),
-        len(split) // batch,
-        f"student {name}",
-        partial(metrics.log, f"student_{name}"),
-    )
+    student, log = Student(trained.table.space, way[0]).to(DEVICE), f"student_{name}"
+    given = (config, trained.config, trained.data, trained.taught, way[1])
+    retrain(student, *given, f"student {name}", partial(metrics.log, log))
     return student.cpu().eval()
+
+
+def controls(
+    config: SearchConfig, trained: Trained, pick: Pick, name: str, metrics: Metrics
+) -> dict[str, dict[str, object]]:
+    """Retrain a random student as fast as the pick, and the pick without the teacher."""
+    problem, test = trained.problem, trained.data.test.view(None)
+    sampler = fair_sampler(problem.table, *problem.range_ms())
+    random = random_as_fast(sampler, pick.architecture, np.random.default_rng(config.seed))
+    ways = {"random": (random, config.retrain_with), "labels": (pick.architecture, "labels")}
+    found = {}
+    for kind, way in ways.items():
+        student = trained_student(config, trained, way, f"{name}-{kind}", metrics)
+        found[kind] = {
+            "test_accuracy": accuracy(*predict(student, test, trained.config.batch)),
+            "predicted_ms": problem.table.predicted_ms(way[0]),
+            "architecture": way[0].to_json(),
+        }
+    return found
 
 
 def ship(

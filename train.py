@@ -21,9 +21,11 @@ from tqdm import tqdm, trange
 from export.device import UnitOfWork
 from export.errors import UserError
 from export.figures import Point, choices_figure, curves_figure, front_figure
+from export.files import write_json
 from export.report import Section, table_text, write_report
 from export.stopwatch import quick_ms
 from kd.config import TRAIN_RECIPES, TrainConfig
+from kd.cost import train_cost
 from kd.data import Data, load_data
 from kd.evaluate import calibration_images, rate
 from kd.prepare import (
@@ -37,7 +39,8 @@ from kd.preview import outputs_size, teacher_seconds, teacher_work
 from kd.run import Metrics, open_run, read_metrics
 from kd.settings import option, settings_of
 from kd.targets import Batch, endless, on_device
-from supernet.alpha import Alpha, named_probabilities
+from supernet.alarms import alarms
+from supernet.alpha import Alpha, named_probabilities, preferences
 from supernet.alpha_training import AlphaSettings, train_alpha
 from supernet.derive import Programme, candidates, programme
 from supernet.latency import LatencyTable
@@ -104,17 +107,22 @@ def main(config: TrainConfig) -> None:
         batches = (on_device(batch, DEVICE) for batch in batches)
         settings = AlphaSettings.of(settings_of(config))
         alpha = train_alpha(supernet, problem, batches, loss, settings, metrics.log)
+        liked = {"guide": config.guide_name, "budgets": preferences(alpha, SHOWN_BUDGETS)}
+        write_json(config.run / "preferences.json", liked)
         save_supernet(config.run / "supernet.safetensors", supernet, alpha, table.fingerprint())
 
         images = calibration_images(data.train, config.batch, config.seed)
         rated = partial(rate, images=images, split=data.search, outputs=taught.search, loss=loss)
         searched, random = front(config, supernet, alpha, problem, sampler, rated)
+        found = alarms(alpha, read_metrics(config.run))
         rows = [
             ("teacher", f"{config.teacher_name}, {teacher.check}"),
             *describe_table(problem),
+            ("cost", train_cost(config, data)),
+            *(("ALARM", alarm) for alarm in found),
         ]
         write_train_report(config, alpha, table, rows, searched, random)
-        metrics.summary(**dict(rows))
+        metrics.summary(**dict(rows), alarms=found)
     print(f"\n{table_text([*rows, ('report', str(config.run / 'report.html'))])}\n")
     print(f"next: python search.py --target-latency MS --run {config.run}")
 
@@ -196,7 +204,8 @@ def train_w(
         batch = on_device(next(batches), DEVICE)
         fair = [sampler.near(log_uniform(sampler.range_ms, draws), draws) for _ in range(2)]
         students = [space.largest(), space.smallest(), *fair]
-        losses = w_step(supernet, students, batch.shares(len(students)), loss, optimizer)
+        shares = batch.shares(len(students))
+        losses = w_step(supernet, students, shares, loss, optimizer, config.precision)
         schedule.step()
         if step % LOG_EVERY == 0 or step == steps - 1:
             named = {"largest": losses[0], "smallest": losses[1], "fair": sum(losses[2:]) / 2}

@@ -6,6 +6,8 @@ from pathlib import Path
 from export.figures import curves_figure
 from export.report import Section, write_report
 
+CONTROLS = {"random": ("random student", "search"), "labels": ("without teacher", "teacher")}
+
 
 def summary_rows(facts: Mapping, onnx_path: Path) -> list[tuple[str, str]]:
     """Return the short table of a student's metrics.json."""
@@ -16,6 +18,7 @@ def summary_rows(facts: Mapping, onnx_path: Path) -> list[tuple[str, str]]:
         ("measured", _measured(facts)),
         ("student", f"{facts['test_accuracy']:.2%} of the test split"),
         *_teacher(facts),
+        *_controls(facts),
         ("size", f"{facts['params']:,} parameters, {facts['macs']:,} MACs an image"),
         (
             "ONNX parity",
@@ -25,6 +28,7 @@ def summary_rows(facts: Mapping, onnx_path: Path) -> list[tuple[str, str]]:
         ),
         ("search", f"{facts['search_seconds']:.0f} s"),
         ("retraining", f"{facts['retrain_seconds']:.0f} s"),
+        ("cost", facts["cost"]),
         ("file", str(onnx_path)),
     ]
 
@@ -36,6 +40,18 @@ def _teacher(facts: Mapping) -> list[tuple[str, str]]:
         ("teacher", f"{facts['teacher_test_accuracy']:.2%} of the test split"),
         ("agreement", f"{facts['teacher_agreement']:.2%} of answers are the teacher's"),
     ]
+
+
+def _controls(facts: Mapping) -> list[tuple[str, str]]:
+    """Say what the search brought over a random student, and the teacher over labels alone."""
+    rows = []
+    for kind, (title, cause) in CONTROLS.items():
+        if control := facts["controls"].get(kind):
+            points = 100 * (facts["test_accuracy"] - control["test_accuracy"])
+            ms = f"{control['predicted_ms']:.2f} ms predicted"
+            accuracy = f"{control['test_accuracy']:.2%} of the test split"
+            rows.append((title, f"{accuracy}, {ms}: the {cause} brought {points:+.2f} points"))
+    return rows
 
 
 def _measured(facts: Mapping) -> str:

@@ -11,8 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from export.errors import UserError
 from supernet.latency import LAYER_DECISIONS, LatencyTable
 from supernet.space import Architecture
+
+# Students that differ by less are as fast as each other.
+SAME_LATENCY = 0.02
+MOST_DRAWS = 5000
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,29 @@ class FairSampler:
         """Draw one student whose latency is `target_ms` in the mean."""
         beta = np.interp(math.log(target_ms), np.log(self.targets_ms), self.betas)
         return draw(self.table, float(beta), generator)
+
+
+def random_as_fast(
+    sampler: FairSampler, architecture: Architecture, generator: np.random.Generator
+) -> Architecture:
+    """Draw another fair student that takes as long as `architecture`, or up to 2 % less.
+
+    Where the space has so few that none is drawn, the slowest of the faster ones is taken. Raises
+    `UserError` when nothing is faster.
+    """
+    most_ms = sampler.table.predicted_ms(architecture)
+    below: dict[Architecture, float] = {}
+    for _ in range(MOST_DRAWS):
+        drawn = sampler.near(most_ms, generator)
+        ms = sampler.table.predicted_ms(drawn)
+        if drawn == architecture or ms > most_ms:
+            continue
+        if ms >= (1 - SAME_LATENCY) * most_ms:
+            return drawn
+        below[drawn] = ms
+    if not below:
+        raise UserError(f"no other student within {most_ms:.2f} ms was drawn to compare with")
+    return max(below, key=lambda a: below[a])
 
 
 def fair_sampler(table: LatencyTable, fastest_ms: float, slowest_ms: float) -> FairSampler:

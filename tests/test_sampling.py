@@ -5,8 +5,17 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from export.errors import UserError
 from supernet.latency import LatencyTable
-from supernet.sampling import draw, fair_sampler, log_uniform, mean_ms
+from supernet.sampling import (
+    SAME_LATENCY,
+    FairSampler,
+    draw,
+    fair_sampler,
+    log_uniform,
+    mean_ms,
+    random_as_fast,
+)
 from supernet.space import Architecture
 
 
@@ -53,3 +62,43 @@ def test_budgets_are_log_uniform(random: np.random.Generator) -> None:
     assert budgets.min() >= 2
     assert budgets.max() <= 32
     assert np.mean(budgets < 8) == pytest.approx(0.5, abs=0.04)
+
+
+@pytest.fixture
+def by_ms(table: LatencyTable, every_architecture: list[Architecture]) -> list[Architecture]:
+    """All students, the fastest first."""
+    return sorted(every_architecture, key=table.predicted_ms)
+
+
+@pytest.fixture
+def sampler(table: LatencyTable, by_ms: list[Architecture]) -> FairSampler:
+    return fair_sampler(table, table.predicted_ms(by_ms[0]), table.predicted_ms(by_ms[-1]))
+
+
+def test_random_students_as_fast_are_all_of_them_and_no_other(
+    table: LatencyTable,
+    sampler: FairSampler,
+    by_ms: list[Architecture],
+    random: np.random.Generator,
+) -> None:
+    given = by_ms[len(by_ms) // 2]
+    most_ms = table.predicted_ms(given)
+    as_fast = {
+        a for a in by_ms if (1 - SAME_LATENCY) * most_ms <= table.predicted_ms(a) <= most_ms
+    } - {given}
+    assert 2 <= len(as_fast) < len(by_ms) / 4
+    drawn = {random_as_fast(sampler, given, random) for _ in range(60 * len(as_fast))}
+    assert drawn == as_fast
+
+
+def test_where_none_is_as_fast_the_nearest_below_is_taken(
+    table: LatencyTable,
+    sampler: FairSampler,
+    by_ms: list[Architecture],
+    random: np.random.Generator,
+) -> None:
+    ms = [table.predicted_ms(a) for a in by_ms]
+    alone = next(i for i in range(1, len(ms)) if ms[i - 1] < (1 - SAME_LATENCY) * ms[i])
+    assert random_as_fast(sampler, by_ms[alone], random) == by_ms[alone - 1]
+    with pytest.raises(UserError, match="no other student"):
+        random_as_fast(sampler, by_ms[0], random)

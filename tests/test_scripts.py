@@ -155,6 +155,33 @@ def test_search_leaves_a_verified_student(
     assert (folder.parent / "pareto.png").stat().st_size > 10_000
 
 
+def test_controls_are_retrained_beside_the_student(
+    searched: tuple[Path, float, subprocess.CompletedProcess],
+) -> None:
+    """The random one is another architecture, as fast; the other differs by its loss alone."""
+    folder, budget, _ = searched
+    name = f"{budget + 0.001:g}"
+    options = ("--target-latency", name, *QUICK_SEARCH, "--controls")
+    done = run("search.py", "--run", folder.parents[1], *options)
+    assert done.returncode in (0, 1), done.stderr
+    facts = json.loads((folder.parent / f"{name}ms" / "metrics.json").read_text())
+    own = json.loads((folder.parent / f"{name}ms" / "architecture.json").read_text())
+    random, labels = facts["controls"]["random"], facts["controls"]["labels"]
+    assert random["architecture"] != own == labels["architecture"]
+    assert 0.9 * facts["predicted_ms"] <= random["predicted_ms"] <= facts["predicted_ms"]
+    assert labels["predicted_ms"] == facts["predicted_ms"]
+    for row in ("random student", "without teacher"):
+        assert row in done.stdout
+    lines = (folder.parents[1] / "metrics.jsonl").read_text().splitlines()
+    curves = {kind: [] for kind in ("", "-random", "-labels")}
+    for line in map(json.loads, lines):
+        for kind, curve in curves.items():
+            if line["phase"] == f"student_{name}ms{kind}":
+                curve.append(line["loss"])
+    assert len({tuple(curve) for curve in curves.values()}) == 3
+    assert all(len(curve) == 2 for curve in curves.values())
+
+
 def test_list_shows_range_and_students_without_training(
     searched: tuple[Path, float, subprocess.CompletedProcess],
 ) -> None:

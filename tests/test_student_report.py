@@ -9,7 +9,7 @@ FACTS = {
     **{"meets_target": True, "test_accuracy": 0.98, "teacher_test_accuracy": 0.99},
     **{"teacher_agreement": 0.97, "params": 1234567, "macs": 7654321, "onnx_max_abs_error": 2e-6},
     **{"onnx_top1_agreement": 1.0, "onnx_parity": True, "search_seconds": 3, "retrain_seconds": 40},
-    **{"unit_of_work": "batch of 1 image"},
+    **{"unit_of_work": "batch of 1 image", "controls": {}, "cost": "9 images"},
 }
 
 
@@ -36,6 +36,18 @@ def test_a_teacher_that_is_not_known_for_the_test_split_is_said() -> None:
     known = dict(summary_rows(FACTS, Path("student.onnx")))
     assert known["teacher"] == "99.00% of the test split"
     assert known["agreement"] == "97.00% of answers are the teacher's"
+
+
+def test_controls_say_what_search_and_teacher_brought() -> None:
+    controls = {
+        "random": {"test_accuracy": 0.965, "predicted_ms": 19.25},
+        "labels": {"test_accuracy": 0.9825, "predicted_ms": 19.5},
+    }
+    rows = dict(summary_rows({**FACTS, "controls": controls}, Path("student.onnx")))
+    assert rows["random student"] == (
+        "96.50% of the test split, 19.25 ms predicted: the search brought +1.50 points"
+    )
+    assert rows["without teacher"].endswith("19.50 ms predicted: the teacher brought -0.25 points")
 
 
 ELSEWHERE = {

@@ -1,0 +1,45 @@
+"""A student trained from scratch, on all images but those of the test split."""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from kd.config import SearchConfig, TrainConfig
+from kd.data import Data, join
+from kd.fit import FitSettings, fit
+from kd.prepare import Teaching
+from kd.targets import distilled
+
+
+def retrain(
+    student: nn.Module,
+    config: SearchConfig,
+    settings: TrainConfig,
+    data: Data,
+    taught: Teaching,
+    learns_from: str,
+    description: str,
+    log: Callable[..., None],
+) -> None:
+    """Train `student` in place on the train and the search split, from "kd" or "labels" alone.
+
+    Every student of a seed sees the same images in the same order. Raises `UserError` when the
+    loss stops being finite.
+    """
+    split, outputs = join(data.train, data.search), taught.joined()
+    batch = min(settings.batch, len(split))
+    order = torch.Generator().manual_seed(config.seed)
+    fit(
+        student,
+        lambda epoch: distilled(
+            split, outputs, epoch % settings.views, batch, order, settings.workers, True
+        ),
+        settings.loss(learns_from),
+        FitSettings(
+            config.epochs, config.learning_rate, config.weight_decay, precision=config.precision
+        ),
+        len(split) // batch,
+        description,
+        log,
+    )
