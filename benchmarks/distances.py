@@ -1,15 +1,14 @@
 """Which distance to the teacher teaches best? One student, from scratch, on CIFAR-10 images.
 
+    python -m benchmarks.cifar10 --data PATH --stage teacher
     python -m benchmarks.distances --data PATH
 
-A teacher is trained on the train split and its outputs are stored; then the same student learns
-from labels and with every distance, over several seeds. The search split decides, the test split is
-only reported. Every finished training is a line of benchmarks/results/distances.csv, and is not
-done again.
+The same student learns from labels and with every distance, over several seeds. The search split
+decides, the test split is only reported. Every finished training is a line of
+benchmarks/results/distances.csv, and is not done again.
 """
 
 import csv
-import subprocess
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,15 +17,15 @@ import numpy as np
 import torch
 import tyro
 
-from export.device import cpu_name
+from benchmarks.cifar10 import RESOLUTION, TEACHER
+from benchmarks.provenance import provenance
 from export.files import write_json
 from kd.config import TrainConfig
 from kd.data import Data, load_data
 from kd.evaluate import accuracy, predict
 from kd.fit import FitSettings, fit
 from kd.loss import loss_of
-from kd.prepare import Given, Teaching, prepare_outputs, prepare_teacher
-from kd.run import Metrics
+from kd.prepare import Teaching, given_teacher, prepare_outputs
 from kd.targets import distilled
 from supernet.presets import preset_space
 from supernet.space import Architecture
@@ -37,8 +36,8 @@ WAYS = (
     *(("labels", 1.0), ("kl", 1.0), ("kl", 4.0), ("dkd", 4.0)),
     *(("dist", 1.0), ("dist", 4.0), ("alpha_divergence", 1.0), ("alpha_divergence", 4.0)),
 )
+KD_WEIGHT = 0.9
 FIELDS = ("distance", "kd_temperature", "seed", "search_accuracy", "test_accuracy")
-RESOLUTION = 32
 
 
 @dataclass(frozen=True)
@@ -48,14 +47,15 @@ class Settings:
     data: str
     """Folder of CIFAR-10 images."""
     limit: int = 5000
-    teacher_epochs: int = 15
-    epochs: int = 15
+    epochs: int = 10
     views: int = 5
     seeds: tuple[int, ...] = (0, 1, 2)
-    macs: float = 6e6
+    macs: float = 8e6
     """About so many multiply-accumulates the student has."""
+    teacher: Path = Path("runs/benchmark/teacher/teacher.safetensors")
+    """Weights that benchmarks.cifar10 leaves."""
     run: Path = Path("runs/distances")
-    """Where the teacher and its outputs are kept."""
+    """Where the teacher's outputs are kept."""
     out: Path = Path("benchmarks/results/distances.csv")
 
 
@@ -65,28 +65,34 @@ def main(settings: Settings) -> None:
         preset="cifar10",
         data=settings.data,
         run=settings.run,
-        teacher=("small_resnet18:2",),
+        teacher=(TEACHER,),
+        teacher_checkpoint=(settings.teacher,),
         augment="crop_flip",
         search_fraction=0.2,
         views=settings.views,
-        teacher_epochs=settings.teacher_epochs,
         limit=settings.limit,
+        precision="bf16",
     )
-    data = load_data(config.data_settings(RESOLUTION))
-    with Metrics(settings.run, {}, "distances") as metrics:
-        device = torch.device("cpu")
-        teacher = prepare_teacher(config, None, data, settings.run, metrics, device)
+    data, device = load_data(config.data_settings(RESOLUTION)), torch.device("cpu")
+    teacher = given_teacher(config, data, device)
     taught = prepare_outputs(
         config, teacher.fingerprint, lambda: teacher.model, data, settings.run / "targets"
     )
     student = architecture(settings)
+    parameters, macs = parameters_and_macs(preset_space("cifar10", len(data.classes)), student)
+    facts = {
+        "images": [len(data.train), len(data.search), len(data.test)],
+        "teacher": str(teacher.check),
+        "student": {"architecture": student.to_json(), "params": parameters, "macs": macs},
+        "kd_weight": KD_WEIGHT,
+    }
+    write_json(settings.out.with_suffix(".json"), provenance("distances", settings) | facts)
     for seed in settings.seeds:
         for distance, temperature in WAYS:
             if (distance, str(temperature), str(seed)) in done(settings.out):
                 continue
             accuracies = trained(settings, data, taught, student, distance, temperature, seed)
             append(settings.out, (distance, temperature, seed, *accuracies))
-    write_json(settings.out.with_suffix(".json"), provenance(settings, data, teacher, student))
     report(settings.out)
 
 
@@ -111,7 +117,9 @@ def trained(
     model = Student(preset_space("cifar10", len(data.classes)), student)
     order, batch = torch.Generator().manual_seed(seed), 128
     learns_from = "labels" if distance == "labels" else "kd"
-    loss = loss_of(learns_from, "kl" if learns_from == "labels" else distance, temperature, 0.9)
+    loss = loss_of(
+        learns_from, "kl" if learns_from == "labels" else distance, temperature, KD_WEIGHT
+    )
     fit(
         model,
         lambda epoch: distilled(
@@ -155,27 +163,6 @@ def report(path: Path) -> None:
             f"{distance:17} T {float(temperature):g}  search {mean[0]:.2%} ± {std[0]:.2%}"
             f"  test {mean[1]:.2%} ± {std[1]:.2%}  ({len(shares)} seeds)"
         )
-
-
-def provenance(
-    settings: Settings, data: Data, teacher: Given, student: Architecture
-) -> dict[str, object]:
-    """Say what makes these figures again."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    )
-    parameters, macs = parameters_and_macs(preset_space("cifar10", len(data.classes)), student)
-    return {
-        "command": f"python -m benchmarks.distances --limit {settings.limit} --teacher-epochs "
-        f"{settings.teacher_epochs} --epochs {settings.epochs} --views {settings.views}",
-        "commit": commit.stdout.strip(),
-        "cpu": cpu_name(),
-        "torch": torch.__version__,
-        "images": [len(data.train), len(data.search), len(data.test)],
-        "teacher": str(teacher.check),
-        "student": {"architecture": student.to_json(), "params": parameters, "macs": macs},
-        "kd_weight": 0.9,
-    }
 
 
 if __name__ == "__main__":

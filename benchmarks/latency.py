@@ -9,11 +9,8 @@ scores, and the architecture found is exported as it would ship and timed again.
 benchmarks/results/latency.json and latency.png. Expect 10 minutes for each.
 """
 
-import platform
-import subprocess
 import tempfile
-import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +20,8 @@ import tyro
 from scipy.stats import spearmanr
 from tqdm import tqdm
 
-from export.device import UnitOfWork, machine
+from benchmarks.provenance import provenance
+from export.device import UnitOfWork
 from export.errors import UserError
 from export.figures import predicted_figure
 from export.files import read_json, write_json
@@ -64,7 +62,8 @@ def main(settings: Settings) -> None:
     path = settings.out / "latency.json"
     results = read_json(path) if path.exists() else {}
     for preset in settings.presets:
-        results[preset] = {**provenance(settings, preset), **measured(settings, preset)}
+        own = replace(settings, presets=(preset,))
+        results[preset] = {**provenance("latency", own), **measured(settings, preset)}
         write_json(path, results)
     panels = {
         f"{preset}: {result['unseen']['error']:.1%} error": tuple(
@@ -74,21 +73,6 @@ def main(settings: Settings) -> None:
         for preset, result in results.items()
     }
     predicted_figure(settings.out / "latency.png", panels)
-
-
-def provenance(settings: Settings, preset: str) -> dict[str, object]:
-    """Say what makes these figures again."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    )
-    return {
-        "command": f"python -m benchmarks.latency --presets {preset} --seed {settings.seed} "
-        f"--budgets {settings.budgets}",
-        "commit": commit.stdout.strip(),
-        "machine": machine(),
-        "python": platform.python_version(),
-        "date": time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime()),
-    }
 
 
 def measured(settings: Settings, preset: str) -> dict[str, object]:

@@ -10,8 +10,6 @@ round. Memory is the peak of live bytes allocated in one step, from the profiler
 """
 
 import json
-import platform
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +22,7 @@ from torch.nn.functional import cross_entropy
 from torch.profiler import profile
 from tqdm import trange
 
-from export.device import cpu_name
+from benchmarks.provenance import provenance
 from export.files import write_json
 from export.stopwatch import reference_ms, rounds
 from supernet.alpha import Alpha, Multiplier
@@ -160,23 +158,13 @@ def main(settings: Settings) -> None:
             f"{name:22} {row['ratio']:.2f}x  "
             f"{row['memory_mib']:7.1f} MiB  {row['memory_ratio']:.2f}x"
         )
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    )
-    provenance = {
-        "command": f"python -m benchmarks.step --preset {settings.preset} --batch {settings.batch}",
-        "commit": commit.stdout.strip(),
-        "cpu": cpu_name(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "rounds": settings.rounds,
+    facts = {
         "static_largest_ms": reference_ms(done),
-        "seed": settings.seed,
         "largest_macs": parameters_and_macs(space, space.largest())[1],
+        "steps": rows,
     }
     stored = json.loads(settings.out.read_text()) if settings.out.exists() else {}
-    write_json(settings.out, stored | {settings.preset: {**provenance, "steps": rows}})
+    write_json(settings.out, stored | {settings.preset: provenance("step", settings) | facts})
 
 
 if __name__ == "__main__":

@@ -7,8 +7,6 @@ from stored outputs, and from the teacher itself. Decoding and augmentation are 
 Writes benchmarks/results/stored_teacher.json.
 """
 
-import platform
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,7 +17,7 @@ import numpy as np
 import torch
 import tyro
 
-from export.device import cpu_name
+from benchmarks.provenance import provenance
 from export.files import write_json
 from export.stopwatch import reference_ms, rounds
 from kd.data import DataSettings, load_data
@@ -96,19 +94,10 @@ def main(settings: Settings) -> None:
     }
     for name, row in rows.items():
         print(f"{name:8} {row['ratio']:.3f}x  {row['seconds']:.2f} s an epoch")
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    )
     write_json(
         settings.out,
-        {
-            "command": f"python -m benchmarks.stored_teacher --limit {settings.limit} "
-            f"--batch {settings.batch} --rounds {settings.rounds} --seed {settings.seed}",
-            "commit": commit.stdout.strip(),
-            "cpu": cpu_name(),
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-            "python": platform.python_version(),
+        provenance("stored_teacher", settings)
+        | {
             "images": len(data.train),
             "teacher": "small_resnet18:1, random weights (they cost what trained ones cost)",
             "student": architecture.to_json(),

@@ -1,0 +1,169 @@
+"""The whole journey on CIFAR-10 images: teacher, supernet, students at three budgets, controls.
+
+    python -m benchmarks.cifar10 --data PATH --stage teacher
+    python -m benchmarks.cifar10 --data PATH
+
+The teacher learns from all training images; train.py and search.py are then run as a user runs
+them, on a part of the images, once for every seed. Beside every student stand a random one as fast,
+and the same one without the teacher. Every student is a line of benchmarks/results/cifar10.csv, and
+is not made again.
+"""
+
+import csv
+import subprocess
+import sys
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import tyro
+
+from benchmarks.provenance import provenance
+from export.files import read_json, write_json
+from kd.config import TrainConfig
+from kd.data import load_data
+from kd.evaluate import accuracy, predict
+from kd.prepare import Given, prepare_teacher
+from kd.run import Metrics
+
+RESOLUTION = 32
+TEACHER = "small_resnet18:1"
+FIELDS = ("seed", "target_ms", "kind", "measured_ms", "predicted_ms", "macs", "test_accuracy")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is trained, and on what."""
+
+    data: str
+    """Folder of CIFAR-10 images."""
+    stage: Literal["teacher", "students"] = "students"
+    """Stop when the teacher is trained, or go on to the end."""
+    teacher_epochs: int = 8
+    limit: int = 5000
+    """Training images of supernet and students, and at most as many test images."""
+    w_epochs: int = 20
+    alpha_steps: int = 300
+    epochs: int = 20
+    """Of a student."""
+    budgets: tuple[float, ...] = (4.0, 8.0, 16.0)
+    """Milliseconds for the cifar10 preset's unit of work."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    run: Path = Path("runs/benchmark")
+    out: Path = Path("benchmarks/results/cifar10.csv")
+
+
+def main(settings: Settings) -> None:
+    """Make what is not made yet, and print mean and standard deviation."""
+    teacher, test_accuracy = trained_teacher(settings)
+    print(f"teacher: {teacher.check}; {test_accuracy:.2%} of the test split", flush=True)
+    if settings.stage == "teacher":
+        return
+    run = settings.run / "supernet"
+    weights = settings.run / "teacher" / "teacher.safetensors"
+    script(
+        *("train.py", "--preset", "cifar10", "--data", settings.data, "--run", run),
+        *("--limit", settings.limit, "--teacher", TEACHER, "--teacher-checkpoint", weights),
+        *("--w-epochs", settings.w_epochs, "--alpha-steps", settings.alpha_steps),
+        *("--views", 4, "--batch", 128, "--alpha-batch", 64),
+    )
+    for seed in settings.seeds:
+        if str(seed) not in {row["seed"] for row in rows(settings.out)}:
+            script(
+                *("search.py", "--run", run, "--seed", seed, "--controls"),
+                *("--epochs", settings.epochs, "--target-latency", *settings.budgets),
+            )
+            append(settings.out, [row for b in settings.budgets for row in found(run, seed, b)])
+    found_teacher = {"teacher": f"{TEACHER}: {teacher.check}", "teacher_test": test_accuracy}
+    facts = provenance("cifar10", settings) | found_teacher
+    write_json(settings.out.with_suffix(".json"), facts)
+    report(rows(settings.out))
+
+
+def trained_teacher(settings: Settings) -> tuple[Given, float]:
+    """Return the teacher, trained on all images now or found, and its accuracy on the test split.
+
+    The students' search split may hold images that it was trained on, as their train split does.
+    """
+    config = TrainConfig(
+        preset="cifar10",
+        data=settings.data,
+        run=settings.run / "teacher",
+        teacher=(TEACHER,),
+        augment="crop_flip",
+        search_fraction=0.02,
+        batch=128,
+        precision="bf16",
+        teacher_epochs=settings.teacher_epochs,
+        teacher_learning_rate=0.1,
+    )
+    data = load_data(config.data_settings(RESOLUTION))
+    with Metrics(config.run, {}, "teacher") as metrics:
+        teacher = prepare_teacher(config, None, data, config.run, metrics, torch.device("cpu"))
+    return teacher, accuracy(*predict(teacher.model, data.test.view(None), config.batch))
+
+
+def script(*words: object) -> None:
+    """Run one of the two scripts as a user does, and stop where it does."""
+    # A student over its budget is exit status 1, and a line like any other here.
+    done = subprocess.run([sys.executable, *map(str, words)], check=False)
+    if done.returncode not in (0, 1):
+        sys.exit(done.returncode)
+
+
+def found(run: Path, seed: int, target_ms: float) -> list[dict[str, object]]:
+    """Return the lines of one searched student and its controls."""
+    facts = read_json(run / "students" / f"{target_ms:g}ms" / "metrics.json")
+    assert facts["seed"] == seed
+    common = {"seed": seed, "target_ms": target_ms, "predicted_ms": facts["predicted_ms"]}
+    measured = {"measured_ms": facts["measured_ms"], "macs": facts["macs"]}
+    searched = {"kind": "searched", "test_accuracy": facts["test_accuracy"]}
+    others = [
+        common | {"kind": kind} | {key: one[key] for key in ("predicted_ms", "test_accuracy")}
+        for kind, one in facts["controls"].items()
+    ]
+    return [common | measured | searched, *others]
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    """Return the lines that are done."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def append(path: Path, lines: list[dict[str, object]]) -> None:
+    """Add lines, under a header in a new file."""
+    begins = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, FIELDS)
+        if begins:
+            writer.writeheader()
+        writer.writerows(lines)
+
+
+def report(lines: list[dict[str, str]]) -> None:
+    """Print mean ± standard deviation over the seeds, and of the differences to the controls."""
+    shares = defaultdict(dict)
+    for row in lines:
+        shares[float(row["target_ms"]), row["kind"]][row["seed"]] = float(row["test_accuracy"])
+    for (target_ms, kind), by_seed in sorted(shares.items()):
+        searched = shares[target_ms, "searched"]
+        apart = [100 * (searched[seed] - value) for seed, value in by_seed.items()]
+        print(
+            f"{target_ms:g} ms  {kind:9} {mean_std([100 * v for v in by_seed.values()])} %"
+            f"  searched is {mean_std(apart)} points better"
+        )
+
+
+def mean_std(values: list[float]) -> str:
+    """Say mean ± standard deviation."""
+    return f"{np.mean(values):.2f} ± {np.std(values, ddof=1) if len(values) > 1 else 0:.2f}"
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings))
