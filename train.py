@@ -7,16 +7,14 @@ stored outputs or a latency table that the folder already holds are not made aga
 """
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
 import torch
 import tyro
-from timm.optim import param_groups_weight_decay
 from torch import nn
-from torch.optim.lr_scheduler import OneCycleLR
-from tqdm import tqdm, trange
+from tqdm import tqdm
 
 from export.device import UnitOfWork
 from export.errors import UserError
@@ -38,7 +36,7 @@ from kd.prepare import (
 from kd.preview import outputs_size, teacher_seconds, teacher_work
 from kd.run import Metrics, open_run, read_metrics
 from kd.settings import option, settings_of
-from kd.targets import Batch, endless, on_device
+from kd.targets import endless, on_device
 from supernet.alarms import alarms
 from supernet.alpha import Alpha, named_probabilities, preferences
 from supernet.alpha_training import AlphaSettings, train_alpha
@@ -55,12 +53,11 @@ from supernet.measure import (
 from supernet.presets import preset_resolution, preset_space
 from supernet.sampling import FairSampler, fair_sampler, log_uniform
 from supernet.space import Architecture, SearchSpace
-from supernet.steps import Loss, w_step
 from supernet.storage import save_supernet
 from supernet.supernet import Supernet
+from supernet.w_training import WSettings, train_w
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-LOG_EVERY = 10
 SHOWN_BUDGETS, SHOWN_RANDOM = 8, 24
 CURVES = (
     *(("teacher", "accuracy"), ("w", "largest"), ("w", "fair"), ("w", "smallest")),
@@ -99,9 +96,11 @@ def main(config: TrainConfig) -> None:
         order = torch.Generator().manual_seed(config.seed)
 
         batches = stream(data.train, taught.train, batch=config.batch, generator=order)
+        batches = (on_device(batch, DEVICE) for batch in batches)
         steps = config.w_epochs * steps_per_epoch(data, config.batch)
         sampler = fair_sampler(table, fastest_ms, slowest_ms)
-        train_w(config, supernet, sampler, steps, batches, loss, metrics)
+        settings = WSettings.of(settings_of(config))
+        train_w(supernet, sampler, steps, batches, loss, settings, metrics.log)
 
         batches = stream(data.search, taught.search, batch=config.alpha_batch, generator=order)
         batches = (on_device(batch, DEVICE) for batch in batches)
@@ -179,38 +178,6 @@ def rough_range(config: TrainConfig, space: SearchSpace, unit: UnitOfWork) -> st
 def training_pass(model: nn.Module, *inputs: object) -> Callable[[], None]:
     """Return a call that runs `model` forward and backward once."""
     return lambda: model(*inputs).sum().backward()
-
-
-def train_w(
-    config: TrainConfig,
-    supernet: Supernet,
-    sampler: FairSampler,
-    steps: int,
-    batches: Iterator[Batch],
-    loss: Loss,
-    metrics: Metrics,
-) -> None:
-    """Train the shared weights: the sandwich, and two students of fair latency, a step.
-
-    Alpha has no say in what is trained, or its favourites would look better for being trained more.
-    """
-    space, draws = supernet.space, np.random.default_rng(config.seed)
-    groups = param_groups_weight_decay(supernet, config.weight_decay)
-    rate = config.w_learning_rate
-    optimizer = torch.optim.SGD(groups, lr=rate, momentum=0.9, nesterov=True)
-    schedule = OneCycleLR(optimizer, rate, steps, pct_start=0.1, cycle_momentum=False)
-    supernet.train()
-    for step in (bar := trange(steps, desc="w", unit="step")):
-        batch = on_device(next(batches), DEVICE)
-        fair = [sampler.near(log_uniform(sampler.range_ms, draws), draws) for _ in range(2)]
-        students = [space.largest(), space.smallest(), *fair]
-        shares = batch.shares(len(students))
-        losses = w_step(supernet, students, shares, loss, optimizer, config.precision)
-        schedule.step()
-        if step % LOG_EVERY == 0 or step == steps - 1:
-            named = {"largest": losses[0], "smallest": losses[1], "fair": sum(losses[2:]) / 2}
-            metrics.log("w", step, **named, learning_rate=schedule.get_last_lr()[0])
-            bar.set_postfix(largest=f"{losses[0]:.3f}", smallest=f"{losses[1]:.3f}")
 
 
 def front(

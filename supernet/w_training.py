@@ -1,0 +1,74 @@
+"""Train the shared weights, fairly, before alpha has a say."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import Protocol, Self
+
+import numpy as np
+import torch
+from timm.optim import param_groups_weight_decay
+from torch.optim.lr_scheduler import OneCycleLR
+from tqdm import trange
+
+from export.precision import Precision
+from supernet.sampling import FairSampler, log_uniform
+from supernet.steps import HasImages, Loss, w_step
+from supernet.supernet import Supernet
+
+LOG_EVERY = 10
+FAIR = 2
+
+
+class CanBeParted(HasImages, Protocol):
+    """A batch that can be parted among students."""
+
+    def shares(self, count: int) -> list["CanBeParted"]:
+        """Part the batch into `count` of as equal a size as can be."""
+        ...
+
+
+@dataclass(frozen=True)
+class WSettings:
+    """How the shared weights are trained; the fields are named as the command line's."""
+
+    w_learning_rate: float
+    weight_decay: float
+    precision: Precision
+    seed: int
+
+    @classmethod
+    def of(cls, settings: Mapping[str, object]) -> Self:
+        """Take these fields out of a run's settings."""
+        return cls(**{field.name: settings[field.name] for field in fields(cls)})
+
+
+def train_w(
+    supernet: Supernet,
+    sampler: FairSampler,
+    steps: int,
+    batches: Iterator[CanBeParted],
+    loss: Loss,
+    settings: WSettings,
+    log: Callable[..., None],
+) -> None:
+    """Train the shared weights: the sandwich, and two students of fair latency, a step.
+
+    Alpha has no say in what is trained, or its favourites would look better for being trained
+    more. `log(phase, step, **numbers)` keeps the numbers.
+    """
+    space, draws = supernet.space, np.random.default_rng(settings.seed)
+    groups = param_groups_weight_decay(supernet, settings.weight_decay)
+    rate = settings.w_learning_rate
+    optimizer = torch.optim.SGD(groups, lr=rate, momentum=0.9, nesterov=True)
+    schedule = OneCycleLR(optimizer, rate, steps, pct_start=0.1, cycle_momentum=False)
+    supernet.train()
+    for step in (bar := trange(steps, desc="w", unit="step")):
+        fair = [sampler.near(log_uniform(sampler.range_ms, draws), draws) for _ in range(FAIR)]
+        students = [space.largest(), space.smallest(), *fair]
+        shares = next(batches).shares(len(students))
+        losses = w_step(supernet, students, shares, loss, optimizer, settings.precision)
+        schedule.step()
+        if step % LOG_EVERY == 0 or step == steps - 1:
+            named = {"largest": losses[0], "smallest": losses[1], "fair": sum(losses[2:]) / FAIR}
+            log("w", step, **named, learning_rate=schedule.get_last_lr()[0])
+            bar.set_postfix(largest=f"{losses[0]:.3f}", smallest=f"{losses[1]:.3f}")
