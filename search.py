@@ -9,9 +9,11 @@ mend.
 """
 
 import json
+import signal
 import sys
 from dataclasses import dataclass
 from functools import partial
+from glob import escape
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +22,10 @@ import tyro
 
 from export.errors import UserError
 from export.files import write_json
-from export.onnx_file import add_metadata, write_onnx
 from export.report import table_text
-from export.stopwatch import Timing, timed
+from export.stopwatch import timed
 from export.student_report import summary_rows, write_student_report
 from export.students import budget_kept, read_students, students_text, write_pareto
-from export.tensor_files import write_tensors
 from kd.config import SEARCH_RECIPES, SearchConfig, TrainConfig
 from kd.cost import search_cost
 from kd.data import Data, load_data
@@ -35,7 +35,7 @@ from kd.prepare import Teaching, prepare_outputs, run_teacher
 from kd.retrain import retrain
 from kd.run import Metrics, read_config, read_metrics
 from kd.settings import option, settings_of, train_config_of
-from kd.targets import endless, on_device
+from kd.stream import streamed
 from kd.teacher import read_facts
 from supernet.alpha import Alpha
 from supernet.alpha_training import AlphaSettings, train_alpha
@@ -45,13 +45,13 @@ from supernet.measure import (
     describe_table,
     given_table,
     measure_architectures,
-    measure_shipped,
     not_from_here,
     run_table,
 )
-from supernet.pick import Pick, Score, pick_measured, pick_predicted
+from supernet.pick import Pick, Score, kept_pick, pick_measured, pick_predicted
 from supernet.presets import preset_resolution, preset_space
 from supernet.sampling import fair_sampler, random_as_fast
+from supernet.ship import ship
 from supernet.space import Architecture
 from supernet.storage import is_of_table, load_alpha, load_weights, save_alpha
 from supernet.student import MEAN, STD, Student, parameters_and_macs
@@ -93,7 +93,8 @@ def main(config: SearchConfig) -> bool:
         if check_budget(problem, target_ms):
             print(f"{target_ms:g} ms is more than any student needs; searching near the slowest")
     trained = load_trained(train_config, problem)
-    with Metrics(config.run, settings_of(config), "search") as metrics:
+    seconds = config.checkpoint_seconds
+    with Metrics(config.run, settings_of(config), "search", seconds) as metrics:
         alpha = alpha_of_table(config, trained, metrics)
         kept = [make_student(config, trained, alpha, ms, metrics) for ms in config.target_latency]
     students = read_students(config.run / "students", table.fingerprint())
@@ -128,21 +129,20 @@ def alpha_of_table(config: SearchConfig, trained: Trained, metrics: Metrics) -> 
     name = config.latency_table.stem
     path = config.run / "alphas" / f"{name}.safetensors"
     if not is_of_table(path, table):
-        settings = trained.config
-        order = torch.Generator().manual_seed(settings.seed)
-        batches = endless(
-            *(trained.data.search, trained.taught.search, settings.views, settings.alpha_batch),
-            *(order, settings.workers),
-        )
+        settings, split = trained.config, trained.data.search
+        stream = (settings, DEVICE, split, trained.taught.search, settings.alpha_batch)
+        checkpoint = metrics.checkpoint(f"alpha_{name}", f"choices_{name}", table=table)
         alpha = train_alpha(
             trained.supernet,
             trained.problem,
-            (on_device(batch, DEVICE) for batch in batches),
+            partial(streamed, *stream),
             settings.loss(settings.guide),
             AlphaSettings.of(settings_of(settings)),
             lambda phase, step, **numbers: metrics.log(f"{phase}_{name}", step, **numbers),
+            checkpoint,
         )
         save_alpha(path, alpha, space, table)
+        checkpoint.remove()
     return load_alpha(path, space, table)
 
 
@@ -152,11 +152,15 @@ def make_student(
     """Search, retrain, export and verify one student; return whether it kept its promises."""
     name = config.student_name(target_ms)
     folder = config.run / "students" / name
-    pick, search_seconds = timed(lambda: search(config, trained, alpha, target_ms))
+    kept = config.run / "checkpoint" / f"pick_{name}.json"
+    known = (kept, identity(config, trained), partial(search, config, trained, alpha, target_ms))
+    pick, search_seconds = timed(lambda: kept_pick(*known))
     way = (pick.architecture, config.retrain_with)
     student, retrain_seconds = timed(lambda: trained_student(config, trained, way, name, metrics))
     onnx_path = folder / "student.onnx"
-    measured = ship(config, trained, pick, student, target_ms, onnx_path)
+    metadata = onnx_metadata(config, trained, pick, target_ms)
+    limits = (config.patience(), config.seed)
+    measured = ship(student, pick.architecture, trained.table, folder, metadata, *limits)
     verdict = judge(
         trained.taught.test, student, onnx_path, trained.data.test, trained.config.batch
     )
@@ -190,8 +194,17 @@ def make_student(
     write_student_report(folder, facts, rows, pick.architecture.to_json(), curve)
     metrics.summary(**{f"{name}/{key}": value for key, value in facts.items()})
     metrics.artifact(onnx_path, f"student-{name}", "model")
+    for left in kept.parent.glob(f"*_{escape(name)}*"):
+        left.unlink()
     print(f"\n{table_text(rows)}\n")
     return budget_kept(facts) and facts["onnx_parity"]
+
+
+def identity(config: SearchConfig, trained: Trained) -> dict[str, str]:
+    """Return what a search's checkpoints depend on."""
+    passing = ("target_latency", "controls", "list")
+    settings = {name: v for name, v in settings_of(config).items() if name not in passing}
+    return {"settings": json.dumps(settings), "table": trained.table.fingerprint()}
 
 
 def search(config: SearchConfig, trained: Trained, alpha: Alpha, target_ms: float) -> Pick:
@@ -225,7 +238,8 @@ def trained_student(
     torch.manual_seed(config.seed)
     student, log = Student(trained.table.space, way[0]).to(DEVICE), f"student_{name}"
     given = (config, trained.config, trained.data, trained.taught, way[1])
-    retrain(student, *given, f"student {name}", partial(metrics.log, log))
+    checkpoint = metrics.checkpoint(log, way=repr(way), **identity(config, trained))
+    retrain(student, *given, f"student {name}", partial(metrics.log, log), checkpoint)
     return student.cpu().eval()
 
 
@@ -248,28 +262,6 @@ def controls(
     return found
 
 
-def ship(
-    config: SearchConfig,
-    trained: Trained,
-    pick: Pick,
-    student: Student,
-    target_ms: float,
-    onnx_path: Path,
-) -> Timing | None:
-    """Write architecture, weights and ONNX file; time what ships, if its device is here."""
-    folder, table = onnx_path.parent, trained.table
-    write_json(folder / "architecture.json", pick.architecture.to_json())
-    write_tensors(folder / "student.safetensors", student.state_dict(), {"name": folder.name})
-    example = torch.zeros(2, 3, table.space.resolution, table.space.resolution)
-    write_onnx(student, example, onnx_path, onnx_metadata(config, trained, pick, target_ms))
-    if not_from_here(table):
-        return None
-    limits = (table, config.patience(), config.seed)
-    measured = measure_shipped(student, onnx_path, pick.predicted_ms, *limits)
-    add_metadata(onnx_path, {"measured_ms": f"{measured.ms:.4f}"})
-    return measured
-
-
 def onnx_metadata(
     config: SearchConfig, trained: Trained, pick: Pick, target_ms: float
 ) -> dict[str, str]:
@@ -290,6 +282,7 @@ def onnx_metadata(
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         run = Path(option(sys.argv[1:], "--run", "runs/digits"))
         preset = read_config(run)["settings"]["preset"] if (run / "config.json").exists() else ""
@@ -298,3 +291,6 @@ if __name__ == "__main__":
     except UserError as error:
         print(f"search.py: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("\nsearch.py: interrupted; the same command goes on", file=sys.stderr)
+        sys.exit(130)

@@ -6,6 +6,8 @@ Leaves the run's folder, from which search.py derives a student for any latency 
 stored outputs or a latency table that the folder already holds are not made again.
 """
 
+import shutil
+import signal
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -34,9 +36,9 @@ from kd.prepare import (
     steps_per_epoch,
 )
 from kd.preview import outputs_size, teacher_seconds, teacher_work
-from kd.run import Metrics, open_run, read_metrics
+from kd.run import Metrics, is_complete, open_run, read_metrics
 from kd.settings import option, settings_of
-from kd.targets import endless, on_device
+from kd.stream import streamed
 from supernet.alarms import alarms
 from supernet.alpha import Alpha, named_probabilities, preferences
 from supernet.alpha_training import AlphaSettings, train_alpha
@@ -74,16 +76,18 @@ def main(config: TrainConfig) -> None:
     unit = unit_of(brought) if brought else own_unit(config, space)
     patience = config.patience()
     given = given_teacher(config, data, DEVICE)
-    open_run(config.run, settings_of(config))
-    if (config.run / "report.html").exists():
+    open_run(config.run, settings_of(config), config.resume)
+    if is_complete(config.run):
         print(f"{config.run} is complete; next: python search.py --target-latency MS")
         return
     torch.manual_seed(config.seed)
     supernet = Supernet(space).to(DEVICE, memory_format=torch.channels_last)
     print(preview(config, data, given, supernet, unit), flush=True)
 
-    with Metrics(config.run, settings_of(config), "train") as metrics:
-        teacher = prepare_teacher(config, given, data, config.run, metrics, DEVICE)
+    seconds = config.checkpoint_seconds
+    with Metrics(config.run, settings_of(config), "train", seconds) as metrics:
+        checkpoint = metrics.checkpoint("teacher")
+        teacher = prepare_teacher(config, given, data, config.run, metrics, DEVICE, checkpoint)
         taught = prepare_outputs(
             config, teacher.fingerprint, lambda: teacher.model, data, config.run / "targets"
         )
@@ -92,20 +96,18 @@ def main(config: TrainConfig) -> None:
         fastest_ms, slowest_ms = problem.range_ms()
 
         loss = config.loss(config.guide)
-        stream = partial(endless, views=config.views, workers=config.workers)
-        order = torch.Generator().manual_seed(config.seed)
-
-        batches = stream(data.train, taught.train, batch=config.batch, generator=order)
-        batches = (on_device(batch, DEVICE) for batch in batches)
+        stream = partial(streamed, config, DEVICE)
         steps = config.w_epochs * steps_per_epoch(data, config.batch)
         sampler = fair_sampler(table, fastest_ms, slowest_ms)
+        batches = partial(stream, data.train, taught.train, config.batch)
         settings = WSettings.of(settings_of(config))
-        train_w(supernet, sampler, steps, batches, loss, settings, metrics.log)
+        checkpoint = metrics.checkpoint("w", table=table.fingerprint())
+        train_w(supernet, sampler, steps, batches, loss, settings, metrics.log, checkpoint)
 
-        batches = stream(data.search, taught.search, batch=config.alpha_batch, generator=order)
-        batches = (on_device(batch, DEVICE) for batch in batches)
+        batches = partial(stream, data.search, taught.search, config.alpha_batch)
         settings = AlphaSettings.of(settings_of(config))
-        alpha = train_alpha(supernet, problem, batches, loss, settings, metrics.log)
+        checkpoint = metrics.checkpoint("alpha", "choices", table=table.fingerprint())
+        alpha = train_alpha(supernet, problem, batches, loss, settings, metrics.log, checkpoint)
         liked = {"guide": config.guide_name, "budgets": preferences(alpha, SHOWN_BUDGETS)}
         write_json(config.run / "preferences.json", liked)
         save_supernet(config.run / "supernet.safetensors", supernet, alpha, table.fingerprint())
@@ -120,8 +122,9 @@ def main(config: TrainConfig) -> None:
             ("cost", train_cost(config, data)),
             *(("ALARM", alarm) for alarm in found),
         ]
-        write_train_report(config, alpha, table, rows, searched, random)
         metrics.summary(**dict(rows), alarms=found)
+        write_train_report(config, alpha, table, rows, searched, random)
+    shutil.rmtree(config.run / "checkpoint", ignore_errors=True)
     print(f"\n{table_text([*rows, ('report', str(config.run / 'report.html'))])}\n")
     print(f"next: python search.py --target-latency MS --run {config.run}")
 
@@ -235,9 +238,13 @@ def write_train_report(
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         recipe = TRAIN_RECIPES.get(option(sys.argv[1:], "--preset", "digits"))
         main(tyro.cli(TrainConfig, default=recipe or TRAIN_RECIPES["digits"]))
     except UserError as error:
         print(f"train.py: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("\ntrain.py: interrupted; the same command with --resume goes on", file=sys.stderr)
+        sys.exit(130)

@@ -102,7 +102,10 @@ def trained_teacher(settings: Settings) -> tuple[Given, float]:
     )
     data = load_data(config.data_settings(RESOLUTION))
     with Metrics(config.run, {}, "teacher") as metrics:
-        teacher = prepare_teacher(config, None, data, config.run, metrics, torch.device("cpu"))
+        teacher = prepare_teacher(
+            *(config, None, data, config.run, metrics, torch.device("cpu")),
+            metrics.checkpoint("teacher"),
+        )
     return teacher, accuracy(*predict(teacher.model, data.test.view(None), config.batch))
 
 

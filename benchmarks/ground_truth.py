@@ -18,7 +18,8 @@ import tyro
 from torch import nn
 
 from benchmarks.provenance import provenance
-from benchmarks.small_world import BATCH, SPACE, VIEWS, Images, World, architectures, small_world
+from benchmarks.small_world import BATCH, SPACE, Images, World, architectures, small_world
+from export.checkpoint import NoCheckpoint
 from export.files import write_json
 from kd.fit import FitSettings, fit
 from kd.loss import kd_loss
@@ -67,15 +68,15 @@ def worth(
     """Train one student; return accuracies on the test and the search split, and its size."""
     torch.manual_seed(seed)
     student = Student(SPACE, architecture)
-    order = torch.Generator().manual_seed(seed)
     fit(
         student,
-        lambda epoch: world.train.epoch(epoch % VIEWS, BATCH, order),
+        partial(world.train.endless, BATCH, seed),
         partial(kd_loss, kd_temperature=KD_TEMPERATURE, kd_weight=KD_WEIGHT),
         FitSettings(settings.epochs),
         len(world.train.labels) // BATCH,
         f"student, seed {seed}",
         lambda *_, **__: None,
+        NoCheckpoint(),
     )
     accuracies = (accuracy(student, world.test), accuracy(student, world.search))
     size = parameters_and_macs(SPACE, architecture)

@@ -25,6 +25,7 @@ from benchmarks.ground_truth import KD_TEMPERATURE, KD_WEIGHT, truth
 from benchmarks.provenance import provenance
 from benchmarks.small_world import BATCH, SPACE, World, architectures, small_world
 from benchmarks.ways_to_pick import PICKS, Searched
+from export.checkpoint import NoCheckpoint
 from export.errors import UserError
 from export.files import write_json
 from kd.evaluate import recalibrate
@@ -106,17 +107,17 @@ def search(
     """Train one supernet as train.py does, then alpha, and score every student."""
     torch.manual_seed(seed)
     supernet = Supernet(SPACE).to(memory_format=torch.channels_last)
-    order = torch.Generator().manual_seed(seed)
     loss = partial(kd_loss, kd_temperature=KD_TEMPERATURE, kd_weight=KD_WEIGHT)
     steps = settings.w_epochs * (len(world.train.labels) // BATCH)
     sampler = fair_sampler(world.table, *problem.range_ms())
     w = WSettings(w_learning_rate=0.2, weight_decay=1e-4, precision="fp32", seed=seed)
-    train_w(supernet, sampler, steps, world.train.endless(BATCH, order), loss, w, quiet)
+    batches = partial(world.train.endless, BATCH, seed)
+    train_w(supernet, sampler, steps, batches, loss, w, quiet, NoCheckpoint())
 
     def alpha_of(problem: Programme | OneBudget, steps: int, knots: int) -> Alpha:
-        batches = world.search.endless(BATCH, torch.Generator().manual_seed(seed))
+        batches = partial(world.search.endless, BATCH, seed)
         own = replace(ALPHA, alpha_steps=steps, knots=knots, seed=seed)
-        return train_alpha(supernet, problem, batches, loss, own, quiet)
+        return train_alpha(supernet, problem, batches, loss, own, quiet, NoCheckpoint())
 
     alpha = alpha_of(problem, ALPHA.alpha_steps, ALPHA.knots)
     ones = {target_ms: OneBudget(world.table, target_ms) for target_ms in budgets}

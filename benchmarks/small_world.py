@@ -4,7 +4,8 @@
 that is trained here, and a latency table. All of it is kept in memory or in one folder.
 """
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch.nn.functional import one_hot
 from export.device import UnitOfWork
 from export.stopwatch import Patience
 from kd.config import TrainConfig
-from kd.data import Data, Split, load_data
+from kd.data import Data, Split, load_data, shuffled
 from kd.prepare import prepare_outputs, prepare_teacher
 from kd.run import Metrics
 from kd.store import Targets
@@ -48,25 +49,21 @@ class Images:
     labels: Tensor  # [N, K], one-hot
     probabilities: Tensor | None  # [V + 1, N, K]
 
-    def epoch(
-        self, view: int, batch: int, generator: torch.Generator | None = None
-    ) -> Iterator[Batch]:
-        """Batches of one view, -1 for plain images, shuffled and whole when given a generator."""
-        count = len(self.labels)
-        order = torch.arange(count)
-        if generator is not None:
-            order = torch.randperm(count, generator=generator)[: count // batch * batch]
-        for index in order.split(batch):
+    def epoch(self, view: int, batch: int, order: Sequence[int] | None = None) -> Iterator[Batch]:
+        """Batches of one view, -1 for plain images, in `order` or as they stand."""
+        places = range(len(self.labels)) if order is None else order
+        for index in torch.tensor(places).split(batch):
             images = self.images[view][index].contiguous(memory_format=torch.channels_last)
             taught = self.labels if self.probabilities is None else self.probabilities[view]
             yield Batch(images, self.labels[index], taught[index])
 
-    def endless(self, batch: int, generator: torch.Generator) -> Iterator[Batch]:
-        """Epochs without end, each in the next view."""
-        epoch = 0
-        while True:
-            yield from self.epoch(epoch % (len(self.images) - 1), batch, generator)
-            epoch += 1
+    def endless(self, batch: int, seed: int, start: int = 0) -> Iterator[Batch]:
+        """Whole batches of epochs without end, each in the next view."""
+        assert start == 0
+        count = len(self.labels) // batch * batch
+        for epoch in itertools.count():
+            order = shuffled(len(self.labels), seed, epoch)[:count]
+            yield from self.epoch(epoch % (len(self.images) - 1), batch, order)
 
 
 @dataclass(frozen=True)
@@ -105,7 +102,10 @@ def small_world(data: str, limit: int, run: Path) -> World:
     )
     found = load_data(config.data_settings(SPACE.resolution))
     with Metrics(run, {}, "small world") as metrics:
-        teacher = prepare_teacher(config, None, found, run, metrics, torch.device("cpu"))
+        teacher = prepare_teacher(
+            *(config, None, found, run, metrics, torch.device("cpu")),
+            metrics.checkpoint("teacher"),
+        )
     taught = prepare_outputs(
         config, teacher.fingerprint, lambda: teacher.model, found, run / "targets"
     )

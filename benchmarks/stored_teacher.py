@@ -20,11 +20,11 @@ import tyro
 from benchmarks.provenance import provenance
 from export.files import write_json
 from export.stopwatch import reference_ms, rounds
-from kd.data import DataSettings, load_data
+from kd.data import DataSettings, load_data, shuffled
 from kd.loss import kd_loss, label_loss
 from kd.networks import build_network
 from kd.store import shape_of, size_text, store_targets
-from kd.targets import Batch, Online, distilled, labelled
+from kd.targets import Batch, Labels, Online, distilled
 from kd.teacher import Teacher
 from supernet.presets import preset_space
 from supernet.student import Student
@@ -74,12 +74,12 @@ def main(settings: Settings) -> None:
 
             return run
 
-        order = torch.Generator().manual_seed(settings.seed)
-        rest = (settings.batch, order, 0, True)
+        rest = (0, settings.batch, shuffled(len(data.train), settings.seed), 0, True)
+        labels = Labels(data.train, len(data.classes))
         ways = {
-            "labels": epoch(partial(labelled, data.train, 0, 10, *rest), label_loss),
-            "stored": epoch(partial(distilled, data.train, stored, 0, *rest), loss),
-            "online": epoch(partial(distilled, data.train, online, 0, *rest), loss),
+            "labels": epoch(partial(distilled, data.train, labels, *rest), label_loss),
+            "stored": epoch(partial(distilled, data.train, stored, *rest), loss),
+            "online": epoch(partial(distilled, data.train, online, *rest), loss),
         }
         endless = rounds(ways, ways["labels"], seed=settings.seed)
         done = [next(endless) for _ in range(settings.rounds)]

@@ -38,6 +38,10 @@ class TrainConfig:
     """digits, cifar10, or a folder: train/<class>/ with val/ or test/, or one folder of classes."""
     run: Path = Path("runs/digits")
     """The run's folder."""
+    resume: bool = False
+    """Go on with the run in the folder, if it was begun."""
+    checkpoint_seconds: float = 60
+    """Training is kept this often, for --resume."""
     teacher: UseAppendAction[tuple[str, ...]] = ()
     """small_resnet18:STRIDE (trained here), torchvision:NAME, timm:NAME, onnx:FILE,
     program:FILE.pt2 of torch.export, python:MODULE:FACTORY (runs that code), or stored:FOLDER with
@@ -218,6 +222,8 @@ class SearchConfig:
     """But no longer than this."""
     latency_table: Path | None = None
     """Search for the device of this table in place of the run's: alpha is trained for it first."""
+    checkpoint_seconds: float = 60
+    """Training is kept this often; the same command goes on after an interruption."""
     controls: bool = False
     """Retrain two more: a random student as fast, and this one without the teacher; say what the
     search and the teacher each brought."""

@@ -6,7 +6,7 @@ Images are float32 RGB tensors [3, R, R] in [0, 1]; models normalise for themsel
 import hashlib
 import json
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import torch
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torch.nn.functional import one_hot
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision.transforms import v2
 
 from export.errors import UserError
@@ -156,28 +156,33 @@ def join(a: Split, b: Split) -> Split:
     return replace(a, labels=labels, positions=positions, parts=(*a.parts, *b.parts))
 
 
+def shuffled(count: int, *key: int) -> list[int]:
+    """0 to `count` - 1 in an order that `key` alone decides, such as seed and epoch.
+
+    So an epoch is the same whatever came before, and one that was interrupted can be continued.
+    """
+    return np.random.default_rng(key).permutation(count).tolist()
+
+
 def batches(
     dataset: Dataset,
     batch: int,
-    generator: torch.Generator | None,
+    order: Sequence[int] | None,
     workers: int = 0,
     drop_last: bool = False,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """One epoch of (images [B, 3, R, R], labels [B], index [B]), shuffled when given a generator.
+    """One epoch of (images [B, 3, R, R], labels [B], index [B]), in `order` or as they stand.
 
     Raises `UserError` for an unreadable image, and when `drop_last` would leave no batch at all.
     """
     if drop_last and len(dataset) < batch:
         raise UserError(f"batch {batch}: more than the {len(dataset)} images; give a smaller batch")
-    # A generator of its own keeps an unshuffled loader from drawing on torch's global one.
-    order = torch.Generator() if generator is None else generator
     loader = DataLoader(
-        dataset,
+        dataset if order is None else Subset(dataset, order),
         batch,
-        shuffle=generator is not None,
         num_workers=workers,
         drop_last=drop_last,
-        generator=order,
+        generator=torch.Generator(),  # or it would draw on torch's global one
         pin_memory=torch.cuda.is_available(),
     )
     try:

@@ -11,7 +11,7 @@ from torch.optim.swa_utils import update_bn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from kd.data import Split, batches
+from kd.data import Split, batches, shuffled
 from kd.targets import Batch, Outputs, distilled
 
 CALIBRATION_BATCHES = 4
@@ -81,7 +81,7 @@ def calibration_images(
     split: Split, batch: int, seed: int, count: int = CALIBRATION_BATCHES
 ) -> list[Tensor]:
     """`count` batches [B, 3, R, R] of plain images of `split` for `recalibrate`, at random."""
-    order = torch.Generator().manual_seed(seed)
+    order = shuffled(len(split), seed)
     epoch = batches(split.view(None), min(batch, len(split)), order, drop_last=True)
     return [images for images, _, _ in itertools.islice(epoch, count)]
 

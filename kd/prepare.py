@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from export.checkpoint import Keeper
 from export.errors import UserError
 from export.precision import Precision, arithmetic
 from kd.config import TrainConfig
@@ -25,7 +26,7 @@ from kd.store import (
     store_targets,
     stored_identity,
 )
-from kd.targets import Online, Outputs, labelled
+from kd.targets import Labels, Online, Outputs, endless
 from kd.teacher import (
     Ensemble,
     Teacher,
@@ -128,6 +129,7 @@ def prepare_teacher(
     folder: Path,
     metrics: Metrics,
     device: torch.device,
+    checkpoint: Keeper,
 ) -> Given:
     """Return the run's teacher: given, found in `folder`, or trained now; write what it is.
 
@@ -138,7 +140,7 @@ def prepare_teacher(
         model = run_teacher(config, data, folder, device)
         given = Given(model.fingerprint(), _check(model, config, data), model)
     elif given is None:
-        model = _trained(config, data, metrics, device)
+        model = _trained(config, data, metrics, device, checkpoint)
         given = Given(model.fingerprint(), _check(model, config, data), model)
         save_teacher(model, config.teacher_sources()[0], folder)
     elif begun:
@@ -190,16 +192,16 @@ def _refuse_another(stored: str, found: str, folder: Path) -> None:
         )
 
 
-def _trained(config: TrainConfig, data: Data, metrics: Metrics, device: torch.device) -> Teacher:
+def _trained(
+    config: TrainConfig, data: Data, metrics: Metrics, device: torch.device, checkpoint: Keeper
+) -> Teacher:
     torch.manual_seed(config.seed)
     name, classes = config.teacher_sources()[0].name, len(data.classes)
     network = build_network(name, classes).to(device)
-    order = torch.Generator().manual_seed(config.seed)
+    labels, epochs = Labels(data.train, classes), config.teacher_epochs
     fit(
         network,
-        lambda epoch: labelled(
-            data.train, epoch, classes, config.batch, order, config.workers, True
-        ),
+        partial(endless, data.train, labels, epochs, config.batch, config.seed, config.workers),
         label_loss,
         FitSettings(
             config.teacher_epochs, config.teacher_learning_rate, precision=config.precision
@@ -207,6 +209,7 @@ def _trained(config: TrainConfig, data: Data, metrics: Metrics, device: torch.de
         steps_per_epoch(data, config.batch),
         "teacher",
         partial(metrics.log, "teacher"),
+        checkpoint,
     )
     return Teacher(network)
 

@@ -1,15 +1,16 @@
 """A student trained from scratch, on all images but those of the test split."""
 
 from collections.abc import Callable
+from functools import partial
 
-import torch
 from torch import nn
 
+from export.checkpoint import Keeper
 from kd.config import SearchConfig, TrainConfig
 from kd.data import Data, join
 from kd.fit import FitSettings, fit
 from kd.prepare import Teaching
-from kd.targets import distilled
+from kd.targets import endless
 
 
 def retrain(
@@ -21,6 +22,7 @@ def retrain(
     learns_from: str,
     description: str,
     log: Callable[..., None],
+    checkpoint: Keeper,
 ) -> None:
     """Train `student` in place on the train and the search split, from "kd" or "labels" alone.
 
@@ -29,12 +31,10 @@ def retrain(
     """
     split, outputs = join(data.train, data.search), taught.joined()
     batch = min(settings.batch, len(split))
-    order = torch.Generator().manual_seed(config.seed)
+    stream = (split, outputs, settings.views, batch, config.seed, settings.workers)
     fit(
         student,
-        lambda epoch: distilled(
-            split, outputs, epoch % settings.views, batch, order, settings.workers, True
-        ),
+        partial(endless, *stream),
         settings.loss(learns_from),
         FitSettings(
             config.epochs, config.learning_rate, config.weight_decay, precision=config.precision
@@ -42,4 +42,5 @@ def retrain(
         len(split) // batch,
         description,
         log,
+        checkpoint,
     )

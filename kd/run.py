@@ -5,7 +5,9 @@ import math
 import netrc
 import os
 import platform
+import secrets
 import sys
+from collections.abc import Sequence
 from importlib.metadata import distributions
 from pathlib import Path
 from types import TracebackType
@@ -14,8 +16,9 @@ from urllib.parse import urlsplit
 
 import wandb
 
+from export.checkpoint import Checkpoint
 from export.errors import UserError
-from export.files import read_json, write_json
+from export.files import read_json, write_json, write_whole
 
 RECORDED = {
     *("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn"),
@@ -23,15 +26,18 @@ RECORDED = {
 }
 
 
-def open_run(folder: Path, config: dict) -> None:
-    """Make `folder` with `config.json`, or check that the one there has the same settings.
+def open_run(folder: Path, config: dict, resume: bool) -> None:
+    """Make `folder` with `config.json`, or go on with the run there if its settings are the same.
 
-    Raises `UserError` naming the fields that differ, or when the folder cannot be made.
+    Raises `UserError` naming the fields that differ, for a run that was begun when it is not to be
+    resumed, or when the folder cannot be made.
     """
     path = folder / "config.json"
     settings = _plain(config)
     if path.exists():
         _refuse_other(folder, _flat(read_config(folder).get("settings", {})), _flat(settings))
+        if not (resume or is_complete(folder)):
+            raise UserError(f"{folder}: begun already; --resume goes on, or give another --run")
         return
     installed = {package.name: package.version for package in distributions()}
     versions = {name: installed[name] for name in sorted(RECORDED & installed.keys())}
@@ -45,6 +51,11 @@ def open_run(folder: Path, config: dict) -> None:
         ) from error
 
 
+def is_complete(folder: Path) -> bool:
+    """Whether train.py went to its end; the report is what it writes last."""
+    return (folder / "report.html").exists()
+
+
 def read_config(folder: Path) -> dict:
     """`config.json` of a run: settings, command, versions; `UserError` when there is none."""
     if not (folder / "config.json").exists():
@@ -53,22 +64,26 @@ def read_config(folder: Path) -> dict:
 
 
 def read_metrics(folder: Path) -> list[dict]:
-    """Every line of a run's metrics.jsonl."""
-    text = (folder / "metrics.jsonl").read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.splitlines()]
+    """Every line of a run's metrics.jsonl; a last one that was cut off is left out."""
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 class Metrics:
     """A run's numbers: lines of `metrics.jsonl`, and the same in a W&B run.
 
     W&B is online with WANDB_MODE=online or an API key, offline otherwise; its files lie in the
-    run's folder.
+    run's folder. A job that was interrupted goes on in the same W&B run.
     """
 
-    def __init__(self, folder: Path, config: dict, job: str) -> None:
+    def __init__(
+        self, folder: Path, config: dict, job: str, checkpoint_seconds: float = 60.0
+    ) -> None:
+        self._seconds = checkpoint_seconds
         folder.mkdir(parents=True, exist_ok=True)
-        self._file = (folder / "metrics.jsonl").open("a", encoding="utf-8", buffering=1)
-        self._run = _wandb_run(folder, config, job)
+        self._path, self._unfinished = folder / "metrics.jsonl", folder / f".{job}.json"
+        self._file = self._path.open("a", encoding="utf-8", buffering=1)
+        self._run = _wandb_run(folder, config, job, _run_id(self._unfinished, _plain(config)))
         self._phases: set[str] = set()
 
     def __enter__(self) -> Self:
@@ -82,6 +97,29 @@ class Metrics:
     ) -> None:
         self._file.close()
         self._run.finish(exit_code=0 if kind is None else 1)
+        if kind is None:
+            self._unfinished.unlink(missing_ok=True)
+
+    def checkpoint(self, *phases: str, **identity: str) -> Checkpoint:
+        """Return the checkpoint of a phase, named like the first of `phases` that it logs.
+
+        Lines of `phases` that it does not know of are left out: they are about to be written
+        again. `identity` says what the phase depends on beside the run's settings.
+        """
+        path = self._path.parent / "checkpoint" / f"{phases[0]}.pt"
+        checkpoint = Checkpoint(path, identity, self._seconds)
+        self._forget_from(checkpoint.done(), phases)
+        return checkpoint
+
+    def _forget_from(self, step: int, phases: Sequence[str]) -> None:
+        self._file.close()
+        kept = [
+            json.dumps(line) + "\n"
+            for line in read_metrics(self._path.parent)
+            if line["phase"] not in phases or line["step"] < step
+        ]
+        write_whole(self._path, "".join(kept).encode())
+        self._file = self._path.open("a", encoding="utf-8", buffering=1)
 
     def log(self, phase: str, step: int, **numbers: float) -> None:
         """Keep `numbers` of one step; in the file, NaN and infinity are null."""
@@ -105,11 +143,22 @@ class Metrics:
         self._run.log_artifact(artifact)
 
 
-def _wandb_run(folder: Path, config: dict, job: str) -> wandb.Run:
+def _run_id(unfinished: Path, config: dict) -> str:
+    """Name the W&B run: anew, or as it was when a job of the same settings was interrupted."""
+    begun = read_json(unfinished) if unfinished.exists() else {}
+    if begun.get("config") != config:
+        begun = {"id": secrets.token_hex(4), "config": config}
+        write_json(unfinished, begun)
+    return str(begun.get("id"))
+
+
+def _wandb_run(folder: Path, config: dict, job: str, run_id: str) -> wandb.Run:
     mode = os.environ.get("WANDB_MODE") or ("online" if _has_api_key() else "offline")
     settings = wandb.Settings(silent=True, console="off", init_timeout=30)
     shared = {
         "project": "oyster",
+        "id": run_id,
+        "resume": "allow",
         "name": folder.name,
         "job_type": job,
         "dir": folder,

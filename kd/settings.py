@@ -8,6 +8,9 @@ from pathlib import Path
 from export.errors import UserError
 from kd.config import SearchConfig, TrainConfig
 
+# The folder may be moved.
+PASSING = ("run", "resume", "checkpoint_seconds")
+
 
 def option(argv: Sequence[str], name: str, default: str) -> str:
     """Read one option's value ahead of the whole command line: it decides the others' defaults."""
@@ -20,9 +23,9 @@ def option(argv: Sequence[str], name: str, default: str) -> str:
 
 
 def settings_of(config: TrainConfig | SearchConfig) -> dict:
-    """Return the settings as plain values; the folder is not one, it may be moved."""
+    """Return the settings as plain values, without what may change when a run is resumed."""
     values = dataclasses.asdict(config)
-    return {name: _plain(value) for name, value in values.items() if name != "run"}
+    return {name: _plain(value) for name, value in values.items() if name not in PASSING}
 
 
 def _plain(value: object) -> object:

@@ -1,14 +1,14 @@
 """What a step learns from: images, labels, and what the teacher says of them."""
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from kd.data import Split, batches
+from kd.data import Split, batches, shuffled
 
 
 class Batch(NamedTuple):
@@ -42,18 +42,30 @@ class Online:
         return self.probabilities(images).cpu()
 
 
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """No teacher: the labels of `split` stand for its probabilities, mixed as the images are."""
+
+    split: Split
+    classes: int
+
+    def rows(self, view: int | None, index: Tensor, images: Tensor) -> Tensor:
+        """Shares of the classes [B, K] of images number `index` [B] in version `view`."""
+        return self.split.view(view).label_shares(index, self.classes)
+
+
 def distilled(
     split: Split,
     outputs: Outputs,
     view: int | None,
     batch: int,
-    generator: torch.Generator | None,
+    order: Sequence[int] | None,
     workers: int = 0,
     drop_last: bool = False,
 ) -> Iterator[Batch]:
     """One epoch of `split` in version `view`, with the teacher's outputs for that version."""
     version = split.view(view)
-    for images, _, index in batches(version, batch, generator, workers, drop_last):
+    for images, _, index in batches(version, batch, order, workers, drop_last):
         probabilities = outputs.rows(view, index, images)
         labels = version.label_shares(index, probabilities.shape[1])
         yield Batch(images, labels, probabilities)
@@ -64,30 +76,19 @@ def endless(
     outputs: Outputs,
     views: int,
     batch: int,
-    generator: torch.Generator,
+    seed: int,
     workers: int = 0,
-    drop_last: bool = True,
+    start: int = 0,
 ) -> Iterator[Batch]:
-    """Epochs without end, each in a new order and in the next of `views` versions."""
-    for epoch in itertools.count():
-        view = epoch % views
-        yield from distilled(split, outputs, view, batch, generator, workers, drop_last)
+    """Epochs without end, each in a new order and in the next of `views` versions.
 
-
-def labelled(
-    split: Split,
-    view: int | None,
-    classes: int,
-    batch: int,
-    generator: torch.Generator | None,
-    workers: int = 0,
-    drop_last: bool = False,
-) -> Iterator[Batch]:
-    """One epoch without a teacher: the labels stand for its probabilities."""
-    version = split.view(view)
-    for images, _, index in batches(version, batch, generator, workers, drop_last):
-        labels = version.label_shares(index, classes)
-        yield Batch(images, labels, labels)
+    Only whole batches; `start` of them are left out, as if they had been drawn before.
+    """
+    an_epoch = max(1, len(split) // batch)
+    for epoch in itertools.count(start // an_epoch):
+        order = shuffled(len(split), seed, epoch)[start % an_epoch * batch :]
+        yield from distilled(split, outputs, epoch % views, batch, order, workers, drop_last=True)
+        start = 0
 
 
 def on_device(batch: Batch, device: torch.device) -> Batch:

@@ -1,6 +1,7 @@
 """Budget-conditioned architecture logits, Gumbel-softmax samples, and the latency multiplier."""
 
 import math
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -121,3 +122,11 @@ class Multiplier:
         """Move the knots near `target_ms` by rate · excess, where excess = E[ms] / T - 1."""
         self.knots += self.rate * excess * knot_weights(target_ms, self.log_knots)
         self.knots.clamp_(min=0)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the multipliers at the knots."""
+        return {"knots": self.knots}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take them back."""
+        self.knots = state["knots"].clone()

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from tqdm import trange
 
+from export.checkpoint import Keeper
 from export.precision import Precision
 from supernet.alpha import Alpha, Multiplier, entropy, stage_shares
 from supernet.derive import Programme
@@ -41,22 +42,27 @@ class AlphaSettings:
 def train_alpha(
     supernet: Supernet,
     problem: Programme,
-    batches: Iterator[HasImages],
+    batches_from: Callable[[int], Iterator[HasImages]],
     loss: Loss,
     settings: AlphaSettings,
     log: Callable[..., None],
+    checkpoint: Keeper,
 ) -> Alpha:
     """Return alpha(T) for the programme's table: one budget T a step, lambda(T) by dual ascent.
 
-    `log(phase, step, **numbers)` keeps the numbers.
+    Goes on where the checkpoint is, with `batches_from(step)`; what a step draws, it draws from
+    the seed and its number. `log(phase, step, **numbers)` keeps the numbers.
     """
-    draws = np.random.default_rng(settings.seed)
-    gumbel = torch.Generator().manual_seed(settings.seed)
     alpha = Alpha(supernet.space, *problem.range_ms(), settings.knots)
     multiplier = Multiplier(alpha.log_knots, settings.multiplier_rate)
     optimizer = torch.optim.Adam(alpha.parameters(), settings.alpha_learning_rate)
     supernet.train().requires_grad_(False)
-    for step in (bar := trange(settings.alpha_steps, desc="alpha", unit="step")):
+    parts = {"alpha": alpha, "multiplier": multiplier, "optimizer": optimizer}
+    start = checkpoint.restore(parts)
+    batches = batches_from(start)
+    for step in (bar := trange(start, settings.alpha_steps, desc="alpha", unit="step")):
+        draws = np.random.default_rng((settings.seed, step))
+        gumbel = torch.Generator().manual_seed(int(draws.integers(2**63)))
         target_ms, tau = log_uniform(alpha.range_ms(), draws), _tau(settings, step)
         search_loss, expected_ms = alpha_step(
             *(supernet, alpha, multiplier, problem.table, target_ms, tau, next(batches)),
@@ -70,6 +76,7 @@ def train_alpha(
             log("alpha", step, **shown)
             log("choices", step, **stage_shares(alpha, middle_ms))
             bar.set_postfix(loss=f"{search_loss:.3f}", ms=f"{expected_ms:.1f}/{target_ms:.1f}")
+        checkpoint.keep(step + 1, settings.alpha_steps, parts)
     supernet.requires_grad_(True)
     return alpha
 

@@ -1,11 +1,13 @@
 """The architecture for a budget: derived, ranked with shared weights, and measured whole."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 
 from export.errors import UserError
+from export.files import DAMAGE, read_json, write_json
 from export.stopwatch import Timing
 from supernet.derive import FILLS, Programme, candidates
 from supernet.space import Architecture, Choices
@@ -34,6 +36,25 @@ class Pick:
     shared_loss: float
     shared_accuracy: float
     scored: int
+
+
+def kept_pick(path: Path, identity: Mapping[str, str], find: Callable[[], Pick]) -> Pick:
+    """Return the pick kept at `path` for the same `identity`, or find one and keep it.
+
+    What was measured is not measured again when a retraining is resumed. Raises `UserError` for a
+    damaged file.
+    """
+    if path.exists() and (stored := read_json(path)).get("identity") == dict(identity):
+        try:
+            own = {**stored["pick"]}
+            own["architecture"] = Architecture.from_json(own["architecture"])
+            own["measured"] = Timing(**own["measured"]) if own["measured"] else None
+            return Pick(**own)
+        except DAMAGE as error:
+            raise UserError(f"{path}: damaged ({error}); remove it and search again") from error
+    pick = find()
+    write_json(path, {"identity": dict(identity), "pick": asdict(pick)})
+    return pick
 
 
 def pick_measured(

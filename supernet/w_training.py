@@ -10,6 +10,7 @@ from timm.optim import param_groups_weight_decay
 from torch.optim.lr_scheduler import OneCycleLR
 from tqdm import trange
 
+from export.checkpoint import Keeper
 from export.precision import Precision
 from supernet.sampling import FairSampler, log_uniform
 from supernet.steps import HasImages, Loss, w_step
@@ -46,23 +47,29 @@ def train_w(
     supernet: Supernet,
     sampler: FairSampler,
     steps: int,
-    batches: Iterator[CanBeParted],
+    batches_from: Callable[[int], Iterator[CanBeParted]],
     loss: Loss,
     settings: WSettings,
     log: Callable[..., None],
+    checkpoint: Keeper,
 ) -> None:
     """Train the shared weights: the sandwich, and two students of fair latency, a step.
 
     Alpha has no say in what is trained, or its favourites would look better for being trained
-    more. `log(phase, step, **numbers)` keeps the numbers.
+    more. Goes on where the checkpoint is, with `batches_from(step)`; a step's students are drawn
+    from the seed and its number. `log(phase, step, **numbers)` keeps the numbers.
     """
-    space, draws = supernet.space, np.random.default_rng(settings.seed)
+    space = supernet.space
     groups = param_groups_weight_decay(supernet, settings.weight_decay)
     rate = settings.w_learning_rate
     optimizer = torch.optim.SGD(groups, lr=rate, momentum=0.9, nesterov=True)
     schedule = OneCycleLR(optimizer, rate, steps, pct_start=0.1, cycle_momentum=False)
     supernet.train()
-    for step in (bar := trange(steps, desc="w", unit="step")):
+    parts = {"supernet": supernet, "optimizer": optimizer, "schedule": schedule}
+    start = checkpoint.restore(parts)
+    batches = batches_from(start)
+    for step in (bar := trange(start, steps, desc="w", unit="step")):
+        draws = np.random.default_rng((settings.seed, step))
         fair = [sampler.near(log_uniform(sampler.range_ms, draws), draws) for _ in range(FAIR)]
         students = [space.largest(), space.smallest(), *fair]
         shares = next(batches).shares(len(students))
@@ -72,3 +79,4 @@ def train_w(
             named = {"largest": losses[0], "smallest": losses[1], "fair": sum(losses[2:]) / FAIR}
             log("w", step, **named, learning_rate=schedule.get_last_lr()[0])
             bar.set_postfix(largest=f"{losses[0]:.3f}", smallest=f"{losses[1]:.3f}")
+        checkpoint.keep(step + 1, steps, parts)

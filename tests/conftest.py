@@ -1,14 +1,18 @@
-"""Small spaces and tables that many tests share."""
+"""What many tests share: a small space and its table, one run at smoke size."""
 
+import subprocess
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from export.device import UnitOfWork, machine
+from supernet.derive import programme
 from supernet.latency import LatencyTable, table_shapes
 from supernet.space import Architecture, SearchSpace, StageSpace
+from tests.smoke import QUICK_SEARCH, SMOKE, run, table_of
 
 # Tiny networks gain nothing from threads, and lose much on a busy machine.
 torch.set_num_threads(1)
@@ -69,3 +73,21 @@ def table(space: SearchSpace) -> LatencyTable:
 def random() -> np.random.Generator:
     """A fresh generator, the same for every test."""
     return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A trained run's folder, and what train.py printed."""
+    folder = tmp_path_factory.mktemp("runs") / "smoke"
+    done = run("train.py", "--run", folder, *SMOKE)
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+@pytest.fixture(scope="session")
+def searched(trained: tuple[Path, str]) -> tuple[Path, float, subprocess.CompletedProcess]:
+    """The student's folder, its budget, and the finished search."""
+    folder, _ = trained
+    budget = round(float(np.prod(programme(table_of(folder)).range_ms()) ** 0.5), 3)
+    done = run("search.py", "--run", folder, "--target-latency", budget, *QUICK_SEARCH)
+    return folder / "students" / f"{budget:g}ms", budget, done

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from export.checkpoint import NoCheckpoint
 from supernet.alpha import Alpha, probabilities
 from supernet.alpha_training import LOG_EVERY, AlphaSettings, train_alpha
 from supernet.derive import programme
@@ -36,8 +37,8 @@ class Labelled(NamedTuple):
     labels: Tensor
 
 
-def batches() -> Iterator[Labelled]:
-    for seed in itertools.count():
+def batches(start: int) -> Iterator[Labelled]:
+    for seed in itertools.count(start):
         generator = torch.Generator().manual_seed(seed)
         images = torch.rand(2, 3, 8, 8, generator=generator)
         yield Labelled(images, torch.randint(3, (2,), generator=generator))
@@ -70,7 +71,9 @@ def trained(
         lines.append((phase, step, numbers))
 
     supernet = supernet or supernet_of(table.space)
-    return train_alpha(supernet, programme(table), batches(), loss, settings, log), lines
+    return train_alpha(
+        supernet, programme(table), batches, loss, settings, log, NoCheckpoint()
+    ), lines
 
 
 def with_kernel_5(table: LatencyTable, times: float) -> LatencyTable:

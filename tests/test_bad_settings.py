@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.test_scripts import refused, run
+from tests.smoke import run
+from tests.test_scripts import refused
 
 
 def test_search_before_train(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from export.errors import UserError
-from kd.data import Data, DataSettings, batches, join, load_data
+from kd.data import Data, DataSettings, batches, join, load_data, shuffled
 
 DIGITS = DataSettings()
 
@@ -129,17 +129,24 @@ def test_join_keeps_order_labels_and_views(digits: Data) -> None:
             assert (label, position) == (expected_label, index)
 
 
-def test_batches_shuffle_by_generator_only(digits: Data) -> None:
-    def order(seed: int | None) -> list[int]:
-        generator = None if seed is None else torch.Generator().manual_seed(seed)
-        return torch.cat([index for _, _, index in batches(digits.test, 50, generator)]).tolist()
+@pytest.mark.parametrize("workers", [0, 1])
+def test_batches_come_in_the_order_given(digits: Data, workers: int) -> None:
+    def seen(order: list[int] | None) -> list[int]:
+        epoch = batches(digits.test, 50, order, workers)
+        return torch.cat([index for _, _, index in epoch]).tolist()
 
     state = torch.random.get_rng_state()
-    assert order(None) == list(range(360))
+    assert seen(None) == list(range(360))
+    assert seen([7, 300, 7, 12]) == [7, 300, 7, 12]
+    assert seen(shuffled(360, 1)) == shuffled(360, 1)
     assert torch.equal(torch.random.get_rng_state(), state)
-    assert order(1) == order(1)
-    assert order(1) != order(2)
-    assert sorted(order(1)) == list(range(360))
+
+
+def test_an_order_is_decided_by_its_key_alone() -> None:
+    assert sorted(shuffled(360, 1, 2)) == list(range(360))
+    assert shuffled(360, 1, 2) == shuffled(360, 1, 2)
+    orders = {tuple(shuffled(360, *key)) for key in ((1,), (2,), (1, 0), (1, 2), (2, 1), (0, 12))}
+    assert len(orders) == 5  # a trailing 0 is no difference
 
 
 def test_batches_drop_the_last_only_when_asked(digits: Data) -> None:

@@ -1,18 +1,20 @@
 """Training a network: it learns, it repeats, and it stops when the loss breaks."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from export.checkpoint import NoCheckpoint
 from export.errors import UserError
 from kd.data import Data, DataSettings, load_data
 from kd.evaluate import accuracy, predict
 from kd.fit import FitSettings, fit
 from kd.loss import label_loss
-from kd.targets import Batch, labelled
+from kd.targets import Batch, Labels, endless
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +33,12 @@ def network() -> nn.Module:
     )
 
 
-def epochs(data: Data) -> Callable[[int], Iterator[Batch]]:
-    generator = torch.Generator().manual_seed(0)
-    return lambda epoch: labelled(data.train, epoch, 10, 32, generator)
+def batches_of(data: Data) -> Callable[[int], Iterator[Batch]]:
+    return partial(endless, data.train, Labels(data.train, 10), 6, 32, 0, 0)
+
+
+def quiet(*_: object, **__: float) -> None:
+    """Log nothing."""
 
 
 def trained(data: Data, settings: FitSettings) -> tuple[nn.Module, list[dict]]:
@@ -42,14 +47,14 @@ def trained(data: Data, settings: FitSettings) -> tuple[nn.Module, list[dict]]:
     def log(step: int, **numbers: float) -> None:
         lines.append({"step": step, **numbers})
 
-    fit(model, epochs(data), label_loss, settings, 10, "test", log)
+    fit(model, batches_of(data), label_loss, settings, 10, "test", log, NoCheckpoint())
     return model, lines
 
 
 def test_fit_learns_digits_and_logs_every_epoch(data: Data) -> None:
     model, lines = trained(data, FitSettings(epochs=6, learning_rate=0.05))
     assert accuracy(*predict(model, data.test, 100)) > 0.85
-    assert [line["step"] for line in lines] == [10, 20, 30, 40, 50, 60]
+    assert [line["step"] for line in lines] == [9, 19, 29, 39, 49, 59]
     assert lines[-1]["loss"] < lines[0]["loss"] / 2
     assert lines[-1]["accuracy"] > lines[0]["accuracy"]
     assert lines[-1]["learning_rate"] < 1e-5 < lines[1]["learning_rate"]
@@ -72,7 +77,7 @@ def test_weight_decay_leaves_biases_and_batchnorm_alone(data: Data) -> None:
     nn.init.ones_(model[0].bias)
     before = {name: tensor.clone() for name, tensor in model.named_parameters()}
     settings = FitSettings(epochs=1, weight_decay=0.1)
-    fit(model, epochs(data), still, settings, 10, "test", lambda *_, **__: None)
+    fit(model, batches_of(data), still, settings, 10, "test", quiet, NoCheckpoint())
     changed = {n for n, t in model.named_parameters() if not torch.equal(before[n], t)}
     assert changed == {"0.weight", "4.weight"}
     assert model[0].weight.norm() < before["0.weight"].norm()
@@ -88,5 +93,8 @@ def test_a_loss_that_is_not_finite_is_a_user_error(data: Data) -> None:
     with pytest.raises(
         UserError, match=r"teacher: loss nan in epoch 2, step 13,.*learning rate 0\.1$"
     ):
-        fit(model, epochs(data), breaking, FitSettings(3), 10, "teacher", lambda *_, **__: None)
+        fit(
+            *(model, batches_of(data), breaking, FitSettings(3), 10, "teacher", quiet),
+            NoCheckpoint(),
+        )
     assert all(parameter.isfinite().all() for parameter in model.parameters())

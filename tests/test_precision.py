@@ -1,6 +1,6 @@
 """Shorter arithmetic inside the networks: nearly the same gradients, weights and losses in fp32."""
 
-from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
 import pytest
@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, cross_entropy
 
+from export.checkpoint import NoCheckpoint
 from export.precision import Precision, arithmetic
 from kd.data import Data, DataSettings, load_data
 from kd.evaluate import accuracy, predict
 from kd.fit import FitSettings, fit
 from kd.loss import label_loss
-from kd.targets import Batch, labelled
+from kd.targets import Batch, Labels, endless
 from supernet.alpha import Alpha, Multiplier
 from supernet.latency import LatencyTable
 from supernet.space import SearchSpace
@@ -50,17 +51,14 @@ def trained(data: Data, precision: Precision) -> nn.Module:
         *(nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU()),
         *(nn.Flatten(), nn.Linear(1024, 10)),
     )
-    order = torch.Generator().manual_seed(0)
 
     def loss(logits: Tensor, batch: Batch) -> Tensor:
         assert logits.dtype == torch.float32
         return label_loss(logits, batch)
 
-    def epochs(epoch: int) -> Iterator[Batch]:
-        return labelled(data.train, epoch, 10, 32, order)
-
     settings = FitSettings(6, learning_rate=0.05, precision=precision)
-    fit(model, epochs, loss, settings, 10, "test", lambda *_, **__: None)
+    batches = partial(endless, data.train, Labels(data.train, 10), 6, 32, 0, 0)
+    fit(model, batches, loss, settings, 10, "test", lambda *_, **__: None, NoCheckpoint())
     return model
 
 

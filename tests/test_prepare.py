@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import nn
 
+from export.checkpoint import NoCheckpoint
 from export.errors import UserError
 from kd import prepare
 from kd.config import TrainConfig
-from kd.data import Data, load_data
+from kd.data import Data, load_data, shuffled
 from kd.loss import kd_loss
 from kd.prepare import (
     Given,
@@ -74,8 +75,7 @@ def outputs(config: TrainConfig, given: Given, data: Data, folder: Path) -> Teac
 
 
 def first_batch(taught: Teaching, data: Data, view: int | None) -> Batch:
-    order = torch.Generator().manual_seed(0)
-    return next(distilled(data.train, taught.train, view, 32, order))
+    return next(distilled(data.train, taught.train, view, 32, shuffled(len(data.train), 0)))
 
 
 @pytest.mark.parametrize("view", [0, 1, None])
@@ -137,7 +137,7 @@ def test_stored_outputs_stand_for_their_teacher(
         pair = [getattr(one, name).rows(None, index) for one in (own, taught)]
         assert torch.equal(*pair)
     assert not (tmp_path / "none").exists()
-    facts = prepare_teacher(brought, alone, data, tmp_path / "run", Silent(), CPU)
+    facts = prepare_teacher(brought, alone, data, tmp_path / "run", Silent(), CPU, NoCheckpoint())
     assert facts.model is None
 
 
@@ -166,11 +166,13 @@ def test_outputs_for_something_else_are_refused(
 
 def test_a_run_keeps_its_teacher(config: TrainConfig, data: Data, tmp_path: Path) -> None:
     given = given_teacher(config, data, CPU)
-    prepare_teacher(config, given, data, tmp_path, Silent(), CPU)
+    prepare_teacher(config, given, data, tmp_path, Silent(), CPU, NoCheckpoint())
     assert run_teacher(config, data, tmp_path, CPU).fingerprint() == given.fingerprint
     other = replace(config, teacher=NAMES[1:])
     with pytest.raises(UserError, match="begun with another teacher"):
-        prepare_teacher(other, given_teacher(other, data, CPU), data, tmp_path, Silent(), CPU)
+        prepare_teacher(
+            other, given_teacher(other, data, CPU), data, tmp_path, Silent(), CPU, NoCheckpoint()
+        )
     with pytest.raises(UserError, match="begun with another teacher"):
         run_teacher(other, data, tmp_path, CPU)
 

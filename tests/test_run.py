@@ -52,7 +52,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRun:
 
 
 def test_config_holds_settings_command_and_versions(tmp_path: Path) -> None:
-    open_run(tmp_path / "runs" / "a", CONFIG)
+    open_run(tmp_path / "runs" / "a", CONFIG, resume=False)
     config = read_config(tmp_path / "runs" / "a")
     assert config["settings"] == {
         "seed": 3,
@@ -64,30 +64,38 @@ def test_config_holds_settings_command_and_versions(tmp_path: Path) -> None:
     assert {"python", "torchvision", "onnxruntime", "numpy"} <= config["versions"].keys()
 
 
-def test_the_same_settings_open_the_run_again(tmp_path: Path) -> None:
-    open_run(tmp_path, CONFIG)
+def test_the_same_settings_resume_the_run(tmp_path: Path) -> None:
+    open_run(tmp_path, CONFIG, resume=True)
     before = (tmp_path / "config.json").read_bytes()
-    open_run(tmp_path, CONFIG)
+    open_run(tmp_path, CONFIG, resume=True)
     assert (tmp_path / "config.json").read_bytes() == before
 
 
+def test_a_run_that_was_begun_is_only_resumed_when_asked(tmp_path: Path) -> None:
+    open_run(tmp_path, CONFIG, resume=False)
+    with pytest.raises(UserError, match="begun already; --resume goes on, or give another --run"):
+        open_run(tmp_path, CONFIG, resume=False)
+    (tmp_path / "report.html").touch()
+    open_run(tmp_path, CONFIG, resume=False)
+
+
 def test_other_settings_are_refused(tmp_path: Path) -> None:
-    open_run(tmp_path, CONFIG)
+    open_run(tmp_path, CONFIG, resume=False)
     other = {"seed": 4, "data": {"source": "cifar10", "root": Path("x")}, "budgets": (1.5, 2.0)}
     with pytest.raises(UserError) as caught:
-        open_run(tmp_path, other)
+        open_run(tmp_path, other, resume=True)
     text = str(caught.value)
     assert "data.source is digits there and cifar10 here; seed is 3 there and 4 here" in text
     assert "another --run" in text
     assert "budgets" not in text
     with pytest.raises(UserError, match="new is None there and 1 here"):
-        open_run(tmp_path, {**CONFIG, "new": 1})
+        open_run(tmp_path, {**CONFIG, "new": 1}, resume=True)
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot hold a run .* another --run"):
-        open_run(tmp_path / "file" / "run", CONFIG)
+        open_run(tmp_path / "file" / "run", CONFIG, resume=False)
 
 
 def test_no_run_yet(tmp_path: Path) -> None:
@@ -132,6 +140,56 @@ def test_metrics_are_appended_and_a_failed_run_says_so(tmp_path: Path, fake: Fak
     phases = [json.loads(x)["phase"] for x in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert phases == ["a", "b"]
     assert fake.codes == [0, 1]
+
+
+def test_a_resumed_phase_leaves_no_line_twice(tmp_path: Path, fake: FakeRun) -> None:
+    """Lines from the checkpoint's step on are written again; other phases keep theirs."""
+    with Metrics(tmp_path, CONFIG, "train") as metrics:
+        checkpoint = metrics.checkpoint("w", table="t")
+        for step in range(6):
+            metrics.log("w", step, x=float(step))
+            metrics.log("alpha", step, x=float(step))
+        checkpoint.keep(4, 4, {})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"phase": "w", "st')
+    with Metrics(tmp_path, CONFIG, "train") as metrics:
+        assert metrics.checkpoint("w", table="t").done() == 4
+        metrics.log("w", 4, x=40.0)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["x"] for line in lines if line["phase"] == "w"] == [0, 1, 2, 3, 40]
+    assert [line["step"] for line in lines if line["phase"] == "alpha"] == list(range(6))
+    with Metrics(tmp_path, CONFIG, "train") as metrics:
+        assert metrics.checkpoint("w", "alpha", table="another").done() == 0
+    assert (tmp_path / "metrics.jsonl").read_text() == ""
+
+
+def test_an_interrupted_job_goes_on_in_its_wandb_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def init(**options: object) -> FakeRun:
+        asked.append((options["id"], options["resume"]))
+        return FakeRun()
+
+    def interrupted(config: dict) -> None:
+        with pytest.raises(KeyboardInterrupt), Metrics(tmp_path, config, "train"):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(kd.run.wandb, "init", init)
+    interrupted(CONFIG)
+    Metrics(tmp_path, CONFIG, "train")  # killed: never left
+    with Metrics(tmp_path, CONFIG, "train"):
+        pass
+    with Metrics(tmp_path, CONFIG, "train"):
+        pass
+    interrupted({**CONFIG, "seed": 4})
+    with Metrics(tmp_path, CONFIG, "search"):
+        pass
+    ids = [run_id for run_id, _ in asked]
+    assert len({*ids[:3]}) == 1
+    assert len({*ids}) == 4
+    assert {resume for _, resume in asked} == {"allow"}
 
 
 def test_lines_are_on_disk_before_the_run_ends(tmp_path: Path, fake: FakeRun) -> None:

@@ -1,9 +1,8 @@
 """train.py and search.py as a user runs them, at smoke size; and what they say to bad input."""
 
 import json
-import os
+import re
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,48 +14,10 @@ import torch
 from export.onnx_file import read_metadata
 from export.tensor_files import read_tensors, write_tensors
 from supernet.derive import programme
-from supernet.latency import LatencyTable
 from supernet.presets import preset_space
 from supernet.space import Architecture
 from supernet.student import Student
-
-ROOT = Path(__file__).parent.parent
-SMOKE = (
-    *("--limit", "300", "--batch", "32", "--views", "2", "--teacher-epochs", "8"),
-    *("--w-epochs", "2", "--alpha-steps", "12", "--alpha-batch", "16"),
-    *("--latency-batch", "8", "--latency-seconds", "1"),
-)
-QUICK_SEARCH = ("--epochs", "2", "--candidates", "3", "--finalists", "2", "--measure-seconds", "2")
-
-
-def run(script: str, *options: object) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(ROOT / script), *map(str, options)]
-    return subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600
-    )
-
-
-def table_of(folder: Path) -> LatencyTable:
-    return LatencyTable.load(folder / "latency.json", preset_space("digits", 10))
-
-
-@pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A trained run's folder, and what train.py printed."""
-    folder = tmp_path_factory.mktemp("runs") / "smoke"
-    done = run("train.py", "--run", folder, *SMOKE)
-    assert done.returncode == 0, done.stderr
-    return folder, done.stdout
-
-
-@pytest.fixture(scope="session")
-def searched(trained: tuple[Path, str]) -> tuple[Path, float, subprocess.CompletedProcess]:
-    """The student's folder, its budget, and the finished search."""
-    folder, _ = trained
-    budget = round(float(np.prod(programme(table_of(folder)).range_ms()) ** 0.5), 3)
-    done = run("search.py", "--run", folder, "--target-latency", budget, *QUICK_SEARCH)
-    return folder / "students" / f"{budget:g}ms", budget, done
+from tests.smoke import QUICK_SEARCH, SMOKE, run, table_of
 
 
 def test_train_leaves_the_run_folder(trained: tuple[Path, str]) -> None:
@@ -67,7 +28,9 @@ def test_train_leaves_the_run_folder(trained: tuple[Path, str]) -> None:
         assert (folder / name).stat().st_size > 0
     assert (folder / "targets" / "train" / "probabilities.npy").exists()
     assert list((folder / "wandb").glob("offline-run-*/*.wandb"))
-    for expected in ("students, 30 decisions", "roughly", "next: python search.py"):
+    alarm, cost = "ALARM  *alpha is nearly uniform", "10,000 candidates of 5 epochs"
+    assert re.search(alarm, printed)  # twelve steps decide nothing
+    for expected in ("students, 30 decisions", "roughly", cost, "next: python search.py"):
         assert expected in printed
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert {row["phase"] for row in rows} >= {"teacher", "w", "alpha", "choices"}

@@ -1,0 +1,119 @@
+"""Where a phase of training left off, on disk: written whole, read back without running code."""
+
+import io
+import pickle
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from export.errors import UserError
+from export.files import write_whole
+
+
+class HasState(Protocol):
+    """A module, an optimiser, a schedule: whatever gives its state and takes it back."""
+
+    def state_dict(self) -> Mapping:
+        """Return tensors, numbers and text, in dictionaries and lists."""
+        ...
+
+    def load_state_dict(self, state: Mapping) -> object:
+        """Take such a state."""
+        ...
+
+
+class Keeper(Protocol):
+    """What a training loop asks of a checkpoint."""
+
+    def restore(self, parts: Mapping[str, HasState]) -> int:
+        """Put `parts` back as they were kept; return how many steps were done then."""
+        ...
+
+    def keep(self, done: int, steps: int, parts: Mapping[str, HasState]) -> None:
+        """Keep `parts` after `done` of `steps` steps, if it is time to."""
+        ...
+
+
+class NoCheckpoint:
+    """For trainings that nobody would continue: keeps nothing, restores nothing."""
+
+    def restore(self, parts: Mapping[str, HasState]) -> int:
+        """Nothing was done before."""
+        return 0
+
+    def keep(self, done: int, steps: int, parts: Mapping[str, HasState]) -> None:
+        """Keep nothing."""
+
+
+class Checkpoint:
+    """One phase's checkpoint at `path`, kept every `seconds` and after the last step.
+
+    `identity` says what the phase depends on: a checkpoint of something else is begun anew.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        identity: Mapping[str, str],
+        seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.path, self.identity, self.seconds = path, dict(identity), seconds
+        self._clock, self._kept = clock, clock()
+
+    def done(self) -> int:
+        """How many steps were done when it was kept; 0 when there is none of this identity.
+
+        Raises `UserError` for a damaged file.
+        """
+        return self._read().get("done", 0)
+
+    def restore(self, parts: Mapping[str, HasState]) -> int:
+        """Put `parts` back as they were kept; return how many steps were done then.
+
+        Raises `UserError` for a damaged file, and for one of other parts.
+        """
+        stored = self._read()
+        if not stored:
+            return 0
+        try:
+            for name, part in parts.items():
+                part.load_state_dict(stored["parts"][name])
+        except (KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
+            raise self._damaged() from error
+        return stored["done"]
+
+    def keep(self, done: int, steps: int, parts: Mapping[str, HasState]) -> None:
+        """Keep `parts` after `done` of `steps` steps, if it is the last or the time has come."""
+        if done < steps and self._clock() - self._kept < self.seconds:
+            return
+        content = io.BytesIO()
+        states = {name: part.state_dict() for name, part in parts.items()}
+        torch.save({"identity": self.identity, "done": done, "parts": states}, content)
+        write_whole(self.path, content.getvalue())
+        self._kept = self._clock()
+
+    def remove(self) -> None:
+        """Remove it: its phase is over and what came of it is kept elsewhere."""
+        self.path.unlink(missing_ok=True)
+
+    def _read(self) -> dict:
+        if not self.path.exists():
+            return {}
+        try:
+            stored = torch.load(self.path, map_location="cpu", weights_only=True)
+            same = stored["identity"] == self.identity
+            whole = isinstance(stored["done"], int) and isinstance(stored["parts"], dict)
+        except (OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError) as error:
+            raise self._damaged() from error
+        except pickle.UnpicklingError as error:
+            raise self._damaged() from error
+        if not whole:
+            raise self._damaged()
+        return stored if same else {}
+
+    def _damaged(self) -> UserError:
+        return UserError(f"{self.path}: damaged; remove it, and its phase begins anew")
