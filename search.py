@@ -26,6 +26,7 @@ from export.report import table_text
 from export.stopwatch import timed
 from export.student_report import summary_rows, write_student_report
 from export.students import budget_kept, read_students, students_text, write_pareto
+from kd.bounds import check_settings
 from kd.config import SEARCH_RECIPES, SearchConfig, TrainConfig
 from kd.cost import search_cost
 from kd.data import Data, load_data
@@ -79,6 +80,7 @@ class Trained:
 
 def main(config: SearchConfig) -> bool:
     """Make one student a budget; return whether all of them kept their promises."""
+    check_settings(config)
     train_config = train_config_of(read_config(config.run)["settings"], config.run)
     space = preset_space(train_config.preset, len(read_facts(config.run)["classes"]))
     brought = config.latency_table

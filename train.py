@@ -24,6 +24,7 @@ from export.figures import Point, choices_figure, curves_figure, front_figure
 from export.files import write_json
 from export.report import Section, table_text, write_report
 from export.stopwatch import quick_ms
+from kd.bounds import check_batches, check_settings
 from kd.config import TRAIN_RECIPES, TrainConfig
 from kd.cost import train_cost
 from kd.data import Data, load_data
@@ -70,7 +71,9 @@ CURVES = (
 
 def main(config: TrainConfig) -> None:
     """Go through the phases in order."""
+    check_settings(config)
     data = load_data(config.data_settings(preset_resolution(config.preset)))
+    check_batches(config, data)
     space = preset_space(config.preset, len(data.classes))
     brought = given_table(config.latency_table, space) if config.latency_table else None
     unit = unit_of(brought) if brought else own_unit(config, space)

@@ -1,11 +1,10 @@
 """Which distance to the teacher teaches best? One student, from scratch, on CIFAR-10 images.
 
-    python -m benchmarks.cifar10 --data PATH --stage teacher
     python -m benchmarks.distances --data PATH
 
-The same student learns from labels and with every distance, over several seeds. The search split
-decides, the test split is only reported. Every finished training is a line of
-benchmarks/results/distances.csv, and is not done again.
+The largest student of the small world learns from labels and with every distance, over several
+seeds. The search split decides, the test split is only reported. Every finished training is a line
+of benchmarks/results/distances.csv, and is not done again.
 """
 
 import csv
@@ -18,19 +17,13 @@ import numpy as np
 import torch
 import tyro
 
-from benchmarks.cifar10 import RESOLUTION, TEACHER
+from benchmarks.ground_truth import KD_WEIGHT, accuracy
 from benchmarks.provenance import provenance
+from benchmarks.small_world import BATCH, SPACE, World, small_world
 from export.checkpoint import NoCheckpoint
 from export.files import write_json
-from kd.config import TrainConfig
-from kd.data import Data, load_data
-from kd.evaluate import accuracy, predict
 from kd.fit import FitSettings, fit
-from kd.loss import loss_of
-from kd.prepare import Teaching, given_teacher, prepare_outputs
-from kd.targets import endless
-from supernet.presets import preset_space
-from supernet.space import Architecture
+from kd.loss import label_loss, loss_of
 from supernet.student import Student, parameters_and_macs
 
 # (distance, kd_temperature): those of the papers, and 4, the default.
@@ -38,7 +31,6 @@ WAYS = (
     *(("labels", 1.0), ("kl", 4.0), ("dkd", 4.0), ("dist", 1.0), ("alpha_divergence", 1.0)),
     *(("kl", 1.0), ("dist", 4.0), ("alpha_divergence", 4.0)),
 )
-KD_WEIGHT = 0.9
 FIELDS = ("distance", "kd_temperature", "seed", "search_accuracy", "test_accuracy")
 
 
@@ -48,44 +40,22 @@ class Settings:
 
     data: str
     """Folder of CIFAR-10 images."""
-    limit: int = 5000
-    epochs: int = 10
-    views: int = 5
+    limit: int = 8000
+    """Images to train and search with, and at most as many test images."""
+    epochs: int = 20
     seeds: tuple[int, ...] = (0, 1, 2)
-    macs: float = 8e6
-    """About so many multiply-accumulates the student has."""
-    teacher: Path = Path("runs/benchmark/teacher/teacher.safetensors")
-    """Weights that benchmarks.cifar10 leaves."""
-    run: Path = Path("runs/distances")
-    """Where the teacher's outputs are kept."""
+    run: Path = Path("runs/small_world")
     out: Path = Path("benchmarks/results/distances.csv")
 
 
 def main(settings: Settings) -> None:
     """Train what is not done yet, and print mean and standard deviation of every way."""
-    config = TrainConfig(
-        preset="cifar10",
-        data=settings.data,
-        run=settings.run,
-        teacher=(TEACHER,),
-        teacher_checkpoint=(settings.teacher,),
-        augment="crop_flip",
-        search_fraction=0.2,
-        views=settings.views,
-        limit=settings.limit,
-        precision="bf16",
-    )
-    data, device = load_data(config.data_settings(RESOLUTION)), torch.device("cpu")
-    teacher = given_teacher(config, data, device)
-    taught = prepare_outputs(
-        config, teacher.fingerprint, lambda: teacher.model, data, settings.run / "targets"
-    )
-    student = architecture(settings)
-    parameters, macs = parameters_and_macs(preset_space("cifar10", len(data.classes)), student)
+    world = small_world(settings.data, settings.limit, settings.run)
+    params, macs = parameters_and_macs(SPACE, SPACE.largest())
     facts = {
-        "images": [len(data.train), len(data.search), len(data.test)],
-        "teacher": str(teacher.check),
-        "student": {"architecture": student.to_json(), "params": parameters, "macs": macs},
+        "images": [len(split.labels) for split in (world.train, world.search, world.test)],
+        "teacher": world.teacher,
+        "student": {"params": params, "macs": macs},
         "kd_weight": KD_WEIGHT,
     }
     write_json(settings.out.with_suffix(".json"), provenance("distances", settings) | facts)
@@ -93,47 +63,31 @@ def main(settings: Settings) -> None:
         for seed in settings.seeds:
             if (distance, str(temperature), str(seed)) in done(settings.out):
                 continue
-            accuracies = trained(settings, data, taught, student, distance, temperature, seed)
+            accuracies = trained(settings, world, distance, temperature, seed)
             append(settings.out, (distance, temperature, seed, *accuracies))
     report(settings.out)
 
 
-def architecture(settings: Settings) -> Architecture:
-    """The random architecture whose cost is nearest to what is asked."""
-    space, draws = preset_space("cifar10", 10), np.random.default_rng(0)
-    drawn = [space.random(draws) for _ in range(200)]
-    return min(drawn, key=lambda a: abs(parameters_and_macs(space, a)[1] / settings.macs - 1))
-
-
 def trained(
-    settings: Settings,
-    data: Data,
-    taught: Teaching,
-    student: Architecture,
-    distance: str,
-    temperature: float,
-    seed: int,
+    settings: Settings, world: World, distance: str, temperature: float, seed: int
 ) -> tuple[float, float]:
     """Accuracy on the search and the test split of a student trained from scratch."""
     torch.manual_seed(seed)
-    model = Student(preset_space("cifar10", len(data.classes)), student)
-    batch = 128
-    learns_from = "labels" if distance == "labels" else "kd"
-    loss = loss_of(
-        learns_from, "kl" if learns_from == "labels" else distance, temperature, KD_WEIGHT
-    )
+    model = Student(SPACE, SPACE.largest())
+    loss = label_loss
+    if distance != "labels":
+        loss = loss_of("kd", distance, temperature, KD_WEIGHT)
     fit(
         model,
-        partial(endless, data.train, taught.train, settings.views, batch, seed, 0),
+        partial(world.train.endless, BATCH, seed),
         loss,
         FitSettings(settings.epochs),
-        len(data.train) // batch,
+        len(world.train.labels) // BATCH,
         f"{distance} {temperature:g}, seed {seed}",
         lambda *_, **__: None,
         NoCheckpoint(),
     )
-    splits = (data.search, data.test)
-    return tuple(accuracy(*predict(model, split.view(None), batch)) for split in splits)
+    return accuracy(model, world.search), accuracy(model, world.test)
 
 
 def done(path: Path) -> set[tuple[str, str, str]]:

@@ -15,6 +15,7 @@ from typing import Self
 from urllib.parse import urlsplit
 
 import wandb
+from filelock import FileLock, Timeout
 
 from export.checkpoint import Checkpoint
 from export.errors import UserError
@@ -73,7 +74,8 @@ class Metrics:
     """A run's numbers: lines of `metrics.jsonl`, and the same in a W&B run.
 
     W&B is online with WANDB_MODE=online or an API key, offline otherwise; its files lie in the
-    run's folder. A job that was interrupted goes on in the same W&B run.
+    run's folder. A job that was interrupted goes on in the same W&B run. Nobody else may work in
+    the folder meanwhile: that raises `UserError`.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class Metrics:
     ) -> None:
         self._seconds = checkpoint_seconds
         folder.mkdir(parents=True, exist_ok=True)
+        self._lock = _locked(folder)
         self._path, self._unfinished = folder / "metrics.jsonl", folder / f".{job}.json"
         self._file = self._path.open("a", encoding="utf-8", buffering=1)
         self._run = _wandb_run(folder, config, job, _run_id(self._unfinished, _plain(config)))
@@ -99,6 +102,7 @@ class Metrics:
         self._run.finish(exit_code=0 if kind is None else 1)
         if kind is None:
             self._unfinished.unlink(missing_ok=True)
+        self._lock.release()
 
     def checkpoint(self, *phases: str, **identity: str) -> Checkpoint:
         """Return the checkpoint of a phase, named like the first of `phases` that it logs.
@@ -141,6 +145,18 @@ class Metrics:
         artifact = wandb.Artifact(name, type=kind)
         artifact.add_file(str(path), policy="immutable", skip_cache=True)
         self._run.log_artifact(artifact)
+
+
+def _locked(folder: Path) -> FileLock:
+    """Hold the folder for this process; the system lets go of it when the process ends."""
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise UserError(
+            f"{folder}: another process works in it; wait for it, or give another --run"
+        ) from error
+    return lock
 
 
 def _run_id(unfinished: Path, config: dict) -> str:

@@ -192,6 +192,16 @@ def test_an_interrupted_job_goes_on_in_its_wandb_run(
     assert {resume for _, resume in asked} == {"allow"}
 
 
+def test_two_processes_do_not_work_in_one_folder(tmp_path: Path, fake: FakeRun) -> None:
+    with Metrics(tmp_path, CONFIG, "train") as metrics:
+        metrics.log("w", 0, x=1.0)
+        with pytest.raises(UserError, match="another process works in it; wait for it"):
+            Metrics(tmp_path, CONFIG, "search")
+    with Metrics(tmp_path, CONFIG, "search"):
+        pass
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
+
+
 def test_lines_are_on_disk_before_the_run_ends(tmp_path: Path, fake: FakeRun) -> None:
     with Metrics(tmp_path, CONFIG, "train") as metrics:
         metrics.log("a", 1, x=1.0)
