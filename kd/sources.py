@@ -1,6 +1,8 @@
 """Where images come from: digits inside scikit-learn, CIFAR-10, folders of images."""
 
 import hashlib
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -135,6 +137,7 @@ def _folder(root: Path) -> Source:
             )
     if len(classes) < 2:
         raise UserError(f"{root}: one class ({classes[0]}), expected two or more class folders")
+    _refuse_twins(root, classes)
     samples = [sample for part in parts.values() for sample in part.samples]
     paths = np.array([str(Path(path).relative_to(root)) for path, _ in samples])
     labels = np.array([label for _, label in samples], dtype=np.int64)
@@ -146,7 +149,28 @@ def _folder(root: Path) -> Source:
     return Source(OnDisk(root, paths), labels, tuple(classes), positions[names[0]], search, test)
 
 
+def _refuse_twins(root: Path, classes: Sequence[str]) -> None:
+    """Raise `UserError` for classes that differ in case only: one of them is a slip."""
+    seen: dict[str, str] = {}
+    for name in classes:
+        if twin := seen.get(name.casefold()):
+            raise UserError(
+                f"{root}: classes {twin} and {name} differ in case only; merge or rename one"
+            )
+        seen[name.casefold()] = name
+
+
+def _refuse_loops(path: Path) -> None:
+    """Raise `UserError` for a link to a folder that it lies in: its images would come again."""
+    for folder, inside, _ in os.walk(path, followlinks=True):
+        around = {(here := Path(folder).resolve()), *here.parents}
+        for link in (Path(folder, name) for name in inside):
+            if link.is_symlink() and link.resolve() in around:
+                raise UserError(f"{link}: links to a folder that it lies in; remove the link")
+
+
 def _image_folder(path: Path) -> ImageFolder:
+    _refuse_loops(path)
     try:
         return ImageFolder(path)
     except FileNotFoundError as error:

@@ -41,6 +41,15 @@ def test_unknown_preset_lists_the_known_ones(tmp_path: Path) -> None:
     assert all(name in done.stderr for name in ("digits", "cifar10", "imagenet"))
 
 
+@pytest.mark.parametrize(("script", "word"), [("train.py", "--w-epoch"), ("search.py", "--seeds")])
+def test_unknown_options_bring_close_ones(script: str, word: str) -> None:
+    done = run(script, word, "3")
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert word in done.stderr
+    assert {"--w-epoch": "--w-epochs", "--seeds": "--seed"}[word] in done.stderr
+
+
 def test_corrupt_image_is_named(tmp_path: Path) -> None:
     draws = np.random.default_rng(0)
     for index in range(40):

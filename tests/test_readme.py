@@ -54,6 +54,15 @@ def test_tree_names_every_file() -> None:
             assert path.name == "__init__.py" or path.name in README, path
 
 
+def test_every_case_of_bad_input_has_its_test() -> None:
+    table = (ROOT / "docs" / "bad-input.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(test_\w+\.py)::(test_\w+)` \|$", table, re.MULTILINE)
+    rows = [line for line in table.splitlines() if line.startswith("| ") and "what is" not in line]
+    assert len(named) == len(rows) >= 40
+    for file, test in named:
+        assert f"def {test}(" in (ROOT / "tests" / file).read_text(encoding="utf-8"), test
+
+
 def test_pictures_are_there() -> None:
     for path in re.findall(r"!\[[^]]*\]\(([^)]+)\)", README):
         assert (ROOT / path).stat().st_size > 10_000, path
