@@ -49,6 +49,8 @@ class Settings:
     alpha_steps: int = 300
     epochs: int = 20
     """Of a student."""
+    measure_seconds: float = 15
+    """Of a timing of candidates; a noisy machine always takes all of it."""
     budgets: tuple[float, ...] = (4.0, 8.0, 16.0)
     """Milliseconds for the cifar10 preset's unit of work."""
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -74,7 +76,8 @@ def main(settings: Settings) -> None:
         if str(seed) not in {row["seed"] for row in rows(settings.out)}:
             script(
                 *("search.py", "--run", run, "--seed", seed, "--controls"),
-                *("--epochs", settings.epochs, "--target-latency", *settings.budgets),
+                *("--epochs", settings.epochs, "--measure-seconds", settings.measure_seconds),
+                *("--target-latency", *settings.budgets),
             )
             append(settings.out, [row for b in settings.budgets for row in found(run, seed, b)])
     found_teacher = {"teacher": f"{TEACHER}: {teacher.check}", "teacher_test": test_accuracy}
