@@ -262,6 +262,8 @@ def saved_teacher(source: TeacherSource, folder: Path, classes: int) -> Teacher:
     weights, _ = read_tensors(path)
     network = build_network(source.name, classes)
     load_weights(network, weights, classes, path)
+    # As it was trained: convolutions in another order of memory round otherwise.
+    network.to(memory_format=torch.channels_last)
     return Teacher(network, published_input(source.name))
 
 

@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -29,15 +30,18 @@ class Started:
 
     def __init__(self, script: str, *options: object) -> None:
         self.began = time.time()
+        # A pipe that nobody reads would stop it when it is full.
+        handle, self.printed = tempfile.mkstemp()
         self.process = subprocess.Popen(
             [sys.executable, str(ROOT / script), *map(str, options)],
             cwd=ROOT,
             env={**os.environ, "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
+            stdout=handle,
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
         )
+        os.close(handle)
 
     def wait_for_life(self, folder: Path) -> bool:
         """Wait until it writes into `folder`; False when it ended without."""
@@ -51,8 +55,8 @@ class Started:
     def kill(self, number: int) -> str:
         """Send a signal to it and to all that it started; return what it had printed."""
         os.killpg(self.process.pid, number)
-        printed, _ = self.process.communicate(timeout=60)
-        return printed
+        self.process.wait(timeout=60)
+        return Path(self.printed).read_text()
 
 
 def has_begun(folder: Path, phase: str) -> bool:

@@ -259,6 +259,17 @@ def test_saved_teacher_comes_back(tmp_path: Path, weights: dict[str, Tensor]) ->
         saved_teacher(TeacherSource(TINY), tmp_path, 6)
 
 
+def test_saved_teacher_answers_with_the_same_bits(tmp_path: Path) -> None:
+    """As it was trained, in channels-last order; another order would round otherwise."""
+    torch.manual_seed(0)
+    name = "small_resnet18:2"
+    teacher = Teacher(build_network(name, 5).to(memory_format=torch.channels_last))
+    save_teacher(teacher, TeacherSource(name), tmp_path)
+    again = saved_teacher(TeacherSource(name), tmp_path, 5)
+    images = torch.rand(32, 3, 16, 16)
+    assert torch.equal(again(images), teacher(images))
+
+
 def test_facts_come_back_and_must_be_whole(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no teacher here; run train\.py to its end first"):
         read_facts(tmp_path)
