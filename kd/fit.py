@@ -77,12 +77,13 @@ def fit(
         nesterov=True,
     )
     steps = settings.epochs * steps_per_epoch
-    # Momentum stays put: OneCycleLR would cycle it as well.
+    # Momentum stays put: OneCycleLR would cycle it as well. And it would divide by zero where one
+    # step is exactly the share that warms up.
     schedule = OneCycleLR(
         optimizer,
         settings.learning_rate,
         total_steps=steps,
-        pct_start=settings.warm_up,
+        pct_start=settings.warm_up + 1e-6,
         cycle_momentum=False,
     )
     means = Means()

@@ -18,6 +18,8 @@ from supernet.supernet import Supernet
 
 LOG_EVERY = 10
 FAIR = 2
+# A tenth; exactly that, OneCycleLR would divide by zero in a run of ten steps.
+WARM_UP = 0.1 + 1e-6
 
 
 class CanBeParted(HasImages, Protocol):
@@ -63,7 +65,7 @@ def train_w(
     groups = param_groups_weight_decay(supernet, settings.weight_decay)
     rate = settings.w_learning_rate
     optimizer = torch.optim.SGD(groups, lr=rate, momentum=0.9, nesterov=True)
-    schedule = OneCycleLR(optimizer, rate, steps, pct_start=0.1, cycle_momentum=False)
+    schedule = OneCycleLR(optimizer, rate, steps, pct_start=WARM_UP, cycle_momentum=False)
     supernet.train()
     parts = {"supernet": supernet, "optimizer": optimizer, "schedule": schedule}
     start = checkpoint.restore(parts)

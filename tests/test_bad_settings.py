@@ -58,6 +58,6 @@ def test_corrupt_image_is_named(tmp_path: Path) -> None:
         pixels = draws.integers(0, 255, (16, 16, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(path)
     (tmp_path / "data" / "a" / "4.png").write_bytes(b"no image")
-    options = ("--data", tmp_path / "data", "--batch", "8", "--views", "2")
+    options = ("--data", tmp_path / "data", "--batch", "8", "--alpha-batch", "4", "--views", "2")
     done = run("train.py", "--run", tmp_path / "run", *options)
     refused(done, "4.png: not a readable image")

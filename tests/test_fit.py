@@ -69,6 +69,20 @@ def test_two_seeded_runs_are_bitwise_equal(data: Data) -> None:
     assert not torch.equal(a[0].weight, c[0].weight)
 
 
+@pytest.mark.parametrize("steps", range(1, 8))
+def test_a_run_may_be_of_any_length(data: Data, steps: int) -> None:
+    lines = []
+
+    def log(step: int, **_: float) -> None:
+        lines.append(step)
+
+    fit(
+        *(network(), batches_of(data), label_loss, FitSettings(epochs=1), steps, "test", log),
+        NoCheckpoint(),
+    )
+    assert lines == [steps - 1]
+
+
 def test_weight_decay_leaves_biases_and_batchnorm_alone(data: Data) -> None:
     def still(logits: Tensor, batch: Batch) -> Tensor:
         return 0.0 * cross_entropy(logits, batch.labels)

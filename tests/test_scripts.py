@@ -199,7 +199,7 @@ def test_tables_that_do_not_fit_are_refused(
     for name in ("config.json", "teacher.json", "teacher.safetensors", "targets"):
         (tmp_path / name).symlink_to(trained[0] / name)
     (tmp_path / "latency.json").write_text(json.dumps(table))
-    refused(run("train.py", "--run", tmp_path, *SMOKE), "latency", expected)
+    refused(run("train.py", "--run", tmp_path, *SMOKE, "--resume"), "latency", expected)
     assert not (tmp_path / "supernet.safetensors").exists()
 
 
