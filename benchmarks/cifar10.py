@@ -9,7 +9,6 @@ and the same one without the teacher. Every student is a line of benchmarks/resu
 is not made again.
 """
 
-import csv
 import subprocess
 import sys
 from collections import defaultdict
@@ -21,6 +20,7 @@ import numpy as np
 import torch
 import tyro
 
+from benchmarks.csv_lines import append_lines, read_lines
 from benchmarks.provenance import provenance
 from export.files import read_json, write_json
 from kd.config import TrainConfig
@@ -31,7 +31,6 @@ from kd.run import Metrics
 
 RESOLUTION = 32
 TEACHER = "small_resnet18:1"
-FIELDS = ("seed", "target_ms", "kind", "measured_ms", "predicted_ms", "macs", "test_accuracy")
 
 
 @dataclass(frozen=True)
@@ -73,17 +72,19 @@ def main(settings: Settings) -> None:
         *("--views", 4, "--batch", 128, "--alpha-batch", 64),
     )
     for seed in settings.seeds:
-        if str(seed) not in {row["seed"] for row in rows(settings.out)}:
+        if str(seed) not in {row["seed"] for row in read_lines(settings.out)}:
             script(
                 *("search.py", "--run", run, "--seed", seed, "--controls"),
                 *("--epochs", settings.epochs, "--measure-seconds", settings.measure_seconds),
                 *("--target-latency", *settings.budgets),
             )
-            append(settings.out, [row for b in settings.budgets for row in found(run, seed, b)])
+            append_lines(
+                settings.out, [row for b in settings.budgets for row in found(run, seed, b)]
+            )
     found_teacher = {"teacher": f"{TEACHER}: {teacher.check}", "teacher_test": test_accuracy}
     facts = provenance("cifar10", settings) | found_teacher
     write_json(settings.out.with_suffix(".json"), facts)
-    report(rows(settings.out))
+    report(read_lines(settings.out))
 
 
 def trained_teacher(settings: Settings) -> tuple[Given, float]:
@@ -124,32 +125,20 @@ def found(run: Path, seed: int, target_ms: float) -> list[dict[str, object]]:
     """Return the lines of one searched student and its controls."""
     facts = read_json(run / "students" / f"{target_ms:g}ms" / "metrics.json")
     assert facts["seed"] == seed
-    common = {"seed": seed, "target_ms": target_ms, "predicted_ms": facts["predicted_ms"]}
-    measured = {"measured_ms": facts["measured_ms"], "macs": facts["macs"]}
-    searched = {"kind": "searched", "test_accuracy": facts["test_accuracy"]}
-    others = [
-        common | {"kind": kind} | {key: one[key] for key in ("predicted_ms", "test_accuracy")}
-        for kind, one in facts["controls"].items()
+    searched = {"kind": "searched", **facts}
+    controls = [{"kind": kind, **one} for kind, one in facts["controls"].items()]
+    return [
+        {
+            "seed": seed,
+            "target_ms": target_ms,
+            "kind": one["kind"],
+            "measured_ms": one.get("measured_ms"),
+            "predicted_ms": one["predicted_ms"],
+            "macs": one.get("macs"),
+            "test_accuracy": one["test_accuracy"],
+        }
+        for one in (searched, *controls)
     ]
-    return [common | measured | searched, *others]
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    """Return the lines that are done."""
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def append(path: Path, lines: list[dict[str, object]]) -> None:
-    """Add lines, under a header in a new file."""
-    begins = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS)
-        if begins:
-            writer.writeheader()
-        writer.writerows(lines)
 
 
 def report(lines: list[dict[str, str]]) -> None:

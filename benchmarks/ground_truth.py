@@ -6,28 +6,19 @@ Every finished training is a line of benchmarks/results/ground_truth.csv, and is
 two cores, run it twice: --part 0 2 and --part 1 2. Says how much architectures differ beside seeds.
 """
 
-import csv
 from collections import defaultdict
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 import tyro
-from torch import nn
 
+from benchmarks.csv_lines import append_lines, read_lines
 from benchmarks.provenance import provenance
-from benchmarks.small_world import BATCH, SPACE, Images, World, architectures, small_world
-from export.checkpoint import NoCheckpoint
+from benchmarks.small_world import SPACE, architectures, small_world
+from benchmarks.world import KD_LOSS, accuracy, trained_student
 from export.files import write_json
-from kd.fit import FitSettings, fit
-from kd.loss import kd_loss
-from supernet.space import Architecture
-from supernet.student import Student, parameters_and_macs
-
-KD_TEMPERATURE, KD_WEIGHT = 4.0, 0.9
-FIELDS = ("number", "seed", "test_accuracy", "search_accuracy", "params", "macs", "predicted_ms")
+from supernet.student import parameters_and_macs
 
 
 @dataclass(frozen=True)
@@ -49,70 +40,37 @@ class Settings:
 def main(settings: Settings) -> None:
     """Train what is not done yet."""
     world = small_world(settings.data, settings.limit, settings.run)
-    facts = {"teacher": world.teacher, "students": len(architectures())}
-    images = [len(split.labels) for split in (world.train, world.search, world.test)]
-    facts |= {"images": images, "table": dict(world.table.provenance)}
-    write_json(settings.out.with_suffix(".json"), provenance("ground_truth", settings) | facts)
+    facts = provenance("ground_truth", settings) | world.facts()
+    write_json(settings.out.with_suffix(".json"), facts | {"students": len(architectures())})
     part, parts = settings.part
     for seed in settings.seeds:
         for number, architecture in list(enumerate(architectures()))[part::parts]:
-            if (number, seed) in {(int(r["number"]), int(r["seed"])) for r in rows(settings.out)}:
+            if (str(number), str(seed)) in done(settings.out):
                 continue
-            append(settings.out, (number, seed, *worth(settings, world, architecture, seed)))
+            student = trained_student(world, architecture, KD_LOSS, settings.epochs, seed)
+            params, macs = parameters_and_macs(SPACE, architecture)
+            line = {
+                "number": number,
+                "seed": seed,
+                "test_accuracy": accuracy(student, world.test),
+                "search_accuracy": accuracy(student, world.search),
+                "params": params,
+                "macs": macs,
+                "predicted_ms": world.table.predicted_ms(architecture),
+            }
+            append_lines(settings.out, [line])
     print(spread(settings.out))
 
 
-def worth(
-    settings: Settings, world: World, architecture: Architecture, seed: int
-) -> tuple[float, float, int, int, float]:
-    """Train one student; return accuracies on the test and the search split, and its size."""
-    torch.manual_seed(seed)
-    student = Student(SPACE, architecture)
-    fit(
-        student,
-        partial(world.train.endless, BATCH, seed),
-        partial(kd_loss, kd_temperature=KD_TEMPERATURE, kd_weight=KD_WEIGHT),
-        FitSettings(settings.epochs),
-        len(world.train.labels) // BATCH,
-        f"student, seed {seed}",
-        lambda *_, **__: None,
-        NoCheckpoint(),
-    )
-    accuracies = (accuracy(student, world.test), accuracy(student, world.search))
-    size = parameters_and_macs(SPACE, architecture)
-    return *accuracies, *size, world.table.predicted_ms(architecture)
-
-
-@torch.no_grad()
-def accuracy(student: nn.Module, split: Images) -> float:
-    """Share of a split's plain images that are told right."""
-    student.eval()
-    right = [
-        (student(batch.images).argmax(1) == batch.labels.argmax(1)).float()
-        for batch in split.epoch(-1, 500)
-    ]
-    return torch.cat(right).mean().item()
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    """Return the lines that are done."""
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def append(path: Path, row: tuple) -> None:
-    """Add a line, under a header in a new file."""
-    begins = not path.exists()
-    with path.open("a", newline="") as file:
-        csv.writer(file).writerows([FIELDS, row] if begins else [row])
+def done(path: Path) -> set[tuple[str, str]]:
+    """Which trainings are in the file."""
+    return {(line["number"], line["seed"]) for line in read_lines(path)}
 
 
 def truth(path: Path) -> dict[int, list[float]]:
     """Return test accuracies over the seeds, by the architecture's number."""
     found = defaultdict(list)
-    for row in rows(path):
+    for row in read_lines(path):
         found[int(row["number"])].append(float(row["test_accuracy"]))
     return dict(found)
 

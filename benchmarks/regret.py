@@ -9,48 +9,33 @@ with the same shared weights and table. Writes benchmarks/results/regret.json.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from functools import partial
-from itertools import islice
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 import tyro
 from scipy.stats import kendalltau
-from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks.ground_truth import KD_TEMPERATURE, KD_WEIGHT, truth
+from benchmarks.ground_truth import truth
 from benchmarks.provenance import provenance
-from benchmarks.small_world import BATCH, SPACE, World, architectures, small_world
+from benchmarks.shared_search import (
+    ALPHA,
+    OneBudget,
+    calibration_images,
+    shared_score,
+    trained_alpha,
+    trained_weights,
+)
+from benchmarks.small_world import SPACE, architectures, small_world
 from benchmarks.ways_to_pick import PICKS, Searched
-from export.checkpoint import NoCheckpoint
+from benchmarks.world import KD_LOSS, World
 from export.errors import UserError
 from export.files import write_json
-from kd.evaluate import recalibrate
-from kd.loss import kd_loss
 from supernet.alpha import Alpha
-from supernet.alpha_training import AlphaSettings, train_alpha
 from supernet.derive import Programme, programme
-from supernet.latency import LatencyTable
-from supernet.sampling import fair_sampler
 from supernet.space import Architecture
-from supernet.steps import Loss
 from supernet.student import parameters_and_macs
-from supernet.supernet import Supernet
-from supernet.w_training import WSettings, train_w
-
-ALPHA = AlphaSettings(
-    alpha_steps=800,
-    alpha_learning_rate=0.05,
-    multiplier_rate=0.05,
-    tau_start=5.0,
-    tau_end=0.5,
-    knots=6,
-    precision="fp32",
-    seed=0,
-)
 
 
 @dataclass(frozen=True)
@@ -104,64 +89,26 @@ def main(settings: Settings) -> None:
 def search(
     settings: Settings, world: World, problem: Programme, budgets: list[float], seed: int
 ) -> Searched:
-    """Train one supernet as train.py does, then alpha, and score every student."""
-    torch.manual_seed(seed)
-    supernet = Supernet(SPACE).to(memory_format=torch.channels_last)
-    loss = partial(kd_loss, kd_temperature=KD_TEMPERATURE, kd_weight=KD_WEIGHT)
-    steps = settings.w_epochs * (len(world.train.labels) // BATCH)
-    sampler = fair_sampler(world.table, *problem.range_ms())
-    w = WSettings(w_learning_rate=0.2, weight_decay=1e-4, precision="fp32", seed=seed)
-    batches = partial(world.train.endless, BATCH, seed)
-    train_w(supernet, sampler, steps, batches, loss, w, quiet, NoCheckpoint())
+    """Train one supernet and every alpha as train.py does, and score every student."""
+    folder = settings.run / "regret" / str(seed)
+    supernet = trained_weights(world, problem, KD_LOSS, settings.w_epochs, seed, folder)
 
-    def alpha_of(problem: Programme | OneBudget, steps: int, knots: int) -> Alpha:
-        batches = partial(world.search.endless, BATCH, seed)
-        own = replace(ALPHA, alpha_steps=steps, knots=knots, seed=seed)
-        return train_alpha(supernet, problem, batches, loss, own, quiet, NoCheckpoint())
+    def alpha_of(problem: Programme | OneBudget, steps: int, name: str) -> Alpha:
+        path = folder / f"alpha_{name}.pt"
+        return trained_alpha(world, supernet, problem, KD_LOSS, steps, seed, path)
 
-    alpha = alpha_of(problem, ALPHA.alpha_steps, ALPHA.knots)
     ones = {target_ms: OneBudget(world.table, target_ms) for target_ms in budgets}
-    few = ALPHA.alpha_steps // len(budgets)
-    separate = {target_ms: alpha_of(one, few, 2) for target_ms, one in ones.items()}
-    alone = {target_ms: alpha_of(one, ALPHA.alpha_steps, 2) for target_ms, one in ones.items()}
-    images = [b.images for b in islice(world.train.epoch(-1, 256), 4)]
-    scored = {
-        a: shared_loss(supernet, a, images, world, loss)
+    few, many = ALPHA.alpha_steps // len(budgets), ALPHA.alpha_steps
+    alpha = alpha_of(problem, many, "of_all")
+    separate = {ms: alpha_of(one, few, f"few_{ms:.3f}") for ms, one in ones.items()}
+    alone = {ms: alpha_of(one, many, f"many_{ms:.3f}") for ms, one in ones.items()}
+    images = calibration_images(world)
+    losses = {
+        a: shared_score(supernet, a, images, world, KD_LOSS)[0]
         for a in tqdm(architectures(), desc="scores", unit="student")
     }
-    macs = {a: parameters_and_macs(SPACE, a)[1] for a in scored}
-    return Searched(scored, alpha, separate, alone, problem, macs)
-
-
-@dataclass(frozen=True)
-class OneBudget:
-    """What train_alpha asks of a programme, for an alpha that knows one budget (FBNet)."""
-
-    table: LatencyTable
-    target_ms: float
-
-    def range_ms(self) -> tuple[float, float]:
-        """The budget, as the narrowest range."""
-        return 0.999 * self.target_ms, 1.001 * self.target_ms
-
-
-def quiet(*_: object, **__: float) -> None:
-    """Keep nothing."""
-
-
-@torch.no_grad()
-def shared_loss(
-    supernet: Supernet, architecture: Architecture, images: list[Tensor], world: World, loss: Loss
-) -> float:
-    """KD loss on the search split with shared weights and recalibrated BatchNorm."""
-    student = supernet.extract(architecture)
-    recalibrate(student, images)
-    student.eval()
-    losses = [
-        (loss(student(batch.images), batch).item(), len(batch.labels))
-        for batch in world.search.epoch(-1, 500)
-    ]
-    return sum(value * count for value, count in losses) / sum(count for _, count in losses)
+    macs = {a: parameters_and_macs(SPACE, a)[1] for a in losses}
+    return Searched(losses, alpha, separate, alone, problem, macs)
 
 
 def judged(

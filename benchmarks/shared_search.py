@@ -1,0 +1,108 @@
+"""A search in a small world: shared weights, alpha on them, and what they think of a student."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmarks.world import BATCH, World
+from export.checkpoint import Checkpoint
+from kd.evaluate import recalibrate
+from kd.loss import Loss
+from supernet.alpha import Alpha
+from supernet.alpha_training import AlphaSettings, train_alpha
+from supernet.derive import Programme
+from supernet.latency import LatencyTable
+from supernet.sampling import fair_sampler
+from supernet.space import Architecture
+from supernet.supernet import Supernet
+from supernet.w_training import WSettings, train_w
+
+CALIBRATION_BATCHES = 4
+ALPHA = AlphaSettings(
+    alpha_steps=800,
+    alpha_learning_rate=0.05,
+    multiplier_rate=0.05,
+    tau_start=5.0,
+    tau_end=0.5,
+    knots=6,
+    precision="fp32",
+    seed=0,
+)
+
+
+@dataclass(frozen=True)
+class OneBudget:
+    """What train_alpha asks of a programme, for an alpha that knows one budget (FBNet)."""
+
+    table: LatencyTable
+    target_ms: float
+
+    def range_ms(self) -> tuple[float, float]:
+        """The budget, as the narrowest range."""
+        return 0.999 * self.target_ms, 1.001 * self.target_ms
+
+
+def trained_weights(
+    world: World, problem: Programme, loss: Loss, epochs: int, seed: int, folder: Path
+) -> Supernet:
+    """Train the shared weights as train.py does, or find them in `folder`."""
+    torch.manual_seed(seed)
+    supernet = Supernet(world.table.space).to(memory_format=torch.channels_last)
+    sampler = fair_sampler(world.table, *problem.range_ms())
+    steps = epochs * (len(world.train.labels) // BATCH)
+    settings = WSettings(w_learning_rate=0.2, weight_decay=1e-4, precision="fp32", seed=seed)
+    batches = partial(world.train.endless, BATCH, seed)
+    checkpoint = Checkpoint(folder / "w.pt", {"epochs": str(epochs)}, 60)
+    train_w(supernet, sampler, steps, batches, loss, settings, _quiet, checkpoint)
+    return supernet
+
+
+def trained_alpha(
+    world: World,
+    supernet: Supernet,
+    problem: Programme | OneBudget,
+    loss: Loss,
+    steps: int,
+    seed: int,
+    path: Path,
+) -> Alpha:
+    """Train alpha on the search split as train.py does, or find it at `path`."""
+    knots = 2 if isinstance(problem, OneBudget) else ALPHA.knots
+    settings = replace(ALPHA, alpha_steps=steps, knots=knots, seed=seed)
+    batches = partial(world.search.endless, BATCH, seed)
+    checkpoint = Checkpoint(path, {"steps": str(steps)}, 60)
+    return train_alpha(supernet, problem, batches, loss, settings, _quiet, checkpoint)
+
+
+def calibration_images(world: World) -> list[Tensor]:
+    """Plain images [B, 3, R, R] that BatchNorm is recalibrated on."""
+    return [batch.images for batch in islice(world.train.epoch(-1, 256), CALIBRATION_BATCHES)]
+
+
+@torch.no_grad()
+def shared_score(
+    supernet: Supernet,
+    architecture: Architecture,
+    images: Iterable[Tensor],
+    world: World,
+    loss: Loss,
+) -> tuple[float, float]:
+    """(loss, accuracy) on the search split with shared weights and recalibrated BatchNorm."""
+    student = supernet.extract(architecture)
+    recalibrate(student, images)
+    student.eval()
+    total, right = 0.0, 0
+    for batch in world.search.epoch(-1, 500):
+        logits = student(batch.images)
+        total += loss(logits, batch).item() * len(batch.labels)
+        right += int((logits.argmax(1) == batch.labels.argmax(1)).sum())
+    return total / len(world.search.labels), right / len(world.search.labels)
+
+
+def _quiet(*_: object, **__: float) -> None:
+    """Keep nothing."""

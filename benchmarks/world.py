@@ -1,0 +1,149 @@
+"""Everything that small students are trained, timed and judged with, in memory or in one folder."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import one_hot
+
+from export.checkpoint import NoCheckpoint
+from export.device import UnitOfWork
+from export.stopwatch import Patience
+from kd.config import TrainConfig
+from kd.data import Data, Split, load_data, shuffled
+from kd.fit import FitSettings, fit
+from kd.loss import Loss, kd_loss
+from kd.prepare import prepare_outputs, prepare_teacher
+from kd.run import Metrics
+from kd.store import Targets
+from kd.targets import Batch
+from supernet.latency import LatencyTable
+from supernet.measure import obtain_table
+from supernet.space import Architecture, SearchSpace
+from supernet.student import Student
+
+BATCH, VIEWS = 64, 8
+KD_LOSS = partial(kd_loss, kd_temperature=4.0, kd_weight=0.9)
+
+
+@dataclass(frozen=True)
+class Images:
+    """A split in memory: every view of it, plain images last, and the teacher's outputs."""
+
+    images: Tensor  # [V + 1, N, 3, R, R]
+    labels: Tensor  # [N, K], one-hot
+    probabilities: Tensor | None  # [V + 1, N, K]
+
+    def epoch(self, view: int, batch: int, order: Sequence[int] | None = None) -> Iterator[Batch]:
+        """Batches of one view, -1 for plain images, in `order` or as they stand."""
+        places = range(len(self.labels)) if order is None else order
+        for index in torch.tensor(places).split(batch):
+            images = self.images[view][index].contiguous(memory_format=torch.channels_last)
+            taught = self.labels if self.probabilities is None else self.probabilities[view]
+            yield Batch(images, self.labels[index], taught[index])
+
+    def endless(self, batch: int, seed: int, start: int = 0) -> Iterator[Batch]:
+        """Whole batches of epochs without end, each in the next view; `start` are left out."""
+        an_epoch = len(self.labels) // batch
+        for epoch in itertools.count(start // an_epoch):
+            order = shuffled(len(self.labels), seed, epoch)
+            order = order[start % an_epoch * batch : an_epoch * batch]
+            yield from self.epoch(epoch % (len(self.images) - 1), batch, order)
+            start = 0
+
+
+@dataclass(frozen=True)
+class World:
+    """Images with one teacher's answers, and the latency table of a space."""
+
+    train: Images
+    search: Images
+    test: Images
+    table: LatencyTable
+    teacher: str
+
+    def facts(self) -> dict[str, object]:
+        """Say what it is made of."""
+        images = [len(split.labels) for split in (self.train, self.search, self.test)]
+        return {"teacher": self.teacher, "images": images, "table": dict(self.table.provenance)}
+
+
+def open_world(data: str, limit: int, run: Path, space: SearchSpace) -> World:
+    """Train the teacher and measure the table, or find them in `run`."""
+    config = TrainConfig(
+        data=data,
+        run=run,
+        teacher=("small_resnet18:1",),
+        teacher_epochs=20,
+        teacher_learning_rate=0.05,
+        augment="crop_flip",
+        search_fraction=0.25,
+        limit=limit,
+        views=VIEWS,
+        batch=BATCH,
+        precision="bf16",
+    )
+    found = load_data(config.data_settings(space.resolution))
+    with Metrics(run, {}, "world") as metrics:
+        teacher = prepare_teacher(
+            *(config, None, found, run, metrics, torch.device("cpu")),
+            metrics.checkpoint("teacher"),
+        )
+    taught = prepare_outputs(
+        config, teacher.fingerprint, lambda: teacher.model, found, run / "targets"
+    )
+    unit = UnitOfWork(batch=32, resolution=space.resolution)
+    table = obtain_table(run, space, unit, Patience(0.01, 60), config.seed)
+    return World(*_splits(found, taught.train, taught.search), table, str(teacher.check))
+
+
+def _splits(data: Data, train: Targets, search: Targets) -> Iterator[Images]:
+    for split, targets in ((data.train, train), (data.search, search), (data.test, None)):
+        views = [*range(VIEWS if targets else 0), None]
+        yield Images(
+            torch.stack([_stacked(split.view(view)) for view in views]),
+            one_hot(split.labels, len(data.classes)).float(),
+            None if targets is None else _probabilities(targets, len(split), views),
+        )
+
+
+def _stacked(split: Split) -> Tensor:
+    return torch.stack([split[i][0] for i in range(len(split))])
+
+
+def _probabilities(targets: Targets, count: int, views: list[int | None]) -> Tensor:
+    return torch.stack([targets.rows(view, torch.arange(count)) for view in views])
+
+
+def trained_student(
+    world: World, architecture: Architecture, loss: Loss, epochs: int, seed: int
+) -> Student:
+    """Train a student from scratch on the train split."""
+    torch.manual_seed(seed)
+    student = Student(world.table.space, architecture)
+    fit(
+        student,
+        partial(world.train.endless, BATCH, seed),
+        loss,
+        FitSettings(epochs),
+        len(world.train.labels) // BATCH,
+        f"student, seed {seed}",
+        lambda *_, **__: None,
+        NoCheckpoint(),
+    )
+    return student
+
+
+@torch.no_grad()
+def accuracy(student: nn.Module, split: Images) -> float:
+    """Share of a split's plain images that are told right."""
+    student.eval()
+    right = [
+        (student(batch.images).argmax(1) == batch.labels.argmax(1)).float()
+        for batch in split.epoch(-1, 500)
+    ]
+    return torch.cat(right).mean().item()
