@@ -22,6 +22,7 @@ import tyro
 
 from export.errors import UserError
 from export.files import write_json
+from export.processes import join_processes
 from export.report import table_text
 from export.stopwatch import timed
 from export.student_report import summary_rows, write_student_report
@@ -34,7 +35,7 @@ from kd.evaluate import accuracy, calibration_images, predict, rate
 from kd.judge import judge
 from kd.prepare import Teaching, prepare_outputs, run_teacher
 from kd.retrain import retrain
-from kd.run import Metrics, read_config, read_metrics
+from kd.run import AnyMetrics, open_metrics, read_config, read_metrics
 from kd.settings import option, settings_of, train_config_of
 from kd.stream import streamed
 from kd.teacher import read_facts
@@ -55,10 +56,11 @@ from supernet.sampling import fair_sampler, random_as_fast
 from supernet.ship import ship
 from supernet.space import Architecture
 from supernet.storage import is_of_table, load_alpha, load_weights, save_alpha
-from supernet.student import MEAN, STD, Student, parameters_and_macs
+from supernet.student import Student, parameters_and_macs
 from supernet.supernet import Supernet
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+PROCESSES = join_processes()
+DEVICE = PROCESSES.device
 Way = tuple[Architecture, str]  # what is trained, and whether from "kd" or from "labels" alone
 
 
@@ -87,21 +89,23 @@ def main(config: SearchConfig) -> bool:
     table = given_table(brought, space) if brought else run_table(config.run, space)
     problem = programme(table)
     if config.list:
-        print(overview(config, problem))
+        PROCESSES.print(overview(config, problem))
         return True
     if not config.target_latency:
         raise UserError("--target-latency is missing; give one or more budgets in milliseconds")
     for target_ms in config.target_latency:
         if check_budget(problem, target_ms):
-            print(f"{target_ms:g} ms is more than any student needs; searching near the slowest")
+            PROCESSES.print(f"{target_ms:g} ms: more than any student needs; searching near that")
     trained = load_trained(train_config, problem)
     seconds = config.checkpoint_seconds
-    with Metrics(config.run, settings_of(config), "search", seconds) as metrics:
+    with open_metrics(config.run, settings_of(config), "search", seconds) as metrics:
         alpha = alpha_of_table(config, trained, metrics)
         kept = [make_student(config, trained, alpha, ms, metrics) for ms in config.target_latency]
-    students = read_students(config.run / "students", table.fingerprint())
-    write_pareto(config.run / "students" / "pareto.png", students, table.unit_of_work())
-    print(f"{students_text(students)}\n")
+    if PROCESSES.is_main_process:
+        students = read_students(config.run / "students", table.fingerprint())
+        write_pareto(config.run / "students" / "pareto.png", students, table.unit_of_work())
+        print(f"{students_text(students)}\n")
+    PROCESSES.wait_for_everyone()
     return all(kept)
 
 
@@ -118,11 +122,12 @@ def load_trained(config: TrainConfig, problem: Programme) -> Trained:
     supernet.to(DEVICE, memory_format=torch.channels_last)
     fingerprint = read_facts(config.run)["fingerprint"]
     load = partial(run_teacher, config, data, config.run, DEVICE)
-    taught = prepare_outputs(config, fingerprint, load, data, config.run / "targets")
+    with PROCESSES.main_process_first():
+        taught = prepare_outputs(config, fingerprint, load, data, config.run / "targets")
     return Trained(config, data, taught, problem, supernet)
 
 
-def alpha_of_table(config: SearchConfig, trained: Trained, metrics: Metrics) -> Alpha:
+def alpha_of_table(config: SearchConfig, trained: Trained, metrics: AnyMetrics) -> Alpha:
     """Return alpha for the table: the run's, or for a table brought one trained on the same w."""
     space, table = trained.table.space, trained.table.fingerprint()
     path = config.run / "supernet.safetensors"
@@ -143,31 +148,36 @@ def alpha_of_table(config: SearchConfig, trained: Trained, metrics: Metrics) -> 
             lambda phase, step, **numbers: metrics.log(f"{phase}_{name}", step, **numbers),
             checkpoint,
         )
-        save_alpha(path, alpha, space, table)
-        checkpoint.remove()
+        if PROCESSES.is_main_process:
+            save_alpha(path, alpha, space, table)
+            checkpoint.remove()
+        PROCESSES.wait_for_everyone()
     return load_alpha(path, space, table)
 
 
 def make_student(
-    config: SearchConfig, trained: Trained, alpha: Alpha, target_ms: float, metrics: Metrics
+    config: SearchConfig, trained: Trained, alpha: Alpha, target_ms: float, metrics: AnyMetrics
 ) -> bool:
     """Search, retrain, export and verify one student; return whether it kept its promises."""
     name = config.student_name(target_ms)
     folder = config.run / "students" / name
     kept = config.run / "checkpoint" / f"pick_{name}.json"
     known = (kept, identity(config, trained), partial(search, config, trained, alpha, target_ms))
-    pick, search_seconds = timed(lambda: kept_pick(*known))
+    with PROCESSES.main_process_first():  # the others find what it has picked
+        pick, search_seconds = timed(lambda: kept_pick(*known))
     way = (pick.architecture, config.retrain_with)
     student, retrain_seconds = timed(lambda: trained_student(config, trained, way, name, metrics))
+    compared = controls(config, trained, pick, name, metrics) if config.controls else {}
+    if not PROCESSES.is_main_process:
+        return True
     onnx_path = folder / "student.onnx"
-    metadata = onnx_metadata(config, trained, pick, target_ms)
+    metadata = onnx_metadata(config, trained, target_ms)
     limits = (config.patience(), config.seed)
     measured = ship(student, pick.architecture, trained.table, folder, metadata, *limits)
     verdict = judge(
         trained.taught.test, student, onnx_path, trained.data.test, trained.config.batch
     )
     parameters, macs = parameters_and_macs(trained.table.space, pick.architecture)
-    compared = controls(config, trained, pick, name, metrics) if config.controls else {}
     facts = {
         "target_ms": target_ms,
         "predicted_ms": pick.predicted_ms,
@@ -234,7 +244,7 @@ def search(config: SearchConfig, trained: Trained, alpha: Alpha, target_ms: floa
 
 
 def trained_student(
-    config: SearchConfig, trained: Trained, way: Way, name: str, metrics: Metrics
+    config: SearchConfig, trained: Trained, way: Way, name: str, metrics: AnyMetrics
 ) -> Student:
     """Train a student from scratch on the train and the search split; the test split waits."""
     torch.manual_seed(config.seed)
@@ -246,7 +256,7 @@ def trained_student(
 
 
 def controls(
-    config: SearchConfig, trained: Trained, pick: Pick, name: str, metrics: Metrics
+    config: SearchConfig, trained: Trained, pick: Pick, name: str, metrics: AnyMetrics
 ) -> dict[str, dict[str, object]]:
     """Retrain a random student as fast as the pick, and the pick without the teacher."""
     problem, test = trained.problem, trained.data.test.view(None)
@@ -264,19 +274,11 @@ def controls(
     return found
 
 
-def onnx_metadata(
-    config: SearchConfig, trained: Trained, pick: Pick, target_ms: float
-) -> dict[str, str]:
-    """Return what the file says of itself, all text; lists and settings as JSON."""
-    space = trained.table.space
+def onnx_metadata(config: SearchConfig, trained: Trained, target_ms: float) -> dict[str, str]:
+    """Return where the file comes from, all text; lists and settings as JSON."""
     return {
-        "architecture": json.dumps(pick.architecture.to_json()),
         "classes": json.dumps(trained.data.classes),
-        "input": f"RGB [batch, 3, {space.resolution}, {space.resolution}], float32 in [0, 1]",
-        "normalisation": f"inside the graph: (x - {MEAN}) / {STD}",
-        "unit_of_work": trained.table.unit_of_work(),
         "target_ms": f"{target_ms:g}",
-        "predicted_ms": f"{pick.predicted_ms:.4f}",
         "train_settings": json.dumps(settings_of(trained.config), default=str),
         "search_settings": json.dumps(settings_of(config), default=str),
         "versions": json.dumps(read_config(config.run)["versions"]),

@@ -22,6 +22,7 @@ from export.device import UnitOfWork
 from export.errors import UserError
 from export.figures import Point, choices_figure, curves_figure, front_figure
 from export.files import write_json
+from export.processes import join_processes
 from export.report import Section, table_text, write_report
 from export.stopwatch import quick_ms
 from kd.bounds import check_batches, check_settings
@@ -31,13 +32,14 @@ from kd.data import Data, load_data
 from kd.evaluate import calibration_images, rate
 from kd.prepare import (
     Given,
+    Teaching,
     given_teacher,
     prepare_outputs,
     prepare_teacher,
     steps_per_epoch,
 )
 from kd.preview import outputs_size, teacher_seconds, teacher_work
-from kd.run import Metrics, is_complete, open_run, read_metrics
+from kd.run import Metrics, is_complete, open_metrics, open_run, read_metrics
 from kd.settings import option, settings_of
 from kd.stream import streamed
 from supernet.alarms import alarms
@@ -60,7 +62,8 @@ from supernet.storage import save_supernet
 from supernet.supernet import Supernet
 from supernet.w_training import WSettings, train_w
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+PROCESSES = join_processes()
+DEVICE = PROCESSES.device
 SHOWN_BUDGETS, SHOWN_RANDOM = 8, 24
 CURVES = (
     *(("teacher", "accuracy"), ("w", "largest"), ("w", "fair"), ("w", "smallest")),
@@ -73,28 +76,32 @@ def main(config: TrainConfig) -> None:
     """Go through the phases in order."""
     check_settings(config)
     data = load_data(config.data_settings(preset_resolution(config.preset)))
-    check_batches(config, data)
+    check_batches(config, data, PROCESSES.num_processes)
     space = preset_space(config.preset, len(data.classes))
     brought = given_table(config.latency_table, space) if config.latency_table else None
     unit = unit_of(brought) if brought else own_unit(config, space)
     patience = config.patience()
     given = given_teacher(config, data, DEVICE)
-    open_run(config.run, settings_of(config), config.resume)
+    if PROCESSES.is_main_process:
+        open_run(config.run, settings_of(config), config.resume)
+    PROCESSES.wait_for_everyone()
     if is_complete(config.run):
-        print(f"{config.run} is complete; next: python search.py --target-latency MS")
+        PROCESSES.print(f"{config.run} is complete; next: python search.py --target-latency MS")
         return
     torch.manual_seed(config.seed)
     supernet = Supernet(space).to(DEVICE, memory_format=torch.channels_last)
-    print(preview(config, data, given, supernet, unit), flush=True)
+    if PROCESSES.is_main_process:
+        print(preview(config, data, given, supernet, unit), flush=True)
 
     seconds = config.checkpoint_seconds
-    with Metrics(config.run, settings_of(config), "train", seconds) as metrics:
+    with open_metrics(config.run, settings_of(config), "train", seconds) as metrics:
         checkpoint = metrics.checkpoint("teacher")
         teacher = prepare_teacher(config, given, data, config.run, metrics, DEVICE, checkpoint)
-        taught = prepare_outputs(
-            config, teacher.fingerprint, lambda: teacher.model, data, config.run / "targets"
-        )
-        table = obtain_table(config.run, space, unit, patience, config.seed, brought)
+        with PROCESSES.main_process_first():  # the others find what it has made
+            taught = prepare_outputs(
+                config, teacher.fingerprint, lambda: teacher.model, data, config.run / "targets"
+            )
+            table = obtain_table(config.run, space, unit, patience, config.seed, brought)
         problem = programme(table)
         fastest_ms, slowest_ms = problem.range_ms()
 
@@ -111,22 +118,40 @@ def main(config: TrainConfig) -> None:
         settings = AlphaSettings.of(settings_of(config))
         checkpoint = metrics.checkpoint("alpha", "choices", table=table.fingerprint())
         alpha = train_alpha(supernet, problem, batches, loss, settings, metrics.log, checkpoint)
-        liked = {"guide": config.guide_name, "budgets": preferences(alpha, SHOWN_BUDGETS)}
-        write_json(config.run / "preferences.json", liked)
-        save_supernet(config.run / "supernet.safetensors", supernet, alpha, table.fingerprint())
+        if PROCESSES.is_main_process:
+            conclude(config, data, taught, teacher, supernet, alpha, problem, sampler, metrics)
+    PROCESSES.wait_for_everyone()
 
-        images = calibration_images(data.train, config.batch, config.seed)
-        rated = partial(rate, images=images, split=data.search, outputs=taught.search, loss=loss)
-        searched, random = front(config, supernet, alpha, problem, sampler, rated)
-        found = alarms(alpha, read_metrics(config.run))
-        rows = [
-            ("teacher", f"{config.teacher_name}, {teacher.check}"),
-            *describe_table(problem),
-            ("cost", train_cost(config, data)),
-            *(("ALARM", alarm) for alarm in found),
-        ]
-        metrics.summary(**dict(rows), alarms=found)
-        write_train_report(config, alpha, table, rows, searched, random)
+
+def conclude(
+    config: TrainConfig,
+    data: Data,
+    taught: Teaching,
+    teacher: Given,
+    supernet: Supernet,
+    alpha: Alpha,
+    problem: Programme,
+    sampler: FairSampler,
+    metrics: Metrics,
+) -> None:
+    """Save what was learned; look at the front, and for what went wrong; report."""
+    liked = {"guide": config.guide_name, "budgets": preferences(alpha, SHOWN_BUDGETS)}
+    write_json(config.run / "preferences.json", liked)
+    path = config.run / "supernet.safetensors"
+    save_supernet(path, supernet, alpha, problem.table.fingerprint())
+    images = calibration_images(data.train, config.batch, config.seed)
+    loss = config.loss(config.guide)
+    rated = partial(rate, images=images, split=data.search, outputs=taught.search, loss=loss)
+    searched, random = front(config, supernet, alpha, problem, sampler, rated)
+    found = alarms(alpha, read_metrics(config.run))
+    rows = [
+        ("teacher", f"{config.teacher_name}, {teacher.check}"),
+        *describe_table(problem),
+        ("cost", train_cost(config, data)),
+        *(("ALARM", alarm) for alarm in found),
+    ]
+    metrics.summary(**dict(rows), alarms=found)
+    write_train_report(config, alpha, problem.table, rows, searched, random)
     shutil.rmtree(config.run / "checkpoint", ignore_errors=True)
     print(f"\n{table_text([*rows, ('report', str(config.run / 'report.html'))])}\n")
     print(f"next: python search.py --target-latency MS --run {config.run}")

@@ -118,7 +118,7 @@ def main(settings: Settings) -> None:
 def with_mixer(world: World, folder: Path) -> World:
     """The same images with the answers of a ConvMixer (arXiv:2201.09792) trained on them."""
     torch.manual_seed(0)
-    network = ConvMixer(dim=192, depth=6, kernel_size=5, patch_size=2, num_classes=SPACE.classes)
+    network = ConvMixer(dim=128, depth=6, kernel_size=5, patch_size=2, num_classes=SPACE.classes)
     batches = partial(world.train.endless, BATCH, 0)
     steps = len(world.train.labels) // BATCH
     checkpoint = Checkpoint(folder / "convmixer.pt", {}, 60)

@@ -113,7 +113,7 @@ def steps(settings: Settings, space: SearchSpace) -> dict[str, object]:
     def search_step() -> None:
         target_ms = log_uniform(sampler.range_ms, draws)
         alpha_step(
-            *(frozen, alpha, multiplier, table, target_ms, 1.0, batch, loss, alpha_optimizer),
+            *(frozen, alpha, multiplier, table, target_ms, 1.0, [batch], loss, alpha_optimizer),
             gumbel,
         )
 

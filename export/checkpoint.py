@@ -48,6 +48,23 @@ class NoCheckpoint:
         """Keep nothing."""
 
 
+class Restored:
+    """The checkpoint of a process that is not the first: restored from, never written."""
+
+    def __init__(self, checkpoint: "Checkpoint") -> None:
+        self._checkpoint = checkpoint
+
+    def restore(self, parts: Mapping[str, HasState]) -> int:
+        """Put `parts` back as they were kept; return how many steps were done then."""
+        return self._checkpoint.restore(parts)
+
+    def keep(self, done: int, steps: int, parts: Mapping[str, HasState]) -> None:
+        """Keep nothing."""
+
+    def remove(self) -> None:
+        """Leave the file to the first process."""
+
+
 class Checkpoint:
     """One phase's checkpoint at `path`, kept every `seconds` and after the last step.
 

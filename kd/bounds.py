@@ -18,6 +18,7 @@ PART: Bound = ("a number between 0 and 1", lambda value: 0 < value < 1)
 
 BOUNDS: Mapping[str, Bound] = {
     **dict.fromkeys(("limit", "views", "most_classes", "batch", "alpha_batch"), COUNT),
+    "accumulate": COUNT,
     **dict.fromkeys(("teacher_epochs", "w_epochs", "alpha_steps", "epochs"), COUNT),
     **dict.fromkeys(("latency_batch", "latency_threads", "candidates", "finalists"), COUNT),
     "knots": SEVERAL,
@@ -42,10 +43,16 @@ def check_settings(config: TrainConfig | SearchConfig) -> None:
             raise UserError(f"{_option(field.name)} {value}: expected {expected}")
 
 
-def check_batches(config: TrainConfig, data: Data) -> None:
-    """Raise `UserError` for a batch that is larger than the split that it is drawn from."""
+def check_batches(config: TrainConfig, data: Data, processes: int) -> None:
+    """Raise `UserError` for a batch larger than its split, or not to be parted evenly."""
+    parts = processes * config.accumulate
     for name, split in (("batch", data.train), ("alpha_batch", data.search)):
         batch = getattr(config, name)
+        if batch % parts:
+            raise UserError(
+                f"{_option(name)} {batch}: {processes} processes with --accumulate "
+                f"{config.accumulate} part it in {parts}; give a multiple of that"
+            )
         if batch > len(split):
             kind = "train" if split is data.train else "search"
             raise UserError(

@@ -86,6 +86,9 @@ class TrainConfig:
     """Processes that decode images; 0 decodes in the main one."""
     precision: Precision = "fp32"
     """Arithmetic of the networks while they train: bf16 is faster where the processor has it."""
+    accumulate: int = 1
+    """Parts that a batch, or a process's share of it, passes in one after the other: less memory,
+    and BatchNorm sees one part at a time."""
 
     teacher_epochs: int = 16
     teacher_learning_rate: float = 0.03

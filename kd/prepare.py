@@ -10,13 +10,14 @@ import torch
 from export.checkpoint import Keeper
 from export.errors import UserError
 from export.precision import Precision, arithmetic
+from export.processes import is_first
 from kd.config import TrainConfig
 from kd.data import Data, Split
 from kd.evaluate import predict
 from kd.fit import FitSettings, fit
 from kd.loss import label_loss
 from kd.networks import build_network
-from kd.run import Metrics
+from kd.run import AnyMetrics
 from kd.store import (
     Shape,
     Targets,
@@ -127,7 +128,7 @@ def prepare_teacher(
     given: Given | None,
     data: Data,
     folder: Path,
-    metrics: Metrics,
+    metrics: AnyMetrics,
     device: torch.device,
     checkpoint: Keeper,
 ) -> Given:
@@ -142,7 +143,8 @@ def prepare_teacher(
     elif given is None:
         model = _trained(config, data, metrics, device, checkpoint)
         given = Given(model.fingerprint(), _check(model, config, data), model)
-        save_teacher(model, config.teacher_sources()[0], folder)
+        if is_first():
+            save_teacher(model, config.teacher_sources()[0], folder)
     elif begun:
         _refuse_another(read_facts(folder)["fingerprint"], given.fingerprint, folder)
     check = given.check
@@ -154,7 +156,8 @@ def prepare_teacher(
         "calibration_error": check.calibration_error,
         "confusions": [list(confusion) for confusion in check.confusions],
     }
-    write_facts(folder, facts)
+    if is_first():
+        write_facts(folder, facts)
     metrics.summary(
         teacher_search_accuracy=check.accuracy, teacher_calibration_error=check.calibration_error
     )
@@ -193,7 +196,11 @@ def _refuse_another(stored: str, found: str, folder: Path) -> None:
 
 
 def _trained(
-    config: TrainConfig, data: Data, metrics: Metrics, device: torch.device, checkpoint: Keeper
+    config: TrainConfig,
+    data: Data,
+    metrics: AnyMetrics,
+    device: torch.device,
+    checkpoint: Keeper,
 ) -> Teacher:
     torch.manual_seed(config.seed)
     name, classes = config.teacher_sources()[0].name, len(data.classes)
@@ -204,7 +211,10 @@ def _trained(
         partial(endless, data.train, labels, epochs, config.batch, config.seed, config.workers),
         label_loss,
         FitSettings(
-            config.teacher_epochs, config.teacher_learning_rate, precision=config.precision
+            config.teacher_epochs,
+            config.teacher_learning_rate,
+            precision=config.precision,
+            accumulate=config.accumulate,
         ),
         steps_per_epoch(data, config.batch),
         "teacher",

@@ -37,7 +37,11 @@ def retrain(
         partial(endless, *stream),
         settings.loss(learns_from),
         FitSettings(
-            config.epochs, config.learning_rate, config.weight_decay, precision=config.precision
+            config.epochs,
+            config.learning_rate,
+            config.weight_decay,
+            precision=config.precision,
+            accumulate=settings.accumulate,
         ),
         len(split) // batch,
         description,

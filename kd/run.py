@@ -7,7 +7,7 @@ import os
 import platform
 import secrets
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import distributions
 from pathlib import Path
 from types import TracebackType
@@ -17,9 +17,10 @@ from urllib.parse import urlsplit
 import wandb
 from filelock import FileLock, Timeout
 
-from export.checkpoint import Checkpoint
+from export.checkpoint import Checkpoint, Restored
 from export.errors import UserError
 from export.files import read_json, write_json, write_whole
+from export.processes import is_first
 
 RECORDED = {
     *("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn"),
@@ -110,8 +111,7 @@ class Metrics:
         Lines of `phases` that it does not know of are left out: they are about to be written
         again. `identity` says what the phase depends on beside the run's settings.
         """
-        path = self._path.parent / "checkpoint" / f"{phases[0]}.pt"
-        checkpoint = Checkpoint(path, identity, self._seconds)
+        checkpoint = _checkpoint(self._path.parent, phases[0], identity, self._seconds)
         self._forget_from(checkpoint.done(), phases)
         return checkpoint
 
@@ -145,6 +145,46 @@ class Metrics:
         artifact = wandb.Artifact(name, type=kind)
         artifact.add_file(str(path), policy="immutable", skip_cache=True)
         self._run.log_artifact(artifact)
+
+
+class NoMetrics:
+    """The numbers of a process that is not the first: nothing is kept, checkpoints are restored."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave nothing open."""
+
+    def checkpoint(self, *phases: str, **identity: str) -> Restored:
+        """Return the checkpoint that the first process keeps."""
+        return Restored(_checkpoint(self._folder, phases[0], identity, math.inf))
+
+    def log(self, phase: str, step: int, **numbers: float) -> None:
+        """Keep nothing."""
+
+    def summary(self, **values: object) -> None:
+        """Keep nothing."""
+
+    def artifact(self, path: Path, name: str, kind: str) -> None:
+        """Keep nothing."""
+
+
+AnyMetrics = Metrics | NoMetrics
+
+
+def open_metrics(folder: Path, config: dict, job: str, seconds: float) -> AnyMetrics:
+    """Open the run's numbers in the first process, and what stands for them in the others."""
+    return Metrics(folder, config, job, seconds) if is_first() else NoMetrics(folder)
+
+
+def _checkpoint(
+    folder: Path, phase: str, identity: Mapping[str, str], seconds: float
+) -> Checkpoint:
+    return Checkpoint(folder / "checkpoint" / f"{phase}.pt", identity, seconds)
 
 
 def _locked(folder: Path) -> FileLock:

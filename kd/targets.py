@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from export.processes import share_of
 from kd.data import Split, batches, shuffled
 
 
@@ -82,12 +83,17 @@ def endless(
 ) -> Iterator[Batch]:
     """Epochs without end, each in a new order and in the next of `views` versions.
 
-    Only whole batches; `start` of them are left out, as if they had been drawn before.
+    Only whole batches; `start` of them are left out, as if they had been drawn before. Of every
+    batch each of several processes sees its own share.
     """
+    own = share_of(batch)
     an_epoch = max(1, len(split) // batch)
     for epoch in itertools.count(start // an_epoch):
-        order = shuffled(len(split), seed, epoch)[start % an_epoch * batch :]
-        yield from distilled(split, outputs, epoch % views, batch, order, workers, drop_last=True)
+        order = shuffled(len(split), seed, epoch)
+        whole = [order[i * batch :][:batch][own] for i in range(start % an_epoch, an_epoch)]
+        mine = list(itertools.chain.from_iterable(whole))
+        size = own.stop - own.start
+        yield from distilled(split, outputs, epoch % views, size, mine, workers, drop_last=True)
         start = 0
 
 

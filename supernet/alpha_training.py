@@ -11,10 +11,11 @@ from tqdm import trange
 
 from export.checkpoint import Keeper
 from export.precision import Precision
+from export.processes import is_first, same_everywhere
 from supernet.alpha import Alpha, Multiplier, entropy, stage_shares
 from supernet.derive import Programme
 from supernet.sampling import log_uniform
-from supernet.steps import HasImages, Loss, alpha_step
+from supernet.steps import CanBeParted, Loss, alpha_step
 from supernet.supernet import Supernet
 
 LOG_EVERY = 10
@@ -32,6 +33,7 @@ class AlphaSettings:
     knots: int
     precision: Precision
     seed: int
+    accumulate: int = 1
 
     @classmethod
     def of(cls, settings: Mapping[str, object]) -> Self:
@@ -42,7 +44,7 @@ class AlphaSettings:
 def train_alpha(
     supernet: Supernet,
     problem: Programme,
-    batches_from: Callable[[int], Iterator[HasImages]],
+    batches_from: Callable[[int], Iterator[CanBeParted]],
     loss: Loss,
     settings: AlphaSettings,
     log: Callable[..., None],
@@ -58,17 +60,19 @@ def train_alpha(
     optimizer = torch.optim.Adam(alpha.parameters(), settings.alpha_learning_rate)
     supernet.train().requires_grad_(False)
     parts = {"alpha": alpha, "multiplier": multiplier, "optimizer": optimizer}
-    start = checkpoint.restore(parts)
+    start = same_everywhere(checkpoint.restore(parts), "alpha: restored at step")
     batches = batches_from(start)
-    for step in (bar := trange(start, settings.alpha_steps, desc="alpha", unit="step")):
+    quiet, steps = not is_first(), settings.alpha_steps
+    for step in (bar := trange(start, steps, desc="alpha", unit="step", disable=quiet)):
         draws = np.random.default_rng((settings.seed, step))
         gumbel = torch.Generator().manual_seed(int(draws.integers(2**63)))
         target_ms, tau = log_uniform(alpha.range_ms(), draws), _tau(settings, step)
         search_loss, expected_ms = alpha_step(
-            *(supernet, alpha, multiplier, problem.table, target_ms, tau, next(batches)),
-            *(loss, optimizer, gumbel, settings.precision),
+            *(supernet, alpha, multiplier, problem.table, target_ms, tau),
+            *(next(batches).shares(settings.accumulate), loss, optimizer, gumbel),
+            settings.precision,
         )
-        if step % LOG_EVERY == 0 or step == settings.alpha_steps - 1:
+        if step % LOG_EVERY == 0 or step == steps - 1:
             middle_ms = math.sqrt(math.prod(alpha.range_ms()))
             shown = {"search_loss": search_loss, "expected_ms": expected_ms, "target_ms": target_ms}
             shown |= {"expected_over_target": expected_ms / target_ms, "tau": tau}
@@ -76,7 +80,7 @@ def train_alpha(
             log("alpha", step, **shown)
             log("choices", step, **stage_shares(alpha, middle_ms))
             bar.set_postfix(loss=f"{search_loss:.3f}", ms=f"{expected_ms:.1f}/{target_ms:.1f}")
-        checkpoint.keep(step + 1, settings.alpha_steps, parts)
+        checkpoint.keep(step + 1, steps, parts)
     supernet.requires_grad_(True)
     return alpha
 

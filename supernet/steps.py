@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from export.errors import UserError
 from export.precision import Precision, arithmetic
+from export.processes import average, gradients
 from supernet.alpha import Alpha, Multiplier, gumbel_sample, probabilities
 from supernet.latency import LatencyTable
 from supernet.space import Architecture
@@ -22,6 +23,14 @@ class HasImages(Protocol):
     @property
     def images(self) -> Tensor:
         """Images [B, 3, R, R] in [0, 1]."""
+        ...
+
+
+class CanBeParted(HasImages, Protocol):
+    """A batch that can be parted."""
+
+    def shares(self, count: int) -> list["CanBeParted"]:
+        """Part the batch into `count` batches of as equal a size as can be."""
         ...
 
 
@@ -38,20 +47,22 @@ def w_step(
 ) -> list[float]:
     """Move the shared weights by the mean loss of `students`, each on its own share of a batch.
 
-    Returns each student's loss; one that is not finite raises `UserError` and moves nothing.
+    With several processes the mean goes over all of theirs. Returns each student's loss; one that
+    is not finite raises `UserError` and moves nothing.
     """
     optimizer.zero_grad(set_to_none=True)
-    losses = []
-    for architecture, share in zip(students, shares, strict=True):
+    losses = torch.zeros(len(students), device=shares[0].images.device)
+    for i, (architecture, share) in enumerate(zip(students, shares, strict=True)):
         with arithmetic(share.images.device, precision):
             logits = supernet.student_logits(share.images, architecture)
         student_loss = loss(logits.float(), share)
         (student_loss / len(students)).backward()
-        losses.append(student_loss.item())
-    _require_finite(losses, "shared weights", "--w-learning-rate")
+        losses[i] = student_loss.detach()
+    average([*gradients(list(supernet.parameters())), losses])
+    _require_finite(losses.tolist(), "shared weights", "--w-learning-rate")
     torch.nn.utils.clip_grad_norm_(supernet.parameters(), 5.0)
     optimizer.step()
-    return losses
+    return losses.tolist()
 
 
 def _require_finite(losses: Sequence[float], what: str, option: str) -> None:
@@ -66,7 +77,7 @@ def alpha_step(
     table: LatencyTable,
     target_ms: float,
     tau: float,
-    batch: HasImages,
+    parts: Sequence[HasImages],
     loss: Loss,
     optimizer: Optimizer,
     generator: torch.Generator,
@@ -74,19 +85,31 @@ def alpha_step(
 ) -> tuple[float, float]:
     """Move alpha(T) by loss + lambda(T) · (E[ms] / T - 1), lambda by dual ascent; w stays.
 
-    The supernet's parameters must not require gradients. Returns (loss, E[ms]); a loss that is
-    not finite raises `UserError` and moves nothing.
+    The loss is the mean over the parts of a batch, and over all processes, which must draw the
+    same choices. The supernet's parameters must not require gradients. Returns (loss, E[ms]); a
+    loss that is not finite raises `UserError` and moves nothing.
     """
     optimizer.zero_grad(set_to_none=True)
     log_p = alpha(target_ms)
     choices = gumbel_sample(log_p, tau, generator)
-    with arithmetic(batch.images.device, precision):
-        logits = supernet(batch.images, choices)
-    search_loss = loss(logits.float(), batch)
+    # Cut off here, the parts can pass one after the other, each with memory for itself alone.
+    cut = {name: choice.detach().requires_grad_() for name, choice in choices.items()}
+    search_loss = torch.zeros((), device=parts[0].images.device)
+    for part in parts:
+        with arithmetic(part.images.device, precision):
+            logits = supernet(part.images, cut)
+        part_loss = loss(logits.float(), part) / len(parts)
+        part_loss.backward()
+        search_loss += part_loss.detach()
     expected_ms = table.expected_ms(probabilities(log_p))
     excess = expected_ms / target_ms - 1
+    used = [name for name, choice in cut.items() if choice.grad is not None]
+    slopes = [cut[name].grad for name in used]
+    torch.autograd.backward(
+        [*(choices[name] for name in used), multiplier.at(target_ms) * excess], [*slopes, None]
+    )
+    average([*gradients(list(alpha.parameters())), search_loss])
     _require_finite([search_loss.item()], "alpha", "--alpha-learning-rate or --w-learning-rate")
-    (search_loss + multiplier.at(target_ms) * excess).backward()
     optimizer.step()
     multiplier.ascend(target_ms, excess.item())
     return search_loss.item(), expected_ms.item()

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
-from typing import Protocol, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -12,22 +12,15 @@ from tqdm import trange
 
 from export.checkpoint import Keeper
 from export.precision import Precision
+from export.processes import is_first, same_everywhere
 from supernet.sampling import FairSampler, log_uniform
-from supernet.steps import HasImages, Loss, w_step
+from supernet.steps import CanBeParted, Loss, w_step
 from supernet.supernet import Supernet
 
 LOG_EVERY = 10
 FAIR = 2
 # A tenth; exactly that, OneCycleLR would divide by zero in a run of ten steps.
 WARM_UP = 0.1 + 1e-6
-
-
-class CanBeParted(HasImages, Protocol):
-    """A batch that can be parted among students."""
-
-    def shares(self, count: int) -> list["CanBeParted"]:
-        """Part the batch into `count` of as equal a size as can be."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -38,6 +31,7 @@ class WSettings:
     weight_decay: float
     precision: Precision
     seed: int
+    accumulate: int = 1
 
     @classmethod
     def of(cls, settings: Mapping[str, object]) -> Self:
@@ -68,17 +62,20 @@ def train_w(
     schedule = OneCycleLR(optimizer, rate, steps, pct_start=WARM_UP, cycle_momentum=False)
     supernet.train()
     parts = {"supernet": supernet, "optimizer": optimizer, "schedule": schedule}
-    start = checkpoint.restore(parts)
+    start = same_everywhere(checkpoint.restore(parts), "w: restored at step")
     batches = batches_from(start)
-    for step in (bar := trange(start, steps, desc="w", unit="step")):
+    for step in (bar := trange(start, steps, desc="w", unit="step", disable=not is_first())):
         draws = np.random.default_rng((settings.seed, step))
         fair = [sampler.near(log_uniform(sampler.range_ms, draws), draws) for _ in range(FAIR)]
         students = [space.largest(), space.smallest(), *fair]
-        shares = next(batches).shares(len(students))
-        losses = w_step(supernet, students, shares, loss, optimizer, settings.precision)
+        turns = next(batches).shares(settings.accumulate)
+        shares = [share for turn in turns for share in turn.shares(len(students))]
+        several = students * len(turns)
+        losses = w_step(supernet, several, shares, loss, optimizer, settings.precision)
+        largest, smallest, *fair = np.reshape(losses, (len(turns), -1)).mean(axis=0)
         schedule.step()
         if step % LOG_EVERY == 0 or step == steps - 1:
-            named = {"largest": losses[0], "smallest": losses[1], "fair": sum(losses[2:]) / FAIR}
+            named = {"largest": largest, "smallest": smallest, "fair": np.mean(fair)}
             log("w", step, **named, learning_rate=schedule.get_last_lr()[0])
-            bar.set_postfix(largest=f"{losses[0]:.3f}", smallest=f"{losses[1]:.3f}")
+            bar.set_postfix(largest=f"{largest:.3f}", smallest=f"{smallest:.3f}")
         checkpoint.keep(step + 1, steps, parts)

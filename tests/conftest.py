@@ -1,18 +1,17 @@
 """What many tests share: a small space and its table, one run at smoke size."""
 
 import subprocess
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from export.device import UnitOfWork, machine
 from supernet.derive import programme
-from supernet.latency import LatencyTable, table_shapes
-from supernet.space import Architecture, SearchSpace, StageSpace
+from supernet.latency import LatencyTable
+from supernet.space import Architecture, SearchSpace
 from tests.smoke import QUICK_SEARCH, SMOKE, run, table_of
+from tests.tiny import tiny_space, tiny_table
 
 # Tiny networks gain nothing from threads, and lose much on a busy machine.
 torch.set_num_threads(1)
@@ -20,19 +19,8 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="session")
 def space() -> SearchSpace:
-    """Every kind of decision, in 2 x 2 stages' choices; few enough to enumerate."""
-    return SearchSpace(
-        name="tiny",
-        resolution=8,
-        classes=3,
-        stem_width=4,
-        stem_stride=1,
-        head_width=8,
-        stages=(
-            StageSpace(1, (4, 6), (1, 2), (3, 5), (2,), (False, True)),
-            StageSpace(2, (6, 8), (1, 2), (3,), (1, 3), (False, True)),
-        ),
-    )
+    """Every kind of decision, few enough to enumerate."""
+    return tiny_space()
 
 
 @pytest.fixture(scope="session")
@@ -48,25 +36,7 @@ def every_architecture(space: SearchSpace) -> list[Architecture]:
 @pytest.fixture(scope="session")
 def table(space: SearchSpace) -> LatencyTable:
     """Random positive milliseconds."""
-    generator = torch.Generator().manual_seed(0)
-
-    def random(shape: tuple[int, ...]) -> torch.Tensor:
-        return 0.1 + torch.rand(shape, generator=generator, dtype=torch.float64)
-
-    shapes = table_shapes(space)
-    return LatencyTable(
-        space,
-        0.25,
-        tuple(map(random, shapes.first)),
-        tuple(map(random, shapes.rest)),
-        random(shapes.head),
-        {
-            "unit_of_work": "one made-up unit",
-            "unit": asdict(UnitOfWork(batch=2, resolution=8)),
-            "machine": machine(),
-            "date": "today",
-        },
-    )
+    return tiny_table(space)
 
 
 @pytest.fixture

@@ -18,11 +18,14 @@ QUICK_SEARCH = ("--epochs", "2", "--candidates", "3", "--finalists", "2", "--mea
 
 
 def run(script: str, *options: object) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(ROOT / script), *map(str, options)]
     return subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600
+        command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=600
     )
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1"}
 
 
 def table_of(folder: Path) -> LatencyTable:

@@ -4,7 +4,6 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import NamedTuple
 
 import pytest
 import torch
@@ -19,6 +18,7 @@ from supernet.latency import LatencyTable
 from supernet.space import SearchSpace
 from supernet.steps import Loss
 from supernet.supernet import Supernet
+from tests.labelled import Labelled
 
 SETTINGS = AlphaSettings(
     alpha_steps=60,
@@ -30,11 +30,6 @@ SETTINGS = AlphaSettings(
     precision="fp32",
     seed=0,
 )
-
-
-class Labelled(NamedTuple):
-    images: Tensor
-    labels: Tensor
 
 
 def batches(start: int) -> Iterator[Labelled]:

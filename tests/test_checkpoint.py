@@ -5,7 +5,6 @@ import pickle
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import torch
@@ -24,21 +23,13 @@ from supernet.latency import LatencyTable
 from supernet.sampling import fair_sampler
 from supernet.supernet import Supernet
 from supernet.w_training import WSettings, train_w
+from tests.labelled import Labelled
 
 STEPS = 14
 Lines = list[tuple]
 Stream = Callable[[int], Iterator]
 # A training: (stream's wrapper, checkpoint) -> (final tensors, lines logged).
 Training = Callable[[Callable[[Stream], Stream], Keeper], tuple[dict[str, Tensor], Lines]]
-
-
-class Labelled(NamedTuple):
-    images: Tensor
-    labels: Tensor
-
-    def shares(self, count: int) -> list["Labelled"]:
-        parts = zip(*(tensor.tensor_split(count) for tensor in self), strict=True)
-        return [Labelled(*part) for part in parts]
 
 
 def made_up(start: int) -> Iterator[Labelled]:

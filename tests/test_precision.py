@@ -1,7 +1,6 @@
 """Shorter arithmetic inside the networks: nearly the same gradients, weights and losses in fp32."""
 
 from functools import partial
-from typing import NamedTuple
 
 import pytest
 import torch
@@ -20,13 +19,9 @@ from supernet.latency import LatencyTable
 from supernet.space import SearchSpace
 from supernet.steps import alpha_step, w_step
 from supernet.supernet import Supernet
+from tests.labelled import Labelled
 
 CPU = torch.device("cpu")
-
-
-class Labelled(NamedTuple):
-    images: Tensor
-    labels: Tensor
 
 
 def batch() -> Labelled:
@@ -101,7 +96,7 @@ def test_gradients_of_alpha_are_nearly_those_of_fp32(
         supernet, alpha = Supernet(space).train().requires_grad_(False), Alpha(space, 1.0, 8.0, 3)
         still = torch.optim.SGD(alpha.parameters(), lr=0.0)
         alpha_step(
-            *(supernet, alpha, Multiplier(alpha.log_knots, 0.1), table, 2.0, 1.0, batch()),
+            *(supernet, alpha, Multiplier(alpha.log_knots, 0.1), table, 2.0, 1.0, [batch()]),
             *(loss_of_fp32, still, torch.Generator().manual_seed(0), precision),
         )
         return alpha.logits.grad.flatten()

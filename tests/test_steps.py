@@ -1,7 +1,6 @@
 """The two steps: what each moves, what each leaves, and that alpha heeds the table."""
 
 from dataclasses import replace
-from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -15,11 +14,7 @@ from supernet.latency import LatencyTable
 from supernet.space import SearchSpace
 from supernet.steps import alpha_step, w_step
 from supernet.supernet import Supernet
-
-
-class Labelled(NamedTuple):
-    images: Tensor
-    labels: Tensor
+from tests.labelled import Labelled
 
 
 def loss(logits: Tensor, batch: Labelled) -> Tensor:
@@ -81,7 +76,7 @@ def test_alpha_step_moves_alpha_and_leaves_w_and_its_statistics(
     optimizer = torch.optim.Adam(alpha.parameters(), 0.1)
     generator = torch.Generator().manual_seed(0)
     _, expected_ms = alpha_step(
-        supernet, alpha, multiplier, table, 1.0, 1.0, batch(0), loss, optimizer, generator
+        supernet, alpha, multiplier, table, 1.0, 1.0, [batch(0)], loss, optimizer, generator
     )
     assert same(before_w, supernet)
     assert not same(before_alpha, alpha)
@@ -102,7 +97,7 @@ def test_a_loss_that_is_not_finite_moves_nothing(space: SearchSpace, table: Late
 
     before, multiplier = state(alpha), Multiplier(alpha.log_knots, 0.1)
     optimizer = torch.optim.Adam(alpha.parameters(), 0.1)
-    step = (supernet, alpha, multiplier, table, 2.0, 1.0, batch(0), broken, optimizer)
+    step = (supernet, alpha, multiplier, table, 2.0, 1.0, [batch(0)], broken, optimizer)
     with pytest.raises(UserError, match="alpha: loss"):
         alpha_step(*step, torch.Generator())
     assert same(before, alpha)
@@ -121,7 +116,7 @@ def test_two_seeded_steps_are_bitwise_equal(space: SearchSpace, table: LatencyTa
         optimizer = torch.optim.Adam(alpha.parameters(), 0.1)
         for step in range(3):
             alpha_step(
-                *(supernet, alpha, multiplier, table, 2.0, 1.0, batch(step), loss, optimizer),
+                *(supernet, alpha, multiplier, table, 2.0, 1.0, [batch(step)], loss, optimizer),
                 generator,
             )
         return state(supernet), state(alpha)
@@ -144,7 +139,7 @@ def test_a_slower_entry_lowers_that_choice(space: SearchSpace, table: LatencyTab
         optimizer = torch.optim.Adam(alpha.parameters(), 0.05)
         for step in range(60):
             alpha_step(
-                *(supernet, alpha, multiplier, slowed, 2.0, 1.0, batch(step), loss, optimizer),
+                *(supernet, alpha, multiplier, slowed, 2.0, 1.0, [batch(step)], loss, optimizer),
                 generator,
             )
         return probabilities(alpha(2.0))["stage1.layer1.kernel"][1].item()

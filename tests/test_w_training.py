@@ -3,7 +3,6 @@
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import NamedTuple
 
 import pytest
 import torch
@@ -17,18 +16,10 @@ from supernet.sampling import fair_sampler
 from supernet.space import Architecture
 from supernet.supernet import Supernet
 from supernet.w_training import LOG_EVERY, WSettings, train_w
+from tests.labelled import Labelled
 
 SETTINGS = WSettings(w_learning_rate=0.1, weight_decay=1e-4, precision="fp32", seed=0)
 Lines = list[tuple[str, int, Mapping[str, float]]]
-
-
-class Labelled(NamedTuple):
-    images: Tensor
-    labels: Tensor
-
-    def shares(self, count: int) -> list["Labelled"]:
-        parts = zip(*(tensor.tensor_split(count) for tensor in self), strict=True)
-        return [Labelled(*part) for part in parts]
 
 
 def batches(start: int) -> Iterator[Labelled]:
@@ -102,4 +93,5 @@ def test_a_step_teaches_both_ends_and_two_fair_students(
 
 def test_settings_are_taken_from_a_run() -> None:
     run = {"w_learning_rate": 0.2, "weight_decay": 0.0, "precision": "bf16", "seed": 3, "batch": 9}
-    assert WSettings.of(run) == WSettings(0.2, 0.0, "bf16", 3)
+    run["accumulate"] = 2
+    assert WSettings.of(run) == WSettings(0.2, 0.0, "bf16", 3, 2)

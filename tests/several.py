@@ -1,0 +1,68 @@
+"""What test_processes runs, in one process and in several: every kind of training, a few steps.
+
+torchrun --nproc-per-node 2 -m tests.several FOLDER ACCUMULATE
+"""
+
+import sys
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from export.checkpoint import NoCheckpoint
+from export.processes import join_processes
+from export.tensor_files import write_tensors
+from kd.data import DataSettings, load_data
+from kd.fit import FitSettings, fit
+from kd.loss import label_loss
+from kd.targets import Labels, endless
+from supernet.alpha_training import AlphaSettings, train_alpha
+from supernet.derive import programme
+from supernet.sampling import fair_sampler
+from supernet.supernet import Supernet
+from supernet.w_training import WSettings, train_w
+from tests.tiny import tiny_space, tiny_table
+
+BATCH, STEPS = 16, 4
+
+
+def main(folder: Path, accumulate: int) -> None:
+    """Train a network, shared weights and alpha; write what each process ends with."""
+    processes = join_processes()
+    torch.set_num_threads(1)
+    data = load_data(DataSettings(resolution=8, limit=200))
+    stream = partial(endless, data.train, Labels(data.train, 10), 2, BATCH, 0, 0)
+    lines: dict[str, torch.Tensor] = {}
+
+    def log(phase: str, step: int, **numbers: float) -> None:
+        lines.update(
+            {f"{phase}.{step}.{name}": torch.tensor(float(v)) for name, v in numbers.items()}
+        )
+
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 10)
+    network = nn.Sequential(*layers)
+    settings = FitSettings(2, 0.05, accumulate=accumulate)
+    fit(network, stream, label_loss, settings, STEPS, "fit", partial(log, "fit"), NoCheckpoint())
+
+    space = tiny_space(classes=10)
+    table = tiny_table(space)
+    problem = programme(table)
+    supernet = Supernet(space)
+    sampler = fair_sampler(table, *problem.range_ms())
+    own = WSettings(0.05, 1e-4, "fp32", 0, accumulate)
+    train_w(supernet, sampler, STEPS, stream, label_loss, own, log, NoCheckpoint())
+    own = AlphaSettings(STEPS, 0.05, 0.05, 2.0, 0.5, 3, "fp32", 0, accumulate)
+    alpha = train_alpha(supernet, problem, stream, label_loss, own, log, NoCheckpoint())
+
+    found = {f"network.{name}": part for name, part in network.state_dict().items()}
+    found |= {f"w.{name}": part for name, part in supernet.named_parameters()}
+    found |= {f"alpha.{name}": part for name, part in alpha.state_dict().items()}
+    name = f"{processes.num_processes}-{processes.process_index}.safetensors"
+    write_tensors(folder / name, {n: p.detach() for n, p in (found | lines).items()}, {})
+    processes.wait_for_everyone()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,115 @@
+"""Several processes learn what one learns, stay together, and end together."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from export.processes import average, same_everywhere, share_of
+from export.tensor_files import read_tensors
+from tests.smoke import QUICK_SEARCH, ROOT, SMOKE, environment, table_of
+
+TWO = ("torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1")
+
+
+def run_module(*words: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", *map(str, words)]
+    return subprocess.run(
+        command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300
+    )
+
+
+@pytest.fixture(scope="module")
+def ends(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Tensor]]:
+    """What each process ends with: one alone that takes a batch in two parts, and two at once."""
+    folder = tmp_path_factory.mktemp("ends")
+    for launcher, accumulate in (((), 2), ((*TWO, "-m"), 1)):
+        done = run_module(*launcher, "tests.several", folder, accumulate)
+        assert done.returncode == 0, done.stderr
+    return {path.stem: read_tensors(path)[0] for path in folder.iterdir()}
+
+
+def test_two_processes_learn_what_one_learns(ends: dict[str, dict[str, Tensor]]) -> None:
+    one, two = ends["1-0"], ends["2-0"]
+    assert one.keys() == two.keys()
+    kinds = {name.split(".")[0] for name in one}
+    assert kinds == {"network", "w", "alpha", "fit", "choices"}
+    for name, part in one.items():
+        assert torch.allclose(part.double(), two[name].double(), rtol=1e-4, atol=1e-5), name
+
+
+def test_processes_stay_together(ends: dict[str, dict[str, Tensor]]) -> None:
+    first, second = ends["2-0"], ends["2-1"]
+    assert all(torch.equal(part, second[name]) for name, part in first.items())
+
+
+def test_it_did_learn(ends: dict[str, dict[str, Tensor]]) -> None:
+    one = ends["1-0"]
+    assert one["alpha.logits"].abs().max() > 0.05
+    assert one["fit.7.loss"] < one["fit.3.loss"]
+
+
+def test_one_process_needs_no_other() -> None:
+    tensor = torch.ones(3)
+    average([tensor])
+    assert torch.equal(tensor, torch.ones(3))
+    assert same_everywhere(7, "step") == 7
+    assert share_of(12) == slice(0, 12)
+
+
+@pytest.fixture(scope="module")
+def trained_by_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that two processes have trained, and nobody disturbed."""
+    folder = tmp_path_factory.mktemp("runs") / "two"
+    done = run_module(*TWO, "--", "train.py", "--run", folder, *SMOKE)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("next: python search.py") == 1
+    return folder
+
+
+def test_two_processes_search_and_retrain(trained_by_two: Path) -> None:
+    budget = table_of(trained_by_two).predicted_ms(table_of(trained_by_two).space.largest())
+    options = ("--run", trained_by_two, "--target-latency", round(budget, 2), *QUICK_SEARCH)
+    done = run_module(*TWO, "--", "search.py", *options)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("ONNX parity  passed") == 1
+
+
+def test_a_killed_process_brings_the_job_to_its_last_checkpoint(
+    trained_by_two: Path, tmp_path: Path
+) -> None:
+    """The launcher starts all again, and they end with the same bytes."""
+    folder = tmp_path / "killed"
+    table = ("--latency-table", trained_by_two / "latency.json")
+    for name, kills in (("calm", False), ("killed", True)):
+        folder = tmp_path / name
+        options = ("--run", folder, *SMOKE, *table, "--resume", "--checkpoint-seconds", 0)
+        command = [sys.executable, "-m", *TWO, "--", "train.py", *map(str, options)]
+        with subprocess.Popen(command, cwd=ROOT, env=environment(), start_new_session=True) as job:
+            if kills:
+                kill_a_worker(job.pid, folder / "metrics.jsonl")
+            assert job.wait(timeout=300) == 0
+    calm, killed = (
+        read_tensors(tmp_path / name / "supernet.safetensors")[0] for name in ("calm", "killed")
+    )
+    assert all(torch.equal(part, killed[name]) for name, part in calm.items())
+    steps = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    places = [(line["phase"], line["step"]) for line in steps]
+    assert len(places) == len(set(places))
+
+
+def kill_a_worker(launcher: int, metrics: Path) -> None:
+    """Kill the last worker with SIGKILL once shared weights are trained."""
+    while not (metrics.exists() and '"phase": "w", "step": 10' in metrics.read_text()):
+        time.sleep(0.05)
+    children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(int(children[-1]), signal.SIGKILL)
