@@ -98,8 +98,8 @@ def search(
         return trained_alpha(world, supernet, problem, KD_LOSS, steps, seed, path)
 
     ones = {target_ms: OneBudget(world.table, target_ms) for target_ms in budgets}
-    few, many = ALPHA.alpha_steps // len(budgets), ALPHA.alpha_steps
-    alpha = alpha_of(problem, many, "of_all")
+    few, many = ALPHA.alpha_steps // len(budgets), ALPHA.alpha_steps // 2
+    alpha = alpha_of(problem, ALPHA.alpha_steps, "of_all")
     separate = {ms: alpha_of(one, few, f"few_{ms:.3f}") for ms, one in ones.items()}
     alone = {ms: alpha_of(one, many, f"many_{ms:.3f}") for ms, one in ones.items()}
     images = calibration_images(world)
