@@ -1,72 +1,19 @@
-"""Where images come from: digits inside scikit-learn, CIFAR-10, folders of images."""
+"""Where images come from: digits inside scikit-learn, CIFAR-10, folders of images, shards."""
 
-import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
-from PIL import Image
 from sklearn.datasets import load_digits
-from torch import Tensor
 from torchvision.datasets import CIFAR10, ImageFolder
-from torchvision.datasets.folder import pil_loader
 from torchvision.transforms.v2 import functional
 
 from export.errors import UserError
-
-
-class Pixels(Protocol):
-    """All images of a source, by position."""
-
-    def __getitem__(self, position: int) -> Tensor:
-        """The image at `position`, uint8 RGB [3, h, w]."""
-        ...
-
-    def digest(self) -> bytes:
-        """A hash that changes when the images do."""
-        ...
-
-
-@dataclass(frozen=True, eq=False)
-class InMemory:
-    """Images of one size, uint8 [N, 3, h, w]."""
-
-    pixels: Tensor
-
-    def __getitem__(self, position: int) -> Tensor:
-        return self.pixels[position]
-
-    def digest(self) -> bytes:
-        """Hash of every pixel."""
-        return hashlib.sha256(self.pixels.contiguous().numpy().data).digest()
-
-
-@dataclass(frozen=True, eq=False)
-class OnDisk:
-    """Image files of any size; `names` [N] are paths relative to `root`."""
-
-    root: Path
-    names: np.ndarray
-
-    def __getitem__(self, position: int) -> Tensor:
-        path = self.root / self.names[position]
-        try:
-            return functional.pil_to_tensor(pil_loader(path))
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            # Pillow's message may quote the path again or run over several lines.
-            kind = type(error).__name__
-            raise UserError(
-                f"{path}: not a readable image ({kind}); repair or remove it"
-            ) from error
-
-    def digest(self) -> bytes:
-        """Hash of names and file sizes, so that a moved folder stays the same data."""
-        sizes = [(self.root / name).stat().st_size for name in self.names]
-        return hashlib.sha256("\0".join([*self.names, *map(str, sizes)]).encode()).digest()
+from kd.pixels import InMemory, InShards, OnDisk, Pixels, Texts
+from kd.shards import class_names, is_pattern, read_index, shards_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,13 +29,18 @@ class Source:
 
 
 def read_source(name: str, root: Path | None, resolution: int) -> Source:
-    """Open `digits`, `cifar10` or a folder of images; raise `UserError` when it cannot be used."""
+    """Open `digits`, `cifar10`, a folder of images or a pattern of shards.
+
+    Raises `UserError` when it cannot be used.
+    """
     if not name:
         raise UserError("--data is missing: this preset has no data of its own; give a folder")
     if name == "digits":
         return _digits(resolution)
     if name == "cifar10":
         return _cifar10(root or Path.home() / ".cache" / "torchvision")
+    if is_pattern(name):
+        return _shards(name)
     return _folder(Path(name).expanduser())
 
 
@@ -139,14 +91,41 @@ def _folder(root: Path) -> Source:
         raise UserError(f"{root}: one class ({classes[0]}), expected two or more class folders")
     _refuse_twins(root, classes)
     samples = [sample for part in parts.values() for sample in part.samples]
-    paths = np.array([str(Path(path).relative_to(root)) for path, _ in samples])
+    paths = Texts.of(str(Path(path).relative_to(root)) for path, _ in samples)
     labels = np.array([label for _, label in samples], dtype=np.int64)
-    ends = np.cumsum([len(part) for part in parts.values()])
-    positions = dict(zip(names, np.split(np.arange(len(labels)), ends[:-1]), strict=True))
-    val, test = positions.get("val"), positions.get("test")
+    sizes = [len(part) for part in parts.values()]
+    return _parted(OnDisk(root, paths), labels, tuple(classes), names, sizes)
+
+
+def _parted(
+    images: Pixels,
+    labels: np.ndarray,
+    classes: tuple[str, ...],
+    names: Sequence[str],
+    sizes: Sequence[int],
+) -> Source:
+    """Part images that stand in the order of `names`: one, or train with val and/or test."""
+    positions = np.split(np.arange(len(labels)), np.cumsum(sizes)[:-1])
+    found = dict(zip(names, positions, strict=True))
+    val, test = found.get("val"), found.get("test")
     search = None if test is None else val
-    test = val if test is None else test
-    return Source(OnDisk(root, paths), labels, tuple(classes), positions[names[0]], search, test)
+    return Source(images, labels, classes, positions[0], search, val if test is None else test)
+
+
+def _shards(pattern: str) -> Source:
+    """Shards called train…, val… and/or test…, or one set of shards."""
+    parts = shards_of(pattern)
+    indices = {name: read_index(paths) for name, paths in parts.items()}
+    shards = [path for paths in parts.values() for path in paths]
+    labels = np.concatenate([index.labels for index in indices.values()])
+    classes = class_names(shards[0].parent, labels)
+    sizes = [len(index.labels) for index in indices.values()]
+    firsts = np.cumsum([0, *(len(paths) for paths in parts.values())])
+    places = [index.places.copy() for index in indices.values()]
+    for part, first in zip(places, firsts[:-1], strict=True):
+        part[:, 0] += first
+    images = InShards(shards, torch.from_numpy(np.concatenate(places)))
+    return _parted(images, labels, classes, list(parts), sizes)
 
 
 def _refuse_twins(root: Path, classes: Sequence[str]) -> None:

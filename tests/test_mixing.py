@@ -8,7 +8,7 @@ from torch import Tensor
 
 from kd.data import DataSettings, Split, batches, join, load_data
 from kd.mixing import draw_mixture
-from kd.sources import InMemory
+from kd.pixels import InMemory
 
 MIXES = ["mixup", "cutmix"]
 SIDE = 16

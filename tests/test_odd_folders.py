@@ -70,3 +70,17 @@ def test_grey_and_printed_images_become_rgb(tmp_path: Path, mode: str) -> None:
     assert images.shape == (4, 3, 16, 16)
     if mode == "L":
         assert (images[:, 0] == images[:, 2]).all()
+
+
+def test_an_image_is_turned_as_its_camera_says(tmp_path: Path) -> None:
+    write_classes(tmp_path, ("ant", "bee"))
+    pixels = np.zeros((16, 24, 3), dtype=np.uint8)
+    pixels[:, :12] = 255
+    orientation = Image.Exif()
+    orientation[0x0112] = 6  # taken with the camera on its side
+    Image.fromarray(pixels).save(tmp_path / "ant" / "0.jpg", exif=orientation)
+    images = load_data(settings(tmp_path)).train.images
+    turned = images[list(images.names).index("ant/0.jpg")]
+    assert turned.shape == (3, 24, 16)
+    assert turned[:, :10].min() > 200
+    assert turned[:, 14:].max() < 50

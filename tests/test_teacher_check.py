@@ -14,7 +14,7 @@ from export.errors import UserError
 from kd.data import Split
 from kd.evaluate import predict
 from kd.networks import Input
-from kd.sources import InMemory
+from kd.pixels import InMemory
 from kd.teacher import Teacher
 from kd.teacher_check import (
     IMAGENET,
