@@ -24,9 +24,8 @@ from export.figures import Point, choices_figure, curves_figure, front_figure
 from export.files import write_json
 from export.processes import join_processes
 from export.report import Section, table_text, write_report
-from export.stopwatch import quick_ms
 from kd.bounds import check_batches, check_settings
-from kd.config import TRAIN_RECIPES, TrainConfig
+from kd.config import SEARCH_RECIPES, TRAIN_RECIPES, TrainConfig
 from kd.cost import train_cost
 from kd.data import Data, load_data
 from kd.evaluate import calibration_images, rate
@@ -38,7 +37,16 @@ from kd.prepare import (
     prepare_teacher,
     steps_per_epoch,
 )
-from kd.preview import outputs_size, teacher_seconds, teacher_work
+from kd.preview import (
+    duration,
+    loading_seconds,
+    max_or_sum,
+    outputs_size,
+    peak_memory,
+    teacher_seconds,
+    teacher_work,
+    time_text,
+)
 from kd.run import Metrics, is_complete, open_metrics, open_run, read_metrics
 from kd.settings import option, settings_of
 from kd.stream import streamed
@@ -56,6 +64,7 @@ from supernet.measure import (
     unit_of,
 )
 from supernet.presets import preset_resolution, preset_space
+from supernet.preview import alpha_seconds, student_seconds, w_seconds
 from supernet.sampling import FairSampler, fair_sampler, log_uniform
 from supernet.space import Architecture, SearchSpace
 from supernet.storage import save_supernet
@@ -82,14 +91,17 @@ def main(config: TrainConfig) -> None:
     unit = unit_of(brought) if brought else own_unit(config, space)
     patience = config.patience()
     given = given_teacher(config, data, DEVICE)
+    torch.manual_seed(config.seed)
+    supernet = Supernet(space).to(DEVICE, memory_format=torch.channels_last)
+    if config.preview:
+        PROCESSES.print(preview(config, data, given, supernet, unit))
+        return
     if PROCESSES.is_main_process:
         open_run(config.run, settings_of(config), config.resume)
     PROCESSES.wait_for_everyone()
     if is_complete(config.run):
         PROCESSES.print(f"{config.run} is complete; next: python search.py --target-latency MS")
         return
-    torch.manual_seed(config.seed)
-    supernet = Supernet(space).to(DEVICE, memory_format=torch.channels_last)
     if PROCESSES.is_main_process:
         print(preview(config, data, given, supernet, unit), flush=True)
 
@@ -169,22 +181,28 @@ def own_unit(config: TrainConfig, space: SearchSpace) -> UnitOfWork:
 def preview(
     config: TrainConfig, data: Data, given: Given | None, supernet: Supernet, unit: UnitOfWork
 ) -> str:
-    """Say what the run will do and roughly how long it takes, from a few timed passes."""
-    space, images = supernet.space, len(data.train)
-    pixels = torch.rand(config.batch, 3, space.resolution, space.resolution, device=DEVICE)
-    w_pass = training_pass(supernet, pixels, space.one_hot(space.largest()))
-    seconds_of_w = quick_ms(w_pass, runs=2) / 1000 / config.batch
-    supernet.zero_grad()
-    total = (
-        teacher_seconds(config, data, given, pixels)
-        + seconds_of_w * (images * config.w_epochs + config.alpha_steps * config.alpha_batch)
-        + (0 if config.latency_table else config.latency_seconds)
-    )
+    """Say what the run will do, and how long it takes here, from a few timed steps."""
+    space, images, processes = supernet.space, len(data.train), PROCESSES.num_processes
+    pixels = torch.rand(config.batch // processes, *(3, *[space.resolution] * 2), device=DEVICE)
     w_steps = config.w_epochs * steps_per_epoch(data, config.batch)
+    loading = loading_seconds(data.train, len(pixels), config.workers)
+    w = max_or_sum(config, w_seconds(supernet, pixels), loading)
+    few = pixels[: config.alpha_batch // processes]
+    alpha = max_or_sum(config, alpha_seconds(supernet, few), loading * len(few) / len(pixels))
+    epoch = max_or_sum(config, student_seconds(supernet, pixels), loading) * images / config.batch
+    seconds = {
+        **teacher_seconds(config, data, given, pixels, loading),
+        "latency table": 0 if config.latency_table else config.latency_seconds,
+        "w": w * w_steps,
+        "alpha": alpha * config.alpha_steps,
+    }
+    steps = f"{w_steps} steps of w at {1 / w:.2g} a second, {config.alpha_steps} of alpha at"
+    epochs = SEARCH_RECIPES[config.preset].epochs
     return table_text(
         [
             ("run", str(config.run)),
             ("images", f"{images} train, {len(data.search)} search, {len(data.test)} test"),
+            ("decoding", f"{len(pixels) / loading:,.0f} images a second"),
             (
                 "space",
                 f"{space.name}: {space.size():.2g} students, {len(space.decisions())} decisions",
@@ -192,8 +210,10 @@ def preview(
             ("latency", rough_range(config, space, unit)),
             ("teacher", f"{config.teacher_name}, {teacher_work(config, given)}"),
             ("outputs", outputs_size(config, data)),
-            ("supernet", f"{w_steps} steps of w, {config.alpha_steps} of alpha"),
-            ("time", f"roughly {max(1, round(total / 60))} min on this machine"),
+            ("supernet", f"{steps} {1 / alpha:.2g}"),
+            ("time", time_text(seconds)),
+            ("a student", f"{duration(epoch * epochs)} for {epochs} epochs"),
+            ("memory", peak_memory(DEVICE)),
         ]
     )
 
@@ -204,11 +224,6 @@ def rough_range(config: TrainConfig, space: SearchSpace, unit: UnitOfWork) -> st
         return f"{config.latency_table}: a {unit}"
     fastest_ms, slowest_ms = rough_range_ms(space, unit)
     return f"about {fastest_ms:.1f} to {slowest_ms:.1f} ms for a {unit}"
-
-
-def training_pass(model: nn.Module, *inputs: object) -> Callable[[], None]:
-    """Return a call that runs `model` forward and backward once."""
-    return lambda: model(*inputs).sum().backward()
 
 
 def front(

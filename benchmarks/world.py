@@ -69,7 +69,8 @@ class World:
     def facts(self) -> dict[str, object]:
         """Say what it is made of."""
         images = [len(split.labels) for split in (self.train, self.search, self.test)]
-        return {"teacher": self.teacher, "images": images, "table": dict(self.table.provenance)}
+        table = {name: v for name, v in self.table.provenance.items() if name != "anchors"}
+        return {"teacher": self.teacher, "images": images, "table": table}
 
 
 def open_world(data: str, limit: int, run: Path, space: SearchSpace) -> World:

@@ -40,6 +40,8 @@ class TrainConfig:
     """The run's folder."""
     resume: bool = False
     """Go on with the run in the folder, if it was begun."""
+    preview: bool = False
+    """Only say how long it would take, and what memory and disk; nothing is written."""
     checkpoint_seconds: float = 60
     """Training is kept this often, for --resume."""
     teacher: UseAppendAction[tuple[str, ...]] = ()

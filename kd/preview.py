@@ -1,17 +1,24 @@
-"""What the teacher will cost: said before anything is spent."""
+"""What a run will cost in time, memory and disk: said before anything is spent."""
+
+import resource
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from export.stopwatch import quick_ms
 from kd.config import TrainConfig
-from kd.data import Data
+from kd.data import Data, Split, batches
 from kd.networks import build_network
 from kd.prepare import Given, stored_shapes
 from kd.store import size_text
 
 # A step of training costs about three passes forward.
 TRAINING_PASSES = 3
+LOADED_BATCHES = 4
 
 
 def teacher_work(config: TrainConfig, given: Given | None) -> str:
@@ -19,10 +26,40 @@ def teacher_work(config: TrainConfig, given: Given | None) -> str:
     return str(given.check) if given else f"trained here for {config.teacher_epochs} epochs"
 
 
-def teacher_seconds(config: TrainConfig, data: Data, given: Given | None, pixels: Tensor) -> float:
-    """Rough seconds of training the teacher and of its outputs for every view."""
+def loading_seconds(split: Split, batch: int, workers: int) -> float:
+    """Seconds to decode and augment a batch, after the workers have started."""
+    batch = min(batch, len(split))
+    count = min(LOADED_BATCHES * max(1, workers), len(split) // batch)
+    drawn = batches(split.view(0), batch, range(count * batch), workers)
+    next(drawn)
+    start = time.perf_counter()
+    left = sum(1 for _ in drawn)
+    if not left:
+        return _one_by_one(split, batch)
+    return (time.perf_counter() - start) / left
+
+
+def _one_by_one(split: Split, batch: int) -> float:
+    start = time.perf_counter()
+    for index in range(batch):
+        split.view(0)[index]
+    return time.perf_counter() - start
+
+
+def max_or_sum(config: TrainConfig, computing: float, loading: float) -> float:
+    """Seconds of a step: workers decode while it computes, the main process before it does."""
+    return max(computing, loading) if config.workers else computing + loading
+
+
+def teacher_seconds(
+    config: TrainConfig, data: Data, given: Given | None, pixels: Tensor, loading: float
+) -> dict[str, float]:
+    """Rough seconds of training the teacher and of storing its outputs for every view.
+
+    `pixels` [B, 3, R, R] is a batch of one process, and `loading` the seconds to decode one.
+    """
     if config.stored_outputs:
-        return 0.0
+        return {}
     if given:
         model, epochs = given.model, 0
     else:
@@ -30,9 +67,16 @@ def teacher_seconds(config: TrainConfig, data: Data, given: Given | None, pixels
         model = build_network(name, len(data.classes)).to(pixels.device).eval()
         epochs = config.teacher_epochs
     with torch.no_grad():
-        seconds = quick_ms(lambda: model(pixels), runs=2) / 1000 / len(pixels)
-    views = config.w_epochs if config.teacher_outputs == "online" else config.views
-    return seconds * len(data.train) * (TRAINING_PASSES * epochs + views)
+        forward = quick_ms(lambda: model(pixels)[0, 0].item(), runs=2) / 1000
+    steps = len(data.train) / config.batch
+    training = max_or_sum(config, TRAINING_PASSES * forward, loading) * steps * epochs
+    if config.teacher_outputs == "online":
+        return {"teacher": training, "teacher online": forward * steps * config.w_epochs}
+    images = sum(
+        (shape.views + 1) * shape.images for _, shape in stored_shapes(config, data).values()
+    )
+    outputs = max_or_sum(config, forward, loading) * images / len(pixels)
+    return {"teacher": training, "outputs": outputs}
 
 
 def outputs_size(config: TrainConfig, data: Data) -> str:
@@ -43,4 +87,35 @@ def outputs_size(config: TrainConfig, data: Data) -> str:
         return f"those in {config.stored_outputs}"
     shapes = [shape for _, shape in stored_shapes(config, data).values()]
     size = size_text(sum(shape.size for shape in shapes))
-    return f"{size} in {config.run / 'targets'}; of the train split {shapes[0]}"
+    free = size_text(shutil.disk_usage(_existing(config.run)).free)
+    place = config.run / "targets"
+    return f"{size} in {place}, {free} are free; of the train split {shapes[0]}"
+
+
+def _existing(folder: Path) -> Path:
+    return next(path for path in (folder, *folder.absolute().parents) if path.exists())
+
+
+def time_text(seconds: Mapping[str, float]) -> str:
+    """Say the sum, and each phase's part of it."""
+    parts = ", ".join(f"{name} {duration(value)}" for name, value in seconds.items() if value)
+    return f"roughly {duration(sum(seconds.values()))} on this machine: {parts}"
+
+
+def duration(seconds: float) -> str:
+    """Say seconds as people do."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 100 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def peak_memory(device: torch.device) -> str:
+    """Say what the timed steps have needed so far."""
+    if device.type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory
+        peak = torch.cuda.max_memory_allocated(device)
+        return f"peak {size_text(peak)} of the device's {size_text(total)} in such steps"
+    peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return f"peak {size_text(peak)} of this process in such steps"

@@ -9,7 +9,7 @@ from export.errors import UserError
 from kd.config import SearchConfig, TrainConfig
 
 # The folder may be moved.
-PASSING = ("run", "resume", "checkpoint_seconds")
+PASSING = ("run", "resume", "preview", "checkpoint_seconds")
 
 
 def option(argv: Sequence[str], name: str, default: str) -> str:

@@ -1,0 +1,68 @@
+"""What is said before anything is spent: it names every phase, and nothing is written."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from kd.config import TrainConfig
+from kd.data import DataSettings, load_data
+from kd.preview import duration, loading_seconds, max_or_sum, teacher_seconds, time_text
+from supernet.preview import alpha_seconds, student_seconds, w_seconds
+from supernet.space import SearchSpace
+from supernet.supernet import Supernet
+from tests.smoke import SMOKE, run
+
+
+def test_preview_says_everything_and_writes_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    done = run("train.py", "--run", folder, *SMOKE, "--preview")
+    assert done.returncode == 0, done.stderr
+    assert not folder.exists()
+    for said in ("of w at", "decoding", "free", "teacher ", "alpha ", "a student", "memory"):
+        assert said in done.stdout
+    assert "next:" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(12.4, "12 s"), (130, "2 min"), (5990, "100 min"), (9000, "2.5 h")]
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_phases_of_no_time_are_left_out() -> None:
+    assert time_text({"a": 30, "b": 0.0, "c": 60}) == "roughly 90 s on this machine: a 30 s, c 60 s"
+
+
+def test_workers_decode_while_a_step_computes() -> None:
+    alone, beside = TrainConfig(workers=0), TrainConfig(workers=2)
+    assert max_or_sum(alone, 2.0, 3.0) == 5.0
+    assert max_or_sum(beside, 2.0, 3.0) == 3.0
+
+
+def test_steps_are_timed_and_leave_no_trace(space: SearchSpace) -> None:
+    supernet, images = Supernet(space).train(), torch.rand(8, 3, 8, 8)
+    before = {name: part.clone() for name, part in supernet.named_parameters()}
+    for seconds in (w_seconds, alpha_seconds, student_seconds):
+        assert 0 < seconds(supernet, images) < 60
+    assert all(torch.equal(part, before[name]) for name, part in supernet.named_parameters())
+    assert all(part.grad is None and part.requires_grad for part in supernet.parameters())
+
+
+@pytest.mark.parametrize("batch", [16, 100])
+def test_decoding_is_timed_for_one_batch_or_many(batch: int) -> None:
+    split = load_data(DataSettings(resolution=8, limit=130)).train
+    assert 0 < loading_seconds(split, batch, 0) < 60
+
+
+def test_a_stored_teacher_costs_nothing(tmp_path: Path) -> None:
+    config = TrainConfig(limit=200, batch=16)
+    data, pixels = load_data(config.data_settings(16)), torch.rand(16, 3, 16, 16)
+    trained = teacher_seconds(config, data, None, pixels, 0.0)
+    assert trained.keys() == {"teacher", "outputs"}
+    longer = replace(config, teacher_epochs=1600)
+    assert teacher_seconds(longer, data, None, pixels, 0.0)["teacher"] > 5 * trained["teacher"]
+    stored = replace(config, teacher=(f"stored:{tmp_path}",))
+    assert teacher_seconds(stored, data, None, pixels, 0.0) == {}
