@@ -1,5 +1,6 @@
 """Where a phase of training left off, on disk: written whole, read back without running code."""
 
+import hashlib
 import io
 import pickle
 import time
@@ -11,6 +12,8 @@ import torch
 
 from export.errors import UserError
 from export.files import write_whole
+
+HASH_SIZE = 32  # bytes of SHA-256, before the content
 
 
 class HasState(Protocol):
@@ -110,7 +113,8 @@ class Checkpoint:
         content = io.BytesIO()
         states = {name: part.state_dict() for name, part in parts.items()}
         torch.save({"identity": self.identity, "done": done, "parts": states}, content)
-        write_whole(self.path, content.getvalue())
+        # torch.load would not notice that a bit has turned.
+        write_whole(self.path, _hash(content.getvalue()) + content.getvalue())
         self._kept = self._clock()
 
     def remove(self) -> None:
@@ -121,16 +125,24 @@ class Checkpoint:
         if not self.path.exists():
             return {}
         try:
-            stored = torch.load(self.path, map_location="cpu", weights_only=True)
+            whole = self.path.read_bytes()
+            if _hash(whole[HASH_SIZE:]) != whole[:HASH_SIZE]:
+                raise ValueError("not what was written")
+            content = io.BytesIO(whole[HASH_SIZE:])
+            stored = torch.load(content, map_location="cpu", weights_only=True)
             same = stored["identity"] == self.identity
-            whole = isinstance(stored["done"], int) and isinstance(stored["parts"], dict)
+            complete = isinstance(stored["done"], int) and isinstance(stored["parts"], dict)
         except (OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError) as error:
             raise self._damaged() from error
         except pickle.UnpicklingError as error:
             raise self._damaged() from error
-        if not whole:
+        if not complete:
             raise self._damaged()
         return stored if same else {}
 
     def _damaged(self) -> UserError:
         return UserError(f"{self.path}: damaged; remove it, and its phase begins anew")
+
+
+def _hash(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest()

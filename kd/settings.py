@@ -4,6 +4,9 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import get_type_hints
+
+from typeguard import TypeCheckError, check_type
 
 from export.errors import UserError
 from kd.config import SearchConfig, TrainConfig
@@ -36,15 +39,32 @@ def _plain(value: object) -> object:
 
 def train_config_of(settings: Mapping[str, object], run: Path) -> TrainConfig:
     """Rebuild train.py's settings from a run's config.json; foreign ones raise `UserError`."""
-    expected = settings_of(TrainConfig())
+    path, expected = run / "config.json", settings_of(TrainConfig())
+    if not isinstance(settings, Mapping):
+        raise UserError(f"{path}: damaged: no settings; train again")
     if settings.keys() != expected.keys():
         odd = ", ".join(sorted(settings.keys() ^ expected.keys()))
-        raise UserError(f"{run}/config.json: settings of another version ({odd}); train again")
+        raise UserError(f"{path}: settings of another version ({odd}); train again")
+    try:
+        return replace(TrainConfig(), run=run, **_restored(settings))
+    except (TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: damaged ({reason}); train again") from error
+
+
+def _restored(settings: Mapping[str, object]) -> dict[str, object]:
+    """Return plain values as what the fields hold; one of another type raises `TypeError`."""
     restored = {name: _tupled(value) for name, value in settings.items()}
     for name in ("teacher_classes", "latency_table"):
         restored[name] = Path(settings[name]) if settings[name] else None
     restored["teacher_checkpoint"] = tuple(map(Path, settings["teacher_checkpoint"]))
-    return replace(TrainConfig(), run=run, **restored)
+    kinds = get_type_hints(TrainConfig)
+    for name, value in restored.items():
+        try:
+            check_type(value, kinds[name])
+        except TypeCheckError as error:
+            raise TypeError(f"{name} {value!r}: {error}") from error
+    return restored
 
 
 def _tupled(value: object) -> object:

@@ -1,5 +1,7 @@
 """A phase goes on as if it had never stopped; a checkpoint is whole, its own, and runs no code."""
 
+import hashlib
+import io
 import itertools
 import pickle
 from collections.abc import Callable, Iterator
@@ -183,7 +185,15 @@ class Trap:
         return Path.touch, (self.path,)
 
 
-@pytest.mark.parametrize("how", ["truncated", "empty", "code", "other things", "other parts"])
+def write_hashed(path: Path, content: bytes) -> None:
+    """Somebody's own content, with the hash that belongs to it."""
+    path.write_bytes(hashlib.sha256(content).digest() + content)
+
+
+HOW = ("truncated", "empty", "a bit", "code", "other things", "other parts")
+
+
+@pytest.mark.parametrize("how", HOW)
 def test_what_is_damaged_is_refused_in_one_line_and_never_run(tmp_path: Path, how: str) -> None:
     path, trap = tmp_path / "a.pt", tmp_path / "trap"
     kept(path)
@@ -191,10 +201,16 @@ def test_what_is_damaged_is_refused_in_one_line_and_never_run(tmp_path: Path, ho
         path.write_bytes(path.read_bytes()[:-40])
     elif how == "empty":
         path.write_bytes(b"")
+    elif how == "a bit":
+        whole = bytearray(path.read_bytes())
+        whole[len(whole) // 2] ^= 4
+        path.write_bytes(whole)
     elif how == "code":
-        path.write_bytes(pickle.dumps({"identity": {}, "done": 1, "parts": Trap(trap)}))
+        write_hashed(path, pickle.dumps({"identity": {}, "done": 1, "parts": Trap(trap)}))
     elif how == "other things":
-        torch.save({"identity": {}, "done": "5", "parts": {}}, path)
+        content = io.BytesIO()
+        torch.save({"identity": {}, "done": "5", "parts": {}}, content)
+        write_hashed(path, content.getvalue())
     part = nn.Linear(2, 4) if how == "other parts" else nn.Linear(2, 3)
     with pytest.raises(UserError, match=r"a\.pt: damaged; remove it, and its phase begins anew"):
         Checkpoint(path, {}, 60).restore({"part": part})

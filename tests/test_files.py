@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from export.errors import UserError
 from export.files import first_difference, read_json, write_json, write_whole
@@ -96,6 +97,23 @@ def test_readers_refuse_damaged_files_in_one_line(
         read(path)
     assert str(path) in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("place", range(0, 1000, 37))
+def test_a_turned_bit_in_the_tensors_is_noticed(tmp_path: Path, place: int) -> None:
+    path = tmp_path / "w.safetensors"
+    write_tensors(path, {"w": torch.randn(256), "n": torch.tensor(3)}, {"name": "a"})
+    whole = bytearray(path.read_bytes())
+    whole[len(whole) - 1 - place] ^= 1 << place % 8
+    path.write_bytes(whole)
+    with pytest.raises(UserError, match=r"w\.safetensors: "):
+        read_tensors(path)
+
+
+def test_files_of_others_have_no_hash_and_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    save_file({"w": torch.ones(2)}, path)
+    assert torch.equal(read_tensors(path)[0]["w"], torch.ones(2))
 
 
 def test_json_that_is_no_object_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,243 @@
+"""Whatever comes in: spaces keep their invariants, readers say one line or what is in the file."""
+
+import copy
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from export.compare import read_run
+from export.errors import UserError
+from export.files import read_json
+from kd.config import TrainConfig
+from kd.settings import settings_of, train_config_of
+from supernet.derive import candidates, check_budget, programme
+from supernet.latency import LatencyTable
+from supernet.pick import kept_pick
+from supernet.sampling import fair_sampler, log_uniform
+from supernet.space import Architecture, SearchSpace, StageSpace
+from supernet.storage import load_alpha, load_weights
+from supernet.student import Student
+from supernet.supernet import Supernet
+from tests.tiny import tiny_space, tiny_table
+
+SOLVER = 1e-5  # what the integer programme allows itself
+QUICK = settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    derandomize=True,
+)
+
+
+def ascending(*values: int) -> st.SearchStrategy[tuple[int, ...]]:
+    return st.sets(st.sampled_from(values), min_size=1).map(sorted).map(tuple)
+
+
+STAGES = st.builds(
+    StageSpace,
+    stride=st.sampled_from([1, 2]),
+    widths=ascending(4, 6, 8),
+    depths=ascending(1, 2, 3),
+    kernels=ascending(3, 5, 7),
+    expansions=ascending(1, 2, 3),
+    squeeze_excite=st.sampled_from([(False,), (True,), (False, True)]),
+)
+SPACES = st.builds(
+    SearchSpace,
+    name=st.just("any"),
+    resolution=st.just(8),
+    classes=st.integers(2, 4),
+    stem_width=st.sampled_from([4, 6]),
+    stem_stride=st.sampled_from([1, 2]),
+    head_width=st.just(8),
+    stages=st.lists(STAGES, min_size=1, max_size=3).map(tuple),
+)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
+    ),
+    max_leaves=5,
+)
+
+
+@QUICK
+@given(SPACES, st.integers(0, 2**32 - 1))
+def test_any_space_keeps_its_invariants(space: SearchSpace, seed: int) -> None:
+    draws = np.random.default_rng(seed)
+    architecture, table = space.random(draws), tiny_table(space)
+    assert SearchSpace.from_json(json.loads(json.dumps(asdict(space)))) == space
+    assert Architecture.from_json(json.loads(json.dumps(architecture.to_json()))) == architecture
+    assert space.architecture(space.positions(architecture)) == architecture
+    choices = space.one_hot(architecture)
+    exact = {name: p.double() for name, p in choices.items()}
+    assert math.isclose(
+        table.expected_ms(exact).item(), table.predicted_ms(architecture), rel_tol=1e-12
+    )
+
+
+@QUICK
+@given(SPACES, st.integers(0, 2**32 - 1))
+def test_any_one_hot_supernet_is_its_student(space: SearchSpace, seed: int) -> None:
+    torch.manual_seed(seed)
+    supernet, images = Supernet(space).train(), torch.rand(4, 3, 8, 8)
+    architecture = space.random(np.random.default_rng(seed))
+    student: Student = supernet.extract(architecture).train()
+    logits = supernet(images, space.one_hot(architecture))
+    assert torch.allclose(logits, student(images), rtol=1e-3, atol=1e-4)
+
+
+@QUICK
+@given(SPACES, st.floats(-0.2, 1.5), st.integers(0, 2**32 - 1))
+def test_any_budget_is_kept_or_refused(space: SearchSpace, place: float, seed: int) -> None:
+    problem, draws = programme(tiny_table(space)), np.random.default_rng(seed)
+    fastest_ms, slowest_ms = problem.range_ms()
+    budget_ms = fastest_ms + place * (slowest_ms - fastest_ms + 0.1)
+    log_p = {
+        d.name: torch.from_numpy(draws.normal(size=len(d.choices))).log_softmax(0)
+        for d in space.decisions()
+    }
+    assume(abs(budget_ms / fastest_ms - 1) > SOLVER)
+    if budget_ms < fastest_ms:
+        with pytest.raises(UserError, match="too fast"):
+            check_budget(problem, budget_ms)
+        assert candidates(problem, log_p, budget_ms, 3, draws) == []
+        return
+    assert check_budget(problem, budget_ms) == (budget_ms > slowest_ms)
+    found = candidates(problem, log_p, budget_ms, 3, draws)
+    assert found
+    assert len(set(found)) == len(found)
+    assert all(problem.table.predicted_ms(a) <= budget_ms * (1 + SOLVER) for a in found)
+
+
+@QUICK
+@given(st.floats(max_value=0) | st.sampled_from([math.nan, math.inf]))
+def test_budgets_that_are_none(budget_ms: float) -> None:
+    with pytest.raises(UserError, match="target-latency"):
+        check_budget(programme(tiny_table(tiny_space())), budget_ms)
+
+
+@QUICK
+@given(SPACES, st.integers(0, 2**32 - 1))
+def test_any_fair_student_is_of_its_space(space: SearchSpace, seed: int) -> None:
+    table, draws = tiny_table(space), np.random.default_rng(seed)
+    range_ms = programme(table).range_ms()
+    if range_ms[0] == range_ms[1]:
+        return
+    sampler = fair_sampler(table, *range_ms)
+    student = sampler.near(log_uniform(range_ms, draws), draws)
+    assert range_ms[0] - 1e-9 <= table.predicted_ms(student) <= range_ms[1] + 1e-9
+
+
+def places(value: object, here: tuple = ()) -> list[tuple]:
+    """Every place inside a JSON value."""
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    inside = [
+        place
+        for key, part in items
+        for place in (
+            [(*here, key)] + (places(part, (*here, key)) if isinstance(part, dict | list) else [])
+        )
+    ]
+    return inside
+
+
+def changed(value: dict, place: tuple, other: object) -> dict:
+    """A copy with something else at a place."""
+    whole = copy.deepcopy(value)
+    inside = whole
+    for key in place[:-1]:
+        inside = inside[key]
+    inside[place[-1]] = other
+    return whole
+
+
+def table_json(folder: Path) -> dict:
+    tiny_table(tiny_space()).save(folder / "latency.json")
+    return read_json(folder / "latency.json")
+
+
+def pick_json(_: Path) -> dict:
+    timing = {"ms": 1.0, "spread": 0.1}
+    pick = {"architecture": tiny_space().smallest().to_json(), "predicted_ms": 1.0}
+    pick |= {"measured": timing, "shared_loss": 1.0, "shared_accuracy": 0.5, "scored": 3}
+    return {"identity": {}, "pick": pick}
+
+
+def preferences_json(_: Path) -> dict:
+    return {"guide": "a", "budgets": [{"stage1.width": {"4": 0.5, "6": 0.5}}]}
+
+
+def config_json(_: Path) -> dict:
+    return {"settings": settings_of(TrainConfig())}
+
+
+def read_pick(path: Path) -> object:
+    def never() -> None:
+        raise UserError("searched anew")
+
+    return kept_pick(path, {}, never)
+
+
+def said_of(read: Callable[[], object]) -> str:
+    """The line of a `UserError`, or nothing; any other error is the test's own failure."""
+    try:
+        read()
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+READERS: dict[str, tuple[Callable[[Path], dict], Callable[[Path], object]]] = {
+    "latency.json": (table_json, lambda path: LatencyTable.load(path, tiny_space())),
+    "pick.json": (pick_json, read_pick),
+    "preferences.json": (preferences_json, lambda path: read_run(path.parent)),
+    "config.json": (
+        config_json,
+        lambda path: train_config_of(read_json(path)["settings"], path.parent),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+@QUICK
+@given(data=st.data())
+def test_readers_of_json_say_one_line_or_what_is_there(
+    name: str, data: st.DataObject, tmp_path: Path
+) -> None:
+    make, read = READERS[name]
+    value = make(tmp_path)
+    value = changed(value, data.draw(st.sampled_from(places(value))), data.draw(JSON))
+    (tmp_path / name).write_text(json.dumps(value))
+    said = said_of(lambda: read(tmp_path / name))
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize("name", READERS)
+@QUICK
+@given(content=st.binary(max_size=60))
+def test_readers_of_json_survive_any_bytes(name: str, content: bytes, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError):
+        READERS[name][1](tmp_path / name)
+
+
+@QUICK
+@given(content=st.binary(max_size=200))
+def test_weights_survive_any_bytes(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "supernet.safetensors"
+    path.write_bytes(content)
+    for read in (
+        lambda: load_weights(path, tiny_space()),
+        lambda: load_alpha(path, tiny_space(), "table"),
+    ):
+        with pytest.raises(UserError):
+            read()
