@@ -11,6 +11,7 @@ mend.
 import json
 import signal
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from glob import escape
@@ -22,16 +23,16 @@ import tyro
 
 from export.errors import UserError
 from export.files import write_json
-from export.processes import join_processes
+from export.processes import from_first, join_processes
 from export.report import table_text
-from export.stopwatch import timed
+from export.stopwatch import Timing, timed
 from export.student_report import summary_rows, write_student_report
 from export.students import budget_kept, read_students, students_text, write_pareto
 from kd.bounds import check_settings
 from kd.config import SEARCH_RECIPES, SearchConfig, TrainConfig
 from kd.cost import search_cost
 from kd.data import Data, load_data
-from kd.evaluate import accuracy, calibration_images, predict, rate
+from kd.evaluate import accuracy, predict
 from kd.judge import judge
 from kd.prepare import Teaching, prepare_outputs, run_teacher
 from kd.retrain import retrain
@@ -39,6 +40,7 @@ from kd.run import AnyMetrics, open_metrics, read_config, read_metrics
 from kd.settings import option, settings_of, train_config_of
 from kd.stream import streamed
 from kd.teacher import read_facts
+from kd.trial import ranked
 from supernet.alpha import Alpha
 from supernet.alpha_training import AlphaSettings, train_alpha
 from supernet.derive import Programme, check_budget, programme
@@ -50,7 +52,7 @@ from supernet.measure import (
     not_from_here,
     run_table,
 )
-from supernet.pick import Pick, Score, kept_pick, pick_measured, pick_predicted
+from supernet.pick import Pick, kept_pick, pick_measured, pick_predicted
 from supernet.presets import preset_resolution, preset_space
 from supernet.sampling import fair_sampler, random_as_fast
 from supernet.ship import ship
@@ -163,8 +165,7 @@ def make_student(
     folder = config.run / "students" / name
     kept = config.run / "checkpoint" / f"pick_{name}.json"
     known = (kept, identity(config, trained), partial(search, config, trained, alpha, target_ms))
-    with PROCESSES.main_process_first():  # the others find what it has picked
-        pick, search_seconds = timed(lambda: kept_pick(*known))
+    pick, search_seconds = timed(lambda: kept_pick(*known))
     way = (pick.architecture, config.retrain_with)
     student, retrain_seconds = timed(lambda: trained_student(config, trained, way, name, metrics))
     compared = controls(config, trained, pick, name, metrics) if config.controls else {}
@@ -196,7 +197,7 @@ def make_student(
         "unit_of_work": trained.table.unit_of_work(),
         "table": trained.table.fingerprint(),
         "settings": settings_of(config),
-        "cost": search_cost(config, trained.config, trained.data, pick.scored),
+        "cost": search_cost(config, trained.config, trained.data, pick.scored, pick.tried),
         "controls": compared,
     }
     write_json(folder / "metrics.json", facts)
@@ -222,25 +223,23 @@ def identity(config: SearchConfig, trained: Trained) -> dict[str, str]:
 def search(config: SearchConfig, trained: Trained, alpha: Alpha, target_ms: float) -> Pick:
     """Return the architecture for a budget.
 
-    Candidates are derived from alpha at the budget and ranked by loss on the search split with
-    shared weights and recalibrated BatchNorm; the best are measured whole where they can be.
+    Candidates are derived from alpha at the budget and ranked by loss on the search split, first
+    with shared weights, then after a trial; the best are measured whole where they can be.
     """
-    settings, data, problem = trained.config, trained.data, trained.problem
-    images = calibration_images(data.train, settings.batch, settings.seed)
-    loss = settings.loss(settings.guide)
+    given = {"config": config, "settings": trained.config}
+    given |= {"data": trained.data, "taught": trained.taught}
+    rank = partial(ranked, extract=trained.supernet.extract, **given)
     draws = np.random.default_rng(config.seed)
     with torch.no_grad():
         log_p = alpha(target_ms)
-
-    def score(architecture: Architecture) -> Score:
-        student = trained.supernet.extract(architecture)
-        return rate(student, images, data.search, trained.taught.search, loss)
-
     if not_from_here(trained.table):
-        return pick_predicted(problem, log_p, target_ms, config.candidates, score, draws)
+        return pick_predicted(trained.problem, log_p, target_ms, config.candidates, rank, draws)
     counts, limits = (config.candidates, config.finalists), (config.patience(), config.seed)
-    whole_ms = partial(measure_architectures, trained.table, *limits)
-    return pick_measured(problem, log_p, target_ms, counts, score, whole_ms, draws)
+
+    def whole_ms(students: Sequence[Architecture]) -> Mapping[Architecture, Timing]:
+        return from_first(lambda: measure_architectures(trained.table, *limits, students))
+
+    return pick_measured(trained.problem, log_p, target_ms, counts, rank, whole_ms, draws)
 
 
 def trained_student(

@@ -8,7 +8,7 @@ and its rank among them, by the accuracies of ground_truth. Beside the search st
 with the same shared weights and table. Writes benchmarks/results/regret.json.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,12 +26,13 @@ from benchmarks.shared_search import (
     shared_score,
     trained_alpha,
     trained_weights,
+    trial_loss,
 )
 from benchmarks.small_world import SPACE, architectures, small_world
 from benchmarks.ways_to_pick import PICKS, Searched
 from benchmarks.world import KD_LOSS, World
 from export.errors import UserError
-from export.files import write_json
+from export.files import read_json, write_json
 from supernet.alpha import Alpha
 from supernet.derive import Programme, programme
 from supernet.space import Architecture
@@ -108,7 +109,25 @@ def search(
         for a in tqdm(architectures(), desc="scores", unit="student")
     }
     macs = {a: parameters_and_macs(SPACE, a)[1] for a in losses}
-    return Searched(losses, alpha, separate, alone, problem, macs)
+    trial = remembered(
+        folder / "trials.json",
+        lambda a: trial_loss(supernet, a, images, world, KD_LOSS, seed),
+    )
+    return Searched(losses, trial, alpha, separate, alone, problem, macs)
+
+
+def remembered(path: Path, measure: Callable[[Architecture], float]) -> Callable:
+    """Call `measure` once for an architecture; what it returned is kept in a file."""
+    known = read_json(path) if path.exists() else {}
+
+    def recall(architecture: Architecture) -> float:
+        number = str(architectures().index(architecture))
+        if number not in known:
+            known[number] = measure(architecture)
+            write_json(path, known)
+        return known[number]
+
+    return recall
 
 
 def judged(

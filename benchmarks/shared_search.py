@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.world import BATCH, World
-from export.checkpoint import Checkpoint
+from export.checkpoint import Checkpoint, NoCheckpoint
 from kd.evaluate import recalibrate
+from kd.fit import FitSettings, fit
 from kd.loss import Loss
 from supernet.alpha import Alpha
 from supernet.alpha_training import AlphaSettings, train_alpha
@@ -19,10 +20,12 @@ from supernet.derive import Programme
 from supernet.latency import LatencyTable
 from supernet.sampling import fair_sampler
 from supernet.space import Architecture
+from supernet.student import Student
 from supernet.supernet import Supernet
 from supernet.w_training import WSettings, train_w
 
 CALIBRATION_BATCHES = 4
+TRIALS, TRIAL_EPOCHS, TRIAL_RATE = 8, 2, 0.05
 ALPHA = AlphaSettings(
     alpha_steps=800,
     alpha_learning_rate=0.05,
@@ -84,7 +87,6 @@ def calibration_images(world: World) -> list[Tensor]:
     return [batch.images for batch in islice(world.train.epoch(-1, 256), CALIBRATION_BATCHES)]
 
 
-@torch.no_grad()
 def shared_score(
     supernet: Supernet,
     architecture: Architecture,
@@ -93,14 +95,43 @@ def shared_score(
     loss: Loss,
 ) -> tuple[float, float]:
     """(loss, accuracy) on the search split with shared weights and recalibrated BatchNorm."""
+    return _score(supernet.extract(architecture), images, world, loss)
+
+
+def trial_loss(
+    supernet: Supernet,
+    architecture: Architecture,
+    images: Iterable[Tensor],
+    world: World,
+    loss: Loss,
+    seed: int,
+) -> float:
+    """Loss on the search split after a trial, as search.py gives its best candidates."""
     student = supernet.extract(architecture)
+    fit(
+        student,
+        partial(world.train.endless, BATCH, seed),
+        loss,
+        FitSettings(TRIAL_EPOCHS, TRIAL_RATE),
+        len(world.train.labels) // BATCH,
+        "trial",
+        _quiet,
+        NoCheckpoint(),
+    )
+    return _score(student, images, world, loss)[0]
+
+
+def _score(
+    student: Student, images: Iterable[Tensor], world: World, loss: Loss
+) -> tuple[float, float]:
     recalibrate(student, images)
     student.eval()
     total, right = 0.0, 0
-    for batch in world.search.epoch(-1, 500):
-        logits = student(batch.images)
-        total += loss(logits, batch).item() * len(batch.labels)
-        right += int((logits.argmax(1) == batch.labels.argmax(1)).sum())
+    with torch.no_grad():
+        for batch in world.search.epoch(-1, 500):
+            logits = student(batch.images)
+            total += loss(logits, batch).item() * len(batch.labels)
+            right += int((logits.argmax(1) == batch.labels.argmax(1)).sum())
     return total / len(world.search.labels), right / len(world.search.labels)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from benchmarks.shared_search import TRIALS
 from benchmarks.small_world import SPACE
 from supernet.alpha import Alpha
 from supernet.derive import FILLS, Programme, candidates
@@ -18,7 +19,8 @@ CANDIDATES, TEN = 16, 10
 class Searched:
     """One trained supernet, what it thinks of every student, and alpha."""
 
-    losses: Mapping[Architecture, float]
+    losses: Mapping[Architecture, float]  # with shared weights
+    trial: Callable[[Architecture], float]  # loss after a trial
     alpha: Alpha
     separate: Mapping[float, Alpha]  # one for each budget, at the same cost together
     alone: Mapping[float, Alpha]  # one for each budget, each at half the cost
@@ -48,8 +50,31 @@ def filling(searched: Searched, target_ms: float) -> list[Architecture]:
 
 
 def by_search(searched: Searched, target_ms: float, draws: np.random.Generator) -> list:
-    """The search: candidates from alpha, ranked with shared weights."""
+    """The search: candidates from alpha, ranked with shared weights, the best after a trial."""
+    return tried(searched, derived(searched, searched.alpha, target_ms, draws))
+
+
+def by_shared(searched: Searched, target_ms: float, draws: np.random.Generator) -> list:
+    """The same without trials."""
     return ranked(searched, searched.alpha, target_ms, draws)
+
+
+def trials_of_filling(searched: Searched, target_ms: float, _: np.random.Generator) -> list:
+    """Trials without alpha: of the best by shared weights among all that fill the budget."""
+    return tried(searched, filling(searched, target_ms))
+
+
+def trials_of_random(searched: Searched, target_ms: float, draws: np.random.Generator) -> list:
+    """Trials of as many random students that fill the budget."""
+    full = filling(searched, target_ms)
+    drawn = draws.choice(len(full), min(TRIALS, len(full)), replace=False)
+    return tried(searched, [full[i] for i in drawn])
+
+
+def tried(searched: Searched, found: list[Architecture]) -> list[Architecture]:
+    """Best by trial among the best by shared weights."""
+    best = sorted(found, key=lambda a: searched.losses[a])[:TRIALS]
+    return [min(best, key=searched.trial)]
 
 
 def by_separate(searched: Searched, target_ms: float, draws: np.random.Generator) -> list:
@@ -66,10 +91,17 @@ def ranked(
     searched: Searched, alpha: Alpha, target_ms: float, draws: np.random.Generator
 ) -> list[Architecture]:
     """Best of alpha's candidates by shared weights."""
+    found = derived(searched, alpha, target_ms, draws)
+    return [min(found, key=lambda a: searched.losses[a])]
+
+
+def derived(
+    searched: Searched, alpha: Alpha, target_ms: float, draws: np.random.Generator
+) -> list[Architecture]:
+    """Alpha's candidates for a budget."""
     with torch.no_grad():
         log_p = alpha(target_ms)
-    found = candidates(searched.problem, log_p, target_ms, CANDIDATES, draws)
-    return [min(found, key=lambda a: searched.losses[a])]
+    return candidates(searched.problem, log_p, target_ms, CANDIDATES, draws)
 
 
 def any_feasible(searched: Searched, target_ms: float, _: np.random.Generator) -> list:
@@ -141,9 +173,12 @@ def surrogate_of(searched: Searched) -> Choices:
 
 
 PICKS: Mapping[str, Pick] = {
-    "search (alpha, then shared weights)": by_search,
-    "an alpha for each budget, same cost": by_separate,
-    "an alpha for each budget, five times": by_alone,
+    "search (alpha, shared weights, trials)": by_search,
+    "search without trials": by_shared,
+    "  an alpha for each budget, same cost": by_separate,
+    "  an alpha for each budget, five times": by_alone,
+    "trials without alpha, of all that fill": trials_of_filling,
+    "trials of random ones that fill": trials_of_random,
     "a random feasible student": any_feasible,
     "a random student that fills the budget": any_filling,
     "the largest feasible student (MACs)": largest,

@@ -1,16 +1,18 @@
 """Several processes as one: under torchrun all draw the same, and learn from means over all."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import reduce
+from accelerate.utils import broadcast_object_list, reduce
 from einops import pack, unpack
 from torch import Tensor
 
 from export.errors import UserError
 
+Result = TypeVar("Result")
 # One process measures, or stores the teacher's outputs, while the others wait for it.
 LONGEST_WAIT = timedelta(days=7)
 
@@ -18,6 +20,11 @@ LONGEST_WAIT = timedelta(days=7)
 def join_processes() -> PartialState:
     """Join the processes that torchrun started, if it did: who am I, of how many, which device."""
     return PartialState(cpu=not torch.cuda.is_available(), timeout=LONGEST_WAIT)
+
+
+def from_first(call: Callable[[], Result]) -> Result:
+    """Return what `call` returns in the first process, in all of them."""
+    return broadcast_object_list([call() if is_first() else None])[0]
 
 
 def average(tensors: Sequence[Tensor]) -> None:

@@ -219,6 +219,11 @@ class SearchConfig:
     seed: int = 0
     candidates: int = 16
     """Architectures derived within the budget and ranked with the shared weights."""
+    trials: int = 8
+    """Best of them that are trained on for a moment, each from its shared weights, and ranked
+    again; 0 ranks by shared weights alone."""
+    trial_epochs: int = 2
+    trial_learning_rate: float = 0.05
     finalists: int = 4
     """Best of them that are measured whole."""
     measure_spread: float = 0.004

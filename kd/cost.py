@@ -56,10 +56,13 @@ def _outputs(config: TrainConfig, data: Data) -> Passes:
     return Passes(sum((shape.views + 1) * shape.images for shape in shapes))
 
 
-def budget_passes(settings: TrainConfig, data: Data, scored: int) -> Passes:
-    """Count what a budget adds: `scored` candidates, each recalibrated, on the search split."""
+def budget_passes(
+    config: SearchConfig, settings: TrainConfig, data: Data, scored: int, tried: int
+) -> Passes:
+    """Count what a budget adds: scores of candidates, each recalibrated, and trials of some."""
     calibration = CALIBRATION_BATCHES * min(settings.batch, len(data.train))
-    return Passes(scored * (len(data.search) + calibration))
+    trial = config.trial_epochs * steps_per_epoch(data, settings.batch) * settings.batch
+    return Passes((scored + tried) * (len(data.search) + calibration), tried * trial)
 
 
 def retraining_passes(config: SearchConfig, data: Data) -> Passes:
@@ -81,9 +84,11 @@ def train_cost(config: TrainConfig, data: Data) -> str:
     )
 
 
-def search_cost(config: SearchConfig, settings: TrainConfig, data: Data, scored: int) -> str:
+def search_cost(
+    config: SearchConfig, settings: TrainConfig, data: Data, scored: int, tried: int
+) -> str:
     """Say what one budget costs with the supernet, beside training controls to choose among."""
-    own = budget_passes(settings, data, scored)
+    own = budget_passes(config, settings, data, scored, tried)
     whole = supernet_passes(settings, data) + own
     one = retraining_passes(config, data)
     controls = Passes(both=CONTROLS * one.both)

@@ -8,6 +8,7 @@ import numpy as np
 
 from export.errors import UserError
 from export.files import DAMAGE, read_json, write_json
+from export.processes import is_first
 from export.stopwatch import Timing
 from supernet.derive import FILLS, Programme, candidates
 from supernet.space import Architecture, Choices
@@ -18,7 +19,9 @@ MARGIN = 0.012
 FILL = 0.99
 ATTEMPTS = 6
 
-Score = tuple[float, float]
+# (whether it was scored with shared weights alone, loss, accuracy): the less, the better.
+Score = tuple[bool, float, float]
+Rank = Callable[[Sequence[Architecture]], Mapping[Architecture, Score]]
 Measure = Callable[[Sequence[Architecture]], Mapping[Architecture, Timing]]
 
 
@@ -26,16 +29,17 @@ Measure = Callable[[Sequence[Architecture]], Mapping[Architecture, Timing]]
 class Pick:
     """The architecture chosen for a budget, before it is retrained.
 
-    `shared_loss` and `shared_accuracy` are its score with shared weights, best of `scored`;
-    `measured` is None where students of the table cannot be timed.
+    `loss` and `accuracy` are its score on the search split, best of `scored` candidates of which
+    `tried` had a trial; `measured` is None where students of the table cannot be timed.
     """
 
     architecture: Architecture
     predicted_ms: float
     measured: Timing | None
-    shared_loss: float
-    shared_accuracy: float
+    loss: float
+    accuracy: float
     scored: int
+    tried: int
 
 
 def kept_pick(path: Path, identity: Mapping[str, str], find: Callable[[], Pick]) -> Pick:
@@ -53,7 +57,8 @@ def kept_pick(path: Path, identity: Mapping[str, str], find: Callable[[], Pick])
         except DAMAGE as error:
             raise UserError(f"{path}: damaged ({error}); remove it and search again") from error
     pick = find()
-    write_json(path, {"identity": dict(identity), "pick": asdict(pick)})
+    if is_first():
+        write_json(path, {"identity": dict(identity), "pick": asdict(pick)})
     return pick
 
 
@@ -62,13 +67,13 @@ def pick_measured(
     log_p: Choices,
     target_ms: float,
     counts: tuple[int, int],
-    rate: Callable[[Architecture], Score],
+    rank: Rank,
     measure: Measure,
     draws: np.random.Generator,
 ) -> Pick:
     """Return the candidate of least loss among those measured within the budget and filling it.
 
-    `counts` are (candidates, finalists) of an attempt; `rate` gives (loss, accuracy). What is
+    `counts` are (candidates, finalists) of an attempt; `rank` gives scores. What is
     measured tells how far the table is off near this budget, and the next attempt asks the table
     for that much more or less. Raises `UserError` when nothing was measured within the budget.
     """
@@ -83,7 +88,7 @@ def pick_measured(
         fresh = [a for a in found if a not in timings]
         if not fresh:
             break
-        scores |= {a: rate(a) for a in fresh if a not in scores}
+        scores |= rank([a for a in fresh if a not in scores])
         finalists = sorted(fresh, key=lambda a: scores[a])[: counts[1]]
         timings |= measure(finalists)
         least_ms = FILL * target_ms if asked_ms < slowest_ms else 0.0
@@ -101,7 +106,7 @@ def pick_measured(
             "table predicts some; the table may be from a quieter hour: try again, or remove it "
             "and train again"
         )
-    return Pick(best, problem.table.predicted_ms(best), timings[best], *scores[best], len(scores))
+    return _pick(best, problem, timings[best], scores)
 
 
 def _confirmed(
@@ -134,7 +139,7 @@ def pick_predicted(
     log_p: Choices,
     target_ms: float,
     count: int,
-    rate: Callable[[Architecture], Score],
+    rank: Rank,
     draws: np.random.Generator,
 ) -> Pick:
     """Return the candidate of least loss by the table alone, for a device that is not here.
@@ -149,6 +154,18 @@ def pick_predicted(
             f"--target-latency {target_ms:g}: no student is predicted within it with the table's "
             f"error of {error:.1%} to spare; ask for a little more"
         )
-    scores = {a: rate(a) for a in found}
+    scores = dict(rank(found))
     best = min(found, key=lambda a: scores[a])
-    return Pick(best, problem.table.predicted_ms(best), None, *scores[best], len(scores))
+    return _pick(best, problem, None, scores)
+
+
+def _pick(
+    best: Architecture,
+    problem: Programme,
+    timing: Timing | None,
+    scores: Mapping[Architecture, Score],
+) -> Pick:
+    _, loss, accuracy = scores[best]
+    tried = sum(not shared for shared, *_ in scores.values())
+    predicted_ms = problem.table.predicted_ms(best)
+    return Pick(best, predicted_ms, timing, loss, accuracy, len(scores), tried)

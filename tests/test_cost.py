@@ -41,7 +41,11 @@ def test_supernet_without_a_teacher_at_hand_or_with_it_online(data: Data) -> Non
 
 
 def test_a_budget_its_retraining_and_akd(data: Data) -> None:
-    assert budget_passes(CONFIG, data, scored=6) == Passes(6 * (40 + 4 * 32))
+    scores = 6 * (40 + 4 * 32)
+    config = SearchConfig(epochs=9, trial_epochs=3)
+    assert budget_passes(config, CONFIG, data, scored=6, tried=0) == Passes(scores)
+    tried = Passes(8 * (40 + 4 * 32), both=2 * 3 * 5 * 32)
+    assert budget_passes(config, CONFIG, data, scored=6, tried=2) == tried
     assert retraining_passes(SearchConfig(epochs=9), data) == Passes(both=9 * 200)
     assert akd_passes(data) == Passes(both=10_000 * 5 * 160)
 
@@ -56,6 +60,6 @@ def test_what_is_said(data: Data) -> None:
     said = train_cost(CONFIG, data)
     assert said.startswith("1,000 images forward, 856 forward and backward, once for all budgets")
     assert said.endswith(f"8,000,000 forward and backward, {times:,.0f} times as much")
-    said = search_cost(SearchConfig(epochs=9), CONFIG, data, scored=6)
+    said = search_cost(SearchConfig(epochs=9), CONFIG, data, scored=6, tried=0)
     assert said.startswith("1,008 images forward, and 1,800 forward and backward to retrain;")
     assert f"{3 * 18_000 / (2008 + 3 * 856):.2g} times supernet and search" in said

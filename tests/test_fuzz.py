@@ -168,7 +168,7 @@ def table_json(folder: Path) -> dict:
 def pick_json(_: Path) -> dict:
     timing = {"ms": 1.0, "spread": 0.1}
     pick = {"architecture": tiny_space().smallest().to_json(), "predicted_ms": 1.0}
-    pick |= {"measured": timing, "shared_loss": 1.0, "shared_accuracy": 0.5, "scored": 3}
+    pick |= {"measured": timing, "loss": 1.0, "accuracy": 0.5, "scored": 3, "tried": 2}
     return {"identity": {}, "pick": pick}
 
 
