@@ -26,7 +26,7 @@ from benchmarks.shared_search import (
     shared_score,
     trained_alpha,
     trained_weights,
-    trial_loss,
+    trial_score,
 )
 from benchmarks.small_world import SPACE, architectures, small_world
 from benchmarks.ways_to_pick import PICKS, Searched
@@ -111,7 +111,7 @@ def search(
     macs = {a: parameters_and_macs(SPACE, a)[1] for a in losses}
     trial = remembered(
         folder / "trials.json",
-        lambda a: trial_loss(supernet, a, images, world, KD_LOSS, seed),
+        lambda a: trial_score(supernet, a, images, world, KD_LOSS, seed)[0],
     )
     return Searched(losses, trial, alpha, separate, alone, problem, macs)
 

@@ -98,15 +98,15 @@ def shared_score(
     return _score(supernet.extract(architecture), images, world, loss)
 
 
-def trial_loss(
+def trial_score(
     supernet: Supernet,
     architecture: Architecture,
     images: Iterable[Tensor],
     world: World,
     loss: Loss,
     seed: int,
-) -> float:
-    """Loss on the search split after a trial, as search.py gives its best candidates."""
+) -> tuple[float, float]:
+    """(loss, accuracy) on the search split after a trial, as search.py gives to candidates."""
     student = supernet.extract(architecture)
     fit(
         student,
@@ -118,7 +118,7 @@ def trial_loss(
         _quiet,
         NoCheckpoint(),
     )
-    return _score(student, images, world, loss)[0]
+    return _score(student, images, world, loss)
 
 
 def _score(
