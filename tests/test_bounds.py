@@ -71,8 +71,18 @@ def test_batches_larger_than_their_split() -> None:
     config = TrainConfig(limit=200, batch=160, alpha_batch=40)
     data = load_data(config.data_settings(16))
     assert (len(data.train), len(data.search)) == (160, 40)
-    check_batches(config, data)
+    check_batches(config, data, 1)
     with pytest.raises(UserError, match="--batch 161: more than the 160 images of the train split"):
-        check_batches(replace(config, batch=161), data)
+        check_batches(replace(config, batch=161), data, 1)
     with pytest.raises(UserError, match="--alpha-batch 41: more than the 40 images of the search"):
-        check_batches(replace(config, alpha_batch=41), data)
+        check_batches(replace(config, alpha_batch=41), data, 1)
+
+
+def test_batches_that_cannot_be_parted() -> None:
+    config = TrainConfig(limit=200, batch=32, alpha_batch=24, accumulate=2)
+    data = load_data(config.data_settings(16))
+    check_batches(config, data, 4)
+    with pytest.raises(UserError, match=r"--batch 36: 4 processes .* part it in 8; give a mult"):
+        check_batches(replace(config, batch=36), data, 4)
+    with pytest.raises(UserError, match="--alpha-batch 24: 8 processes"):
+        check_batches(config, data, 8)
