@@ -8,8 +8,9 @@ and its rank among them, by the accuracies of ground_truth. Beside the search st
 with the same shared weights and table. Writes benchmarks/results/regret.json.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ from benchmarks.shared_search import (
     trial_score,
 )
 from benchmarks.small_world import SPACE, architectures, small_world
+from benchmarks.verdict import Truth, Verdict, ahead, summary
 from benchmarks.ways_to_pick import PICKS, Searched
 from benchmarks.world import KD_LOSS, World
 from export.errors import UserError
@@ -57,34 +59,52 @@ class Settings:
 def main(settings: Settings) -> None:
     """Search with every supernet; print and write mean regret, rank and broken budgets."""
     world = small_world(settings.data, settings.limit, settings.run)
-    known = truth(settings.truth)
-    every = architectures()
-    if missing := len(every) - len(known):
-        raise SystemExit(f"{settings.truth}: {missing} students are not trained yet")
-    worth = {a: float(np.mean(known[number])) for number, a in enumerate(every)}
+    known = Truth(known_accuracies(settings.truth))
     problem = programme(world.table)
-    fastest_ms, slowest_ms = problem.range_ms()
-    budgets = np.geomspace(fastest_ms, slowest_ms, settings.budgets + 2)[1:-1].tolist()
-    found: dict[str, list[tuple[float, float, bool]]] = {name: [] for name in PICKS}
+    budgets = np.geomspace(*problem.range_ms(), settings.budgets + 2)[1:-1].tolist()
+    verdicts: dict[str, dict[int, list[Verdict]]] = {name: {} for name in PICKS}
+    regrets: dict[str, dict[tuple[int, float], float]] = {name: {} for name in PICKS}
     taus = []
     for seed in settings.seeds:
         searched = search(settings, world, problem, budgets, seed)
-        loss = [searched.losses[a] for a in every]
-        taus.append(float(kendalltau(loss, [-worth[a] for a in every]).statistic))
+        loss = [searched.losses[a] for a in architectures()]
+        worth = [known.worth(a) for a in architectures()]
+        taus.append(float(-kendalltau(loss, worth).statistic))
         draws = np.random.default_rng(seed)
-        for target_ms in budgets:
-            for name, pick in PICKS.items():
-                picked = pick(searched, target_ms, draws)
-                found[name] += [judged(worth, searched, a, target_ms) for a in picked]
-    result = {name: summary(judgements) for name, judgements in found.items()}
+        for target_ms, (name, pick) in product(budgets, PICKS.items()):
+            picked = pick(searched, target_ms, draws)
+            found = [judged(known, searched, a, target_ms) for a in picked]
+            verdicts[name].setdefault(seed, []).extend(found)
+            if not any(v.over for v in found):
+                regrets[name][seed, target_ms] = float(np.mean([v.regret for v in found]))
+    result = {name: summary(own) for name, own in verdicts.items()}
     for name, row in result.items():
+        row["search_is_ahead_by"], row["p"] = ahead(regrets[next(iter(PICKS))], regrets[name])
         print(
-            f"{name:40} regret {row['regret']:.2f} ± {row['regret_std']:.2f} points, rank within "
-            f"best {row['rank']:.0%}, over budget {row['over']:.0%}"
+            f"{name:40} regret {row['regret']:.2f} ± {row['regret_std']:.2f}, behind all trained "
+            f"{row['behind']:.2f} ± {row['behind_std']:.2f} points, rank {row['rank']:.1%}, over "
+            f"budget {row['over']:.0%}; search ahead by {row['search_is_ahead_by']:.2f}, "
+            f"p = {row['p']:.2g}"
         )
     print(f"Kendall tau of shared loss and truth: {np.mean(taus):.3f} ± {np.std(taus):.3f}")
     facts = {"kendall_tau": taus, "budgets_ms": budgets, "ways": result}
     write_json(settings.out, provenance("regret", settings) | facts)
+
+
+def known_accuracies(path: Path) -> dict[Architecture, np.ndarray]:
+    """Read the truth; stop where students are missing."""
+    known, every = truth(path), architectures()
+    if missing := len(every) - len(known):
+        raise SystemExit(f"{path}: {missing} students are not trained yet")
+    return {a: np.array(known[number]) for number, a in enumerate(every)}
+
+
+def judged(
+    known: Truth, searched: Searched, architecture: Architecture, target_ms: float
+) -> Verdict:
+    """Judge one pick."""
+    over = searched.ms(architecture) > target_ms
+    return known.judge(architecture, searched.feasible(target_ms), over=over)
 
 
 def search(
@@ -104,10 +124,10 @@ def search(
     separate = {ms: alpha_of(one, few, f"few_{ms:.3f}") for ms, one in ones.items()}
     alone = {ms: alpha_of(one, many, f"many_{ms:.3f}") for ms, one in ones.items()}
     images = calibration_images(world)
-    losses = {
-        a: shared_score(supernet, a, images, world, KD_LOSS)[0]
-        for a in tqdm(architectures(), desc="scores", unit="student")
-    }
+    score = remembered(
+        folder / "losses.json", lambda a: shared_score(supernet, a, images, world, KD_LOSS)[0]
+    )
+    losses = {a: score(a) for a in tqdm(architectures(), desc="scores", unit="student")}
     macs = {a: parameters_and_macs(SPACE, a)[1] for a in losses}
     trial = remembered(
         folder / "trials.json",
@@ -128,32 +148,6 @@ def remembered(path: Path, measure: Callable[[Architecture], float]) -> Callable
         return known[number]
 
     return recall
-
-
-def judged(
-    worth: Mapping[Architecture, float],
-    searched: Searched,
-    architecture: Architecture,
-    target_ms: float,
-) -> tuple[float, float, bool]:
-    """(regret in points, share of feasible students that are better, whether it is over budget)."""
-    feasible = np.array([worth[a] for a in searched.feasible(target_ms)])
-    own = worth[architecture]
-    over = searched.ms(architecture) > target_ms
-    return 100 * (feasible.max() - own), float(np.mean(feasible > own)), over
-
-
-def summary(judgements: list[tuple[float, float, bool]]) -> dict[str, float]:
-    """Means over supernets and budgets; a pick over its budget counts only as such."""
-    kept = [one for one in judgements if not one[2]]
-    regrets, ranks = np.array([one[:2] for one in kept]).T if kept else (np.array([np.nan]),) * 2
-    return {
-        "regret": float(regrets.mean()),
-        "regret_std": float(regrets.std()),
-        "rank": float(ranks.mean()),
-        "over": float(np.mean([one[2] for one in judgements])),
-        "picks": len(judgements),
-    }
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from export.errors import UserError
 from supernet.latency import LAYER_DECISIONS, LatencyTable
 from supernet.space import Architecture, Choices
 
-# A candidate should use this much of the budget; less only where the space has none that does.
+# A candidate should use this much of the budget; less only where too few students do.
 FILLS = (0.985, 0.97, 0.95, 0.9, 0.8, 0.0)
 
 
@@ -184,21 +184,21 @@ def candidates(
     """Return distinct architectures within `budget_ms` that fill it: the most probable first.
 
     Perturb-and-MAP (Papandreou & Yuille 2011): Gumbel noise on log-probabilities, solved again.
-    At most `count`; empty when no architecture is within the budget.
+    At most `count`, of which those of a small space may fill it less; empty when no architecture
+    is within the budget.
     """
     value = problem.value_of(log_p)
+    found: dict[Architecture, None] = {}
     for fill in FILLS:
         best = problem.solve(value, fill * budget_ms, budget_ms)
-        if best is not None:
-            break
-    else:
-        return []
-    found = {best: None}
-    for _ in range(2 * count):
-        if len(found) == count:
-            break
-        noise = generator.gumbel(size=len(value))
-        architecture = problem.solve(value + noise, fill * budget_ms, budget_ms)
-        assert architecture is not None, "the same bounds were feasible"
-        found[architecture] = None
+        if best is None:
+            continue
+        found[best] = None
+        for _ in range(2 * count):
+            if len(found) >= count:
+                return list(found)
+            noise = generator.gumbel(size=len(value))
+            architecture = problem.solve(value + noise, fill * budget_ms, budget_ms)
+            assert architecture is not None, "the same bounds were feasible"
+            found[architecture] = None
     return list(found)

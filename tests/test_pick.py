@@ -161,7 +161,7 @@ def test_a_generous_budget_gets_the_slowest_that_the_space_has(
     slowest_ms = problem.range_ms()[1]
     device = Device(problem.table, 1.0)
     log_p = alpha(3 * slowest_ms)
-    pick = pick_measured(problem, log_p, 3 * slowest_ms, COUNTS, rate, device.measure, random)
+    pick = pick_measured(problem, log_p, 3 * slowest_ms, COUNTS, rank, device.measure, random)
     assert pick.predicted_ms >= FILL * slowest_ms
     assert pick.architecture == min(device.timed, key=rate)
     # One attempt is enough, and the pick is timed once more.
@@ -206,8 +206,8 @@ def test_a_sure_alpha_gets_its_way(problem: Programme, random: np.random.Generat
     target_ms = 1.012 * problem.table.predicted_ms(wanted)
     device = Device(problem.table, 1.0, noise=0.0)
 
-    def favour(architecture: Architecture) -> Score:
-        return (0.0 if architecture == wanted else 1.0), 0.0
+    def favour(architectures: Sequence[Architecture]) -> dict[Architecture, Score]:
+        return {a: (True, float(a != wanted), 0.0) for a in architectures}
 
     pick = pick_measured(problem, log_p, target_ms, COUNTS, favour, device.measure, random)
     assert pick.architecture == wanted
