@@ -155,14 +155,14 @@ def test_nothing_measured_within_the_budget_is_an_error(
     assert device.timed
 
 
-def test_a_generous_budget_gets_the_slowest_that_the_space_has(
+def test_a_generous_budget_gets_one_of_the_slowest_that_the_space_has(
     problem: Programme, alpha: Alpha, random: np.random.Generator
 ) -> None:
     slowest_ms = problem.range_ms()[1]
     device = Device(problem.table, 1.0)
     log_p = alpha(3 * slowest_ms)
     pick = pick_measured(problem, log_p, 3 * slowest_ms, COUNTS, rank, device.measure, random)
-    assert pick.predicted_ms >= FILL * slowest_ms
+    assert pick.predicted_ms >= FILLS[2] * slowest_ms
     assert pick.architecture == min(device.timed, key=rate)
     # One attempt is enough, and the pick is timed once more.
     assert device.calls == [device.calls[0], [pick.architecture]]
