@@ -17,6 +17,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +87,7 @@ class Settings:
     w_epochs: int = 30
     epochs: int = 12
     """Of a student."""
+    guides: tuple[str, ...] = ("labels", RESNET, MIXER)
     budgets: int = 3
     seeds: tuple[int, ...] = (0, 1, 2)
     run: Path = Path("runs/akd")
@@ -95,15 +97,19 @@ class Settings:
 def main(settings: Settings) -> None:
     """Search and retrain what is not done yet, and test the claim."""
     world = open_world(settings.data, settings.limit, settings.run, SPACE)
-    worlds = {"labels": world, RESNET: world, MIXER: with_mixer(world, settings.run)}
+    worlds = {"labels": world, RESNET: world}
+    if MIXER in settings.guides:
+        worlds[MIXER] = with_mixer(world, settings.run)
     problem = programme(world.table)
     budgets = np.geomspace(*problem.range_ms(), settings.budgets + 2)[1:-1].tolist()
-    facts = {"second_teacher": worlds[MIXER].teacher, "students": SPACE.size()}
-    facts |= {"budgets_ms": budgets} | world.facts() | provenance("akd", settings)
+    facts = {"teachers": {guide: own.teacher for guide, own in worlds.items()}}
+    facts |= {"students": SPACE.size(), "budgets_ms": budgets}
+    facts = world.facts() | facts | provenance("akd", settings)
     write_json(settings.out.with_suffix(".json"), facts)
     for seed in settings.seeds:
         picks = picked(settings, worlds, problem, budgets, seed)
-        for (guide, way), target_ms in ((p, b) for p in PAIRS for b in budgets):
+        pairs = [(g, way) for g, way in PAIRS if (g, budgets[0]) in picks and way in worlds]
+        for (guide, way), target_ms in product(pairs, budgets):
             key = (str(seed), f"{target_ms:.4f}", guide, way)
             if key in {tuple(line.values())[:4] for line in read_lines(settings.out)}:
                 continue
@@ -142,7 +148,8 @@ def picked(
 ) -> Picks:
     """Search a student for every guide and budget, and draw a random one as fast as RESNET's."""
     found: Picks = {}
-    for guide, world in worlds.items():
+    for guide in settings.guides:
+        world = worlds[guide]
         folder, loss = settings.run / f"{guide}-{seed}", LOSSES[guide]
         supernet = trained_weights(world, problem, loss, settings.w_epochs, seed, folder)
         steps = ALPHA.alpha_steps
@@ -158,7 +165,7 @@ def picked(
             found[guide, target_ms] = pick.architecture
     sampler = fair_sampler(problem.table, *problem.range_ms())
     draws = np.random.default_rng(seed)
-    for target_ms in budgets:
+    for target_ms in budgets if RESNET in settings.guides else []:
         found["random", target_ms] = random_as_fast(sampler, found[RESNET, target_ms], draws)
     return found
 
