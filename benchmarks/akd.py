@@ -30,7 +30,6 @@ from benchmarks.csv_lines import append_lines, read_lines
 from benchmarks.provenance import provenance
 from benchmarks.shared_search import (
     ALPHA,
-    TRIALS,
     calibration_images,
     shared_score,
     trained_alpha,
@@ -88,6 +87,8 @@ class Settings:
     epochs: int = 12
     """Of a student."""
     guides: tuple[str, ...] = ("labels", RESNET, MIXER)
+    trials: int = 8
+    """Of candidates for a budget."""
     budgets: int = 3
     seeds: tuple[int, ...] = (0, 1, 2)
     run: Path = Path("runs/akd")
@@ -156,7 +157,9 @@ def picked(
         alpha = trained_alpha(world, supernet, problem, loss, steps, seed, folder / "alpha.pt")
         liked = {"guide": guide, "budgets": preferences(alpha, SHOWN_BUDGETS)}
         write_json(folder / "preferences.json", liked)
-        rank = partial(ranked, supernet=supernet, world=world, loss=loss, seed=seed)
+        rank = partial(
+            ranked, supernet=supernet, world=world, loss=loss, seed=seed, trials=settings.trials
+        )
         for target_ms in budgets:
             draws = np.random.default_rng(seed)
             with torch.no_grad():
@@ -171,12 +174,17 @@ def picked(
 
 
 def ranked(
-    found: Sequence[Architecture], supernet: Supernet, world: World, loss: Loss, seed: int
+    found: Sequence[Architecture],
+    supernet: Supernet,
+    world: World,
+    loss: Loss,
+    seed: int,
+    trials: int,
 ) -> dict[Architecture, Score]:
     """Scores as search.py gives them: with shared weights, and of the best after a trial."""
     images = calibration_images(world)
     scores = {a: (True, *shared_score(supernet, a, images, world, loss)) for a in found}
-    for a in sorted(found, key=lambda a: scores[a])[:TRIALS]:
+    for a in sorted(found, key=lambda a: scores[a])[:trials]:
         scores[a] = (False, *trial_score(supernet, a, images, world, loss, seed))
     return scores
 
