@@ -17,7 +17,7 @@ from export.processes import average, same_everywhere, share_of
 from export.tensor_files import read_tensors
 from tests.smoke import QUICK_SEARCH, ROOT, SMOKE, environment, table_of
 
-TWO = ("torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1")
+TWO = ("torch.distributed.run", "--standalone", "--nproc-per-node=2")
 
 
 def run_module(*words: object) -> subprocess.CompletedProcess:
@@ -76,8 +76,9 @@ def trained_by_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_two_processes_search_and_retrain(trained_by_two: Path) -> None:
-    budget = table_of(trained_by_two).predicted_ms(table_of(trained_by_two).space.largest())
-    options = ("--run", trained_by_two, "--target-latency", round(budget, 2), *QUICK_SEARCH)
+    table = table_of(trained_by_two)
+    generous_ms = round(10 * table.predicted_ms(table.space.largest()), 2)
+    options = ("--run", trained_by_two, "--target-latency", generous_ms, *QUICK_SEARCH)
     done = run_module(*TWO, "--", "search.py", *options)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("ONNX parity  passed") == 1
@@ -92,7 +93,8 @@ def test_a_killed_process_brings_the_job_to_its_last_checkpoint(
     for name, kills in (("calm", False), ("killed", True)):
         folder = tmp_path / name
         options = ("--run", folder, *SMOKE, *table, "--resume", "--checkpoint-seconds", 0)
-        command = [sys.executable, "-m", *TWO, "--", "train.py", *map(str, options)]
+        launcher = (*TWO, "--max-restarts=1")
+        command = [sys.executable, "-m", *launcher, "--", "train.py", *map(str, options)]
         with subprocess.Popen(command, cwd=ROOT, env=environment(), start_new_session=True) as job:
             if kills:
                 kill_a_worker(job.pid, folder / "metrics.jsonl")
