@@ -49,13 +49,13 @@ def filling(searched: Searched, target_ms: float) -> list[Architecture]:
     )
 
 
-def by_search(searched: Searched, target_ms: float, draws: np.random.Generator) -> list:
-    """The search: candidates from alpha, ranked with shared weights, the best after a trial."""
+def by_trials(searched: Searched, target_ms: float, draws: np.random.Generator) -> list:
+    """The search with --trials: the best of them are ranked again after a trial."""
     return tried(searched, derived(searched, searched.alpha, target_ms, draws))
 
 
 def by_shared(searched: Searched, target_ms: float, draws: np.random.Generator) -> list:
-    """The same without trials."""
+    """The search: candidates from alpha, ranked with shared weights."""
     return ranked(searched, searched.alpha, target_ms, draws)
 
 
@@ -173,8 +173,8 @@ def surrogate_of(searched: Searched) -> Choices:
 
 
 PICKS: Mapping[str, Pick] = {
-    "search (alpha, shared weights, trials)": by_search,
-    "search without trials": by_shared,
+    "search (alpha, then shared weights)": by_shared,
+    "search with trials": by_trials,
     "  an alpha for each budget, same cost": by_separate,
     "  an alpha for each budget, five times": by_alone,
     "trials without alpha, of all that fill": trials_of_filling,

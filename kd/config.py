@@ -219,7 +219,7 @@ class SearchConfig:
     seed: int = 0
     candidates: int = 16
     """Architectures derived within the budget and ranked with the shared weights."""
-    trials: int = 8
+    trials: int = 0
     """Best of them that are trained on for a moment, each from its shared weights, and ranked
     again; 0 ranks by shared weights alone."""
     trial_epochs: int = 2
