@@ -156,20 +156,27 @@ def surrogate(searched: Searched, target_ms: float, _: np.random.Generator) -> l
     BINAS (Nayman et al. 2021, arXiv:2110.12399) fits such a model to a few hundred evaluations.
     """
     value = searched.problem.value_of(surrogate_of(searched))
-    found = searched.problem.solve(value, 0.0, target_ms)
+    found = searched.problem.solve(searched.problem.of_existing_layers(value), 0.0, target_ms)
     return [] if found is None else [found]
 
 
 def surrogate_of(searched: Searched) -> Choices:
     """Value of every choice by least squares on the shared losses, lower losses being better."""
-    designs = np.array(
-        [torch.cat(list(SPACE.one_hot(a).values())).numpy() for a in searched.losses]
-    )
+    designs = np.array([design(a) for a in searched.losses])
     losses = np.array(list(searched.losses.values()))
     weights = np.linalg.lstsq(designs, -(losses - losses.mean()), rcond=None)[0]
     sizes = [len(d.choices) for d in SPACE.decisions()]
     parts = torch.from_numpy(weights).split(sizes)
     return {d.name: part for d, part in zip(SPACE.decisions(), parts, strict=True)}
+
+
+def design(architecture: Architecture) -> np.ndarray:
+    """1 at every choice of the architecture, of its existing layers only."""
+    stages = enumerate(architecture.stages, start=1)
+    layers = {f"stage{s}.layer{i + 1}" for s, stage in stages for i in range(len(stage.layers))}
+    parts = SPACE.one_hot(architecture).items()
+    own = [p if ".layer" not in n or n.rpartition(".")[0] in layers else 0 * p for n, p in parts]
+    return torch.cat(own).numpy()
 
 
 PICKS: Mapping[str, Pick] = {

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import torch
@@ -82,11 +83,28 @@ class Programme:
         }
         return self.table.space.architecture(picked)
 
-    def value_of(self, log_p: Choices) -> np.ndarray:
-        """Lay out log-probabilities as the value of every binary choice."""
+    def value_of(self, choices: Choices) -> np.ndarray:
+        """Lay out a number for every choice as the values [binaries] that `solve` takes."""
         return torch.cat(
-            [log_p[d.name].detach().double() for d in self.table.space.decisions()]
+            [choices[d.name].detach().double() for d in self.table.space.decisions()]
         ).numpy()
+
+    def of_existing_layers(self, value: np.ndarray) -> np.ndarray:
+        """Return values [binaries] by which an architecture is worth what its own layers are.
+
+        Absent layers have choices too, which the programme makes as it likes. So the best choice of
+        every decision of a layer is moved to the depths that have the layer, and is 0 there: with
+        log-probabilities the sum then is that of the architecture, whatever absent layers choose.
+        """
+        moved, sizes = value.copy(), {d.name: len(d.choices) for d in self.table.space.decisions()}
+        for s, stage in enumerate(self.table.space.stages, start=1):
+            depths = self.offsets[f"stage{s}.depth"] + np.arange(len(stage.depths))
+            for i, name in product(range(max(stage.depths)), LAYER_DECISIONS):
+                decision = f"stage{s}.layer{i + 1}.{name}"
+                own = self.offsets[decision] + np.arange(sizes[decision])
+                moved[own] -= value[own].max()
+                moved[depths[np.array(stage.depths) > i]] += value[own].max()
+        return moved
 
 
 def programme(table: LatencyTable) -> Programme:
@@ -184,13 +202,14 @@ def candidates(
     """Return distinct architectures within `budget_ms` that fill it: the most probable first.
 
     Perturb-and-MAP (Papandreou & Yuille 2011): Gumbel noise on log-probabilities, solved again.
+    Without a budget that draws every decision from alpha, those of absent layers too.
     At most `count`, of which those of a small space may fill it less; empty when no architecture
     is within the budget.
     """
     value = problem.value_of(log_p)
     found: dict[Architecture, None] = {}
     for fill in FILLS:
-        best = problem.solve(value, fill * budget_ms, budget_ms)
+        best = problem.solve(problem.of_existing_layers(value), fill * budget_ms, budget_ms)
         if best is None:
             continue
         found[best] = None
