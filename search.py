@@ -40,7 +40,6 @@ from kd.run import AnyMetrics, open_metrics, read_config, read_metrics
 from kd.settings import option, settings_of, train_config_of
 from kd.stream import streamed
 from kd.teacher import read_facts
-from kd.trial import ranked
 from supernet.alpha import Alpha
 from supernet.alpha_training import AlphaSettings, train_alpha
 from supernet.derive import Programme, check_budget, programme
@@ -57,7 +56,7 @@ from supernet.presets import preset_resolution, preset_space
 from supernet.sampling import fair_sampler, random_as_fast
 from supernet.ship import ship
 from supernet.space import Architecture
-from supernet.storage import is_of_table, load_alpha, load_weights, save_alpha
+from supernet.storage import is_of_table, load_alpha, load_surrogate, load_weights, save_alpha
 from supernet.student import Student, parameters_and_macs
 from supernet.supernet import Supernet
 
@@ -197,7 +196,7 @@ def make_student(
         "unit_of_work": trained.table.unit_of_work(),
         "table": trained.table.fingerprint(),
         "settings": settings_of(config),
-        "cost": search_cost(config, trained.config, trained.data, pick.scored, pick.tried),
+        "cost": search_cost(config, trained.config, trained.data),
         "controls": compared,
     }
     write_json(folder / "metrics.json", facts)
@@ -223,23 +222,22 @@ def identity(config: SearchConfig, trained: Trained) -> dict[str, str]:
 def search(config: SearchConfig, trained: Trained, alpha: Alpha, target_ms: float) -> Pick:
     """Return the architecture for a budget.
 
-    Candidates are derived from alpha at the budget and ranked by loss on the search split, first
-    with shared weights, then after a trial; the best are measured whole where they can be.
+    Candidates are derived from alpha at the budget and ranked by the loss that the surrogate
+    expects; the best are measured whole where they can be.
     """
-    given = {"config": config, "settings": trained.config}
-    given |= {"data": trained.data, "taught": trained.taught}
-    rank = partial(ranked, extract=trained.supernet.extract, **given)
+    path, space = config.run / "supernet.safetensors", trained.table.space
+    expect = load_surrogate(path, space).loss
     draws = np.random.default_rng(config.seed)
     with torch.no_grad():
         log_p = alpha(target_ms)
     if not_from_here(trained.table):
-        return pick_predicted(trained.problem, log_p, target_ms, config.candidates, rank, draws)
+        return pick_predicted(trained.problem, log_p, target_ms, config.candidates, expect, draws)
     counts, limits = (config.candidates, config.finalists), (config.patience(), config.seed)
 
     def whole_ms(students: Sequence[Architecture]) -> Mapping[Architecture, Timing]:
         return from_first(lambda: measure_architectures(trained.table, *limits, students))
 
-    return pick_measured(trained.problem, log_p, target_ms, counts, rank, whole_ms, draws)
+    return pick_measured(trained.problem, log_p, target_ms, counts, expect, whole_ms, draws)
 
 
 def trained_student(

@@ -9,13 +9,12 @@ stored outputs or a latency table that the folder already holds are not made aga
 import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import numpy as np
 import torch
 import tyro
-from torch import nn
 from tqdm import tqdm
 
 from export.device import UnitOfWork
@@ -65,15 +64,17 @@ from supernet.measure import (
 )
 from supernet.presets import preset_resolution, preset_space
 from supernet.preview import alpha_seconds, student_seconds, w_seconds
-from supernet.sampling import FairSampler, fair_sampler, log_uniform
+from supernet.sampling import FairSampler, fair_sampler, fair_students
 from supernet.space import Architecture, SearchSpace
 from supernet.storage import save_supernet
 from supernet.supernet import Supernet
+from supernet.surrogate import fit_surrogate
 from supernet.w_training import WSettings, train_w
 
 PROCESSES = join_processes()
 DEVICE = PROCESSES.device
-SHOWN_BUDGETS, SHOWN_RANDOM = 8, 24
+SHOWN_BUDGETS = 8
+Scores = Mapping[Architecture, tuple[float, float]]  # loss and accuracy with the shared weights
 CURVES = (
     *(("teacher", "accuracy"), ("w", "largest"), ("w", "fair"), ("w", "smallest")),
     *(("alpha", "search_loss"), ("alpha", "expected_over_target"), ("alpha", "entropy")),
@@ -149,16 +150,18 @@ def conclude(
     """Save what was learned; look at the front, and for what went wrong; report."""
     liked = {"guide": config.guide_name, "budgets": preferences(alpha, SHOWN_BUDGETS)}
     write_json(config.run / "preferences.json", liked)
+    draws = np.random.default_rng(config.seed)
+    score = partial(scored, config, data, taught, supernet)
+    random = score("survey", fair_students(sampler, config.surveyed, draws))
+    surrogate = fit_surrogate(supernet.space, {a: loss for a, (loss, _) in random.items()})
     path = config.run / "supernet.safetensors"
-    save_supernet(path, supernet, alpha, problem.table.fingerprint())
-    images = calibration_images(data.train, config.batch, config.seed)
-    loss = config.loss(config.guide)
-    rated = partial(rate, images=images, split=data.search, outputs=taught.search, loss=loss)
-    searched, random = front(config, supernet, alpha, problem, sampler, rated)
+    save_supernet(path, supernet, alpha, surrogate, problem.table.fingerprint())
+    searched = score("front", alphas_own(alpha, problem, draws))
     found = alarms(alpha, read_metrics(config.run))
     rows = [
         ("teacher", f"{config.teacher_name}, {teacher.check}"),
         *describe_table(problem),
+        ("surrogate", f"{surrogate}"),
         ("cost", train_cost(config, data)),
         *(("ALARM", alarm) for alarm in found),
     ]
@@ -226,32 +229,28 @@ def rough_range(config: TrainConfig, space: SearchSpace, unit: UnitOfWork) -> st
     return f"about {fastest_ms:.1f} to {slowest_ms:.1f} ms for a {unit}"
 
 
-def front(
+def scored(
     config: TrainConfig,
+    data: Data,
+    taught: Teaching,
     supernet: Supernet,
-    alpha: Alpha,
-    problem: Programme,
-    sampler: FairSampler,
-    rated: Callable[[nn.Module], tuple[float, float]],
-) -> tuple[list[Point], list[Point]]:
-    """Accuracy with shared weights of alpha's own picks and of random students, by latency."""
-    draws = np.random.default_rng(config.seed)
-    budgets = np.geomspace(*sampler.range_ms, SHOWN_BUDGETS + 1)[1:]
-    picks = [
+    what: str,
+    students: Sequence[Architecture],
+) -> Scores:
+    """Score students with the shared weights on the search split."""
+    images = calibration_images(data.train, config.batch, config.seed)
+    loss = config.loss(config.guide)
+    rated = partial(rate, images=images, split=data.search, outputs=taught.search, loss=loss)
+    return {a: rated(supernet.extract(a)) for a in tqdm(students, what, unit="student")}
+
+
+def alphas_own(alpha: Alpha, problem: Programme, draws: np.random.Generator) -> list[Architecture]:
+    """Alpha's own pick at several budgets, as the front shows it."""
+    return [
         pick
-        for target_ms in budgets
+        for target_ms in np.geomspace(*problem.range_ms(), SHOWN_BUDGETS + 1)[1:]
         for pick in candidates(problem, alpha(target_ms), target_ms, 1, draws)
     ]
-    random = [
-        sampler.near(log_uniform(sampler.range_ms, draws), draws) for _ in range(SHOWN_RANDOM)
-    ]
-
-    def point(architecture: Architecture) -> Point:
-        _, accuracy = rated(supernet.extract(architecture))
-        return Point(problem.table.predicted_ms(architecture), accuracy)
-
-    points = [point(a) for a in tqdm([*picks, *random], desc="front", unit="student")]
-    return points[: len(picks)], points[len(picks) :]
 
 
 def write_train_report(
@@ -259,13 +258,14 @@ def write_train_report(
     alpha: Alpha,
     table: LatencyTable,
     rows: list[tuple[str, str]],
-    searched: list[Point],
-    random: list[Point],
+    searched: Scores,
+    random: Scores,
 ) -> None:
     """Write the pictures and report.html."""
     run, middle_ms = config.run, float(np.sqrt(np.prod(alpha.range_ms())))
     ylabel = "accuracy on the search split, shared weights"
-    front_figure(run / "front.png", searched, random, table.unit_of_work(), ylabel)
+    points = [points_of(table, scores) for scores in (searched, random)]
+    front_figure(run / "front.png", *points, table.unit_of_work(), ylabel)
     curves_figure(run / "curves.png", read_metrics(run), CURVES)
     choices_figure(run / "choices.png", named_probabilities(alpha, middle_ms))
     provenance = [(name, str(value)) for name, value in table.provenance.items()]
@@ -278,6 +278,11 @@ def write_train_report(
         Section("Settings", table=settings),
     ]
     write_report(run / "report.html", f"Oyster: {run.name}", sections)
+
+
+def points_of(table: LatencyTable, scores: Scores) -> list[Point]:
+    """Latency and accuracy, as a picture shows them."""
+    return [Point(table.predicted_ms(a), accuracy) for a, (_, accuracy) in scores.items()]
 
 
 if __name__ == "__main__":

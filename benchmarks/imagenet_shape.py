@@ -50,10 +50,10 @@ def teacher():
 '''
 LEAST = (
     *("--views", "1", "--batch", "16", "--alpha-batch", "8", "--workers", "2", "--limit", "2000"),
-    *("--w-epochs", "1", "--alpha-steps", "4", "--latency-seconds", "3"),
+    *("--w-epochs", "1", "--alpha-steps", "4", "--surveyed", "8", "--latency-seconds", "3"),
 )
 LEAST_SEARCH = (
-    *("--epochs", "1", "--candidates", "3", "--trials", "0", "--finalists", "2"),
+    *("--epochs", "1", "--candidates", "3", "--finalists", "2"),
     *("--measure-seconds", "5", "--target-latency", "6"),
 )
 

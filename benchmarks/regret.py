@@ -10,6 +10,7 @@ with the same shared weights and table. Writes benchmarks/results/regret.json.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -22,12 +23,13 @@ from benchmarks.ground_truth import truth
 from benchmarks.provenance import provenance
 from benchmarks.shared_search import (
     ALPHA,
+    SURVEYED,
     OneBudget,
     calibration_images,
-    shared_score,
+    shared_loss,
+    surveyed,
     trained_alpha,
     trained_weights,
-    trial_score,
 )
 from benchmarks.small_world import SPACE, architectures, small_world
 from benchmarks.verdict import Truth, Verdict, ahead, summary
@@ -127,15 +129,12 @@ def search(
     alone = {ms: alpha_of(one, many, f"many_{ms:.3f}") for ms, one in ones.items()}
     images = calibration_images(world)
     score = remembered(
-        folder / "losses.json", lambda a: shared_score(supernet, a, images, world, KD_LOSS)[0]
+        folder / "losses.json", partial(shared_loss, supernet, world, KD_LOSS, images)
     )
     losses = {a: score(a) for a in tqdm(architectures(), desc="scores", unit="student")}
     macs = {a: parameters_and_macs(SPACE, a)[1] for a in losses}
-    trial = remembered(
-        folder / "trials.json",
-        lambda a: trial_score(supernet, a, images, world, KD_LOSS, seed)[0],
-    )
-    return Searched(losses, trial, alpha, separate, alone, problem, macs)
+    surrogates = [surveyed(problem, score, n, seed) for n in (SURVEYED, SURVEYED // 2)]
+    return Searched(losses, *surrogates, alpha, separate, alone, problem, macs)
 
 
 def remembered(path: Path, measure: Callable[[Architecture], float]) -> Callable:

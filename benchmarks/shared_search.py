@@ -1,31 +1,31 @@
-"""A search in a small world: shared weights, alpha on them, and what they think of a student."""
+"""A search in a small world: shared weights, alpha on them, and a surrogate of their losses."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from benchmarks.world import BATCH, World
-from export.checkpoint import Checkpoint, NoCheckpoint
+from export.checkpoint import Checkpoint
 from kd.evaluate import recalibrate
-from kd.fit import FitSettings, fit
 from kd.loss import Loss
 from supernet.alpha import Alpha
 from supernet.alpha_training import AlphaSettings, train_alpha
 from supernet.derive import Programme
 from supernet.latency import LatencyTable
-from supernet.sampling import fair_sampler
+from supernet.sampling import fair_sampler, fair_students
 from supernet.space import Architecture
-from supernet.student import Student
 from supernet.supernet import Supernet
+from supernet.surrogate import Surrogate, fit_surrogate
 from supernet.w_training import WSettings, train_w
 
 CALIBRATION_BATCHES = 4
-TRIALS, TRIAL_EPOCHS, TRIAL_RATE = 8, 2, 0.05
+SURVEYED = 128
 ALPHA = AlphaSettings(
     alpha_steps=800,
     alpha_learning_rate=0.05,
@@ -87,52 +87,32 @@ def calibration_images(world: World) -> list[Tensor]:
     return [batch.images for batch in islice(world.train.epoch(-1, 256), CALIBRATION_BATCHES)]
 
 
-def shared_score(
+def shared_loss(
     supernet: Supernet,
-    architecture: Architecture,
-    images: Iterable[Tensor],
     world: World,
     loss: Loss,
-) -> tuple[float, float]:
-    """(loss, accuracy) on the search split with shared weights and recalibrated BatchNorm."""
-    return _score(supernet.extract(architecture), images, world, loss)
-
-
-def trial_score(
-    supernet: Supernet,
+    images: Sequence[Tensor],
     architecture: Architecture,
-    images: Iterable[Tensor],
-    world: World,
-    loss: Loss,
-    seed: int,
-) -> tuple[float, float]:
-    """(loss, accuracy) on the search split after a trial, as search.py gives to candidates."""
+) -> float:
+    """Loss on the search split with shared weights, BatchNorm recalibrated on `images`."""
     student = supernet.extract(architecture)
-    fit(
-        student,
-        partial(world.train.endless, BATCH, seed),
-        loss,
-        FitSettings(TRIAL_EPOCHS, TRIAL_RATE),
-        len(world.train.labels) // BATCH,
-        "trial",
-        _quiet,
-        NoCheckpoint(),
-    )
-    return _score(student, images, world, loss)
-
-
-def _score(
-    student: Student, images: Iterable[Tensor], world: World, loss: Loss
-) -> tuple[float, float]:
     recalibrate(student, images)
     student.eval()
-    total, right = 0.0, 0
     with torch.no_grad():
-        for batch in world.search.epoch(-1, 500):
-            logits = student(batch.images)
-            total += loss(logits, batch).item() * len(batch.labels)
-            right += int((logits.argmax(1) == batch.labels.argmax(1)).sum())
-    return total / len(world.search.labels), right / len(world.search.labels)
+        total = sum(
+            loss(student(batch.images), batch).item() * len(batch.labels)
+            for batch in world.search.epoch(-1, 500)
+        )
+    return total / len(world.search.labels)
+
+
+def surveyed(
+    problem: Programme, score: Callable[[Architecture], float], count: int, seed: int
+) -> Surrogate:
+    """Fit the surrogate to the scores of random students, as train.py does."""
+    sampler = fair_sampler(problem.table, *problem.range_ms())
+    students = fair_students(sampler, count, np.random.default_rng(seed))
+    return fit_surrogate(problem.table.space, {a: score(a) for a in students})
 
 
 def _quiet(*_: object, **__: float) -> None:

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from benchmarks.shared_search import TRIALS
 from benchmarks.small_world import SPACE
 from supernet.alpha import Alpha
 from supernet.derive import FILLS, Programme, candidates
-from supernet.space import Architecture, Choices
+from supernet.space import Architecture
+from supernet.surrogate import Surrogate
 
 CANDIDATES, TEN = 16, 10
 
@@ -20,7 +20,8 @@ class Searched:
     """One trained supernet, what it thinks of every student, and alpha."""
 
     losses: Mapping[Architecture, float]  # with shared weights
-    trial: Callable[[Architecture], float]  # loss after a trial
+    surrogate: Surrogate  # of these losses, fitted to as many students as train.py surveys
+    surrogate_of_few: Surrogate  # to half as many
     alpha: Alpha
     separate: Mapping[float, Alpha]  # one for each budget, at the same cost together
     alone: Mapping[float, Alpha]  # one for each budget, each at half the cost
@@ -49,50 +50,38 @@ def filling(searched: Searched, target_ms: float) -> list[Architecture]:
     )
 
 
-def by_trials(searched: Searched, target_ms: float, draws: np.random.Generator) -> list:
-    """The search with --trials: the best of them are ranked again after a trial."""
-    return tried(searched, derived(searched, searched.alpha, target_ms, draws))
-
-
-def by_shared(searched: Searched, target_ms: float, draws: np.random.Generator) -> list:
-    """The search: candidates from alpha, ranked with shared weights."""
+def by_surrogate(searched: Searched, target_ms: float, draws: np.random.Generator) -> list:
+    """The search: candidates from alpha, ranked by the surrogate."""
     return ranked(searched, searched.alpha, target_ms, draws)
 
 
-def trials_of_filling(searched: Searched, target_ms: float, _: np.random.Generator) -> list:
-    """Trials without alpha: of the best by shared weights among all that fill the budget."""
-    return tried(searched, filling(searched, target_ms))
+def by_surrogate_of_few(searched: Searched, target_ms: float, draws: np.random.Generator) -> list:
+    """The same with a surrogate fitted to half as many students."""
+    found = derived(searched, searched.alpha, target_ms, draws)
+    return [min(found, key=searched.surrogate_of_few.loss)]
 
 
-def trials_of_random(searched: Searched, target_ms: float, draws: np.random.Generator) -> list:
-    """Trials of as many random students that fill the budget."""
-    full = filling(searched, target_ms)
-    drawn = draws.choice(len(full), min(TRIALS, len(full)), replace=False)
-    return tried(searched, [full[i] for i in drawn])
-
-
-def tried(searched: Searched, found: list[Architecture]) -> list[Architecture]:
-    """Best by trial among the best by shared weights."""
-    best = sorted(found, key=lambda a: searched.losses[a])[:TRIALS]
-    return [min(best, key=searched.trial)]
+def by_shared(searched: Searched, target_ms: float, draws: np.random.Generator) -> list:
+    """Candidates from alpha, ranked by their own losses with shared weights."""
+    found = derived(searched, searched.alpha, target_ms, draws)
+    return [min(found, key=lambda a: searched.losses[a])]
 
 
 def by_separate(searched: Searched, target_ms: float, draws: np.random.Generator) -> list:
-    """The same with an alpha for each budget, trained for as many steps together."""
+    """The search with an alpha for each budget, trained for as many steps together."""
     return ranked(searched, searched.separate[target_ms], target_ms, draws)
 
 
 def by_alone(searched: Searched, target_ms: float, draws: np.random.Generator) -> list:
-    """The same with an alpha for each budget, each trained for half as many steps (FBNet)."""
+    """The search with an alpha for each budget, each trained for half as many steps (FBNet)."""
     return ranked(searched, searched.alone[target_ms], target_ms, draws)
 
 
 def ranked(
     searched: Searched, alpha: Alpha, target_ms: float, draws: np.random.Generator
 ) -> list[Architecture]:
-    """Best of alpha's candidates by shared weights."""
-    found = derived(searched, alpha, target_ms, draws)
-    return [min(found, key=lambda a: searched.losses[a])]
+    """Best of alpha's candidates by the surrogate."""
+    return [min(derived(searched, alpha, target_ms, draws), key=searched.surrogate.loss)]
 
 
 def derived(
@@ -150,49 +139,28 @@ def shared_filling(searched: Searched, target_ms: float, _: np.random.Generator)
     return [min(filling(searched, target_ms), key=lambda a: searched.losses[a])]
 
 
-def surrogate(searched: Searched, target_ms: float, _: np.random.Generator) -> list:
-    """A surrogate linear in the choices of existing layers, fitted to all scores, solved exactly.
-
-    BINAS (Nayman et al. 2021, arXiv:2110.12399) fits such a model to a few hundred evaluations.
-    """
-    value = searched.problem.value_of(surrogate_of(searched))
-    found = searched.problem.solve(searched.problem.of_existing_layers(value), 0.0, target_ms)
+def surrogate_alone(searched: Searched, target_ms: float, _: np.random.Generator) -> list:
+    """The surrogate without alpha, solved exactly by the same programme (BINAS)."""
+    problem, parts = searched.problem, [len(d.choices) for d in SPACE.decisions()]
+    values = zip(SPACE.decisions(), (-searched.surrogate.losses).split(parts), strict=True)
+    value = problem.of_existing_layers(problem.value_of({d.name: part for d, part in values}))
+    found = problem.solve(value, 0.0, target_ms)
     return [] if found is None else [found]
 
 
-def surrogate_of(searched: Searched) -> Choices:
-    """Value of every choice by least squares on the shared losses, lower losses being better."""
-    designs = np.array([design(a) for a in searched.losses])
-    losses = np.array(list(searched.losses.values()))
-    weights = np.linalg.lstsq(designs, -(losses - losses.mean()), rcond=None)[0]
-    sizes = [len(d.choices) for d in SPACE.decisions()]
-    parts = torch.from_numpy(weights).split(sizes)
-    return {d.name: part for d, part in zip(SPACE.decisions(), parts, strict=True)}
-
-
-def design(architecture: Architecture) -> np.ndarray:
-    """1 at every choice of the architecture, of its existing layers only."""
-    stages = enumerate(architecture.stages, start=1)
-    layers = {f"stage{s}.layer{i + 1}" for s, stage in stages for i in range(len(stage.layers))}
-    parts = SPACE.one_hot(architecture).items()
-    own = [p if ".layer" not in n or n.rpartition(".")[0] in layers else 0 * p for n, p in parts]
-    return torch.cat(own).numpy()
-
-
 PICKS: Mapping[str, Pick] = {
-    "search (alpha, then shared weights)": by_shared,
-    "search with trials": by_trials,
+    "search (alpha, then surrogate)": by_surrogate,
+    "  surrogate of half as many": by_surrogate_of_few,
     "  an alpha for each budget, same cost": by_separate,
     "  an alpha for each budget, five times": by_alone,
-    "trials without alpha, of all that fill": trials_of_filling,
-    "trials of random ones that fill": trials_of_random,
-    "a random feasible student": any_feasible,
-    "a random student that fills the budget": any_filling,
-    "the largest feasible student (MACs)": largest,
+    "alpha, then own loss with shared weights": by_shared,
+    "surrogate alone, solved exactly (BINAS)": surrogate_alone,
+    "shared weights alone, all feasible": shared_alone,
+    "shared weights alone, filling": shared_filling,
     "best of ten random by shared weights": best_of_ten,
     "argmax of alpha": argmax_of_alpha,
     "most probable that fills, alpha alone": likeliest,
-    "shared weights alone, all feasible": shared_alone,
-    "shared weights alone, filling": shared_filling,
-    "surrogate linear in the choices": surrogate,
+    "a random feasible student": any_feasible,
+    "a random student that fills the budget": any_filling,
+    "the largest feasible student (MACs)": largest,
 }

@@ -76,7 +76,7 @@ class TrainConfig:
     mix: Mix = "none"
     """Mix every augmented image with another one; teacher and student see the same mixture."""
     search_fraction: float = 0.2
-    """Share of the training images set apart for alpha and the ranking of candidates."""
+    """Share of the training images set apart for alpha and the surrogate."""
     test_fraction: float = 0.2
     """Share of all images set apart to report, where the data has no test split."""
     views: int = 10
@@ -112,6 +112,9 @@ class TrainConfig:
     """Gumbel temperature, annealed geometrically."""
     knots: int = 6
     """Knots in log T of alpha(T) and lambda(T)."""
+    surveyed: int = 128
+    """Random students that are scored with the shared weights; the surrogate that ranks candidates
+    learns from them what every choice brings."""
 
     latency_batch: int = 320
     """Images in the unit of work whose milliseconds count."""
@@ -218,12 +221,7 @@ class SearchConfig:
     """What the final student learns from; labels is a control."""
     seed: int = 0
     candidates: int = 16
-    """Architectures derived within the budget and ranked with the shared weights."""
-    trials: int = 0
-    """Best of them that are trained on for a moment, each from its shared weights, and ranked
-    again; 0 ranks by shared weights alone."""
-    trial_epochs: int = 2
-    trial_learning_rate: float = 0.05
+    """Architectures derived within the budget and ranked by the surrogate."""
     finalists: int = 4
     """Best of them that are measured whole."""
     measure_spread: float = 0.004

@@ -37,13 +37,15 @@ class Passes:
 
 
 def supernet_passes(config: TrainConfig, data: Data) -> Passes:
-    """Count what train.py does once for all budgets: teacher's outputs, w and alpha.
+    """Count what train.py does once for all budgets: teacher's outputs, w, alpha and the survey.
 
     A step of w parts its batch among students, so an image passes one of them.
     """
+    calibration = CALIBRATION_BATCHES * min(config.batch, len(data.train))
+    survey = Passes(config.surveyed * (len(data.search) + calibration))
     w = config.w_epochs * steps_per_epoch(data, config.batch) * config.batch
     alpha = config.alpha_steps * config.alpha_batch
-    return _outputs(config, data) + Passes(both=w + alpha)
+    return _outputs(config, data) + Passes(both=w + alpha) + survey
 
 
 def _outputs(config: TrainConfig, data: Data) -> Passes:
@@ -56,17 +58,8 @@ def _outputs(config: TrainConfig, data: Data) -> Passes:
     return Passes(sum((shape.views + 1) * shape.images for shape in shapes))
 
 
-def budget_passes(
-    config: SearchConfig, settings: TrainConfig, data: Data, scored: int, tried: int
-) -> Passes:
-    """Count what a budget adds: scores of candidates, each recalibrated, and trials of some."""
-    calibration = CALIBRATION_BATCHES * min(settings.batch, len(data.train))
-    trial = config.trial_epochs * steps_per_epoch(data, settings.batch) * settings.batch
-    return Passes((scored + tried) * (len(data.search) + calibration), tried * trial)
-
-
 def retraining_passes(config: SearchConfig, data: Data) -> Passes:
-    """Count the training of one student from scratch."""
+    """Count what a budget adds: the training of one student from scratch."""
     return Passes(both=config.epochs * (len(data.train) + len(data.search)))
 
 
@@ -84,15 +77,11 @@ def train_cost(config: TrainConfig, data: Data) -> str:
     )
 
 
-def search_cost(
-    config: SearchConfig, settings: TrainConfig, data: Data, scored: int, tried: int
-) -> str:
-    """Say what one budget costs with the supernet, beside training controls to choose among."""
-    own = budget_passes(config, settings, data, scored, tried)
-    whole = supernet_passes(settings, data) + own
-    one = retraining_passes(config, data)
+def search_cost(config: SearchConfig, settings: TrainConfig, data: Data) -> str:
+    """Say what one budget costs, beside training controls to choose among."""
+    one, supernet = retraining_passes(config, data), supernet_passes(settings, data)
     controls = Passes(both=CONTROLS * one.both)
     return (
-        f"{own}, and {one} to retrain; training {CONTROLS} controls to choose among: {controls}, "
-        f"{controls.over(whole):.2g} times supernet and search"
+        f"{one} to retrain; training {CONTROLS} controls to choose among: {controls}, "
+        f"{controls.over(supernet):.2g} times train.py's"
     )

@@ -1,4 +1,4 @@
-"""The architecture for a budget: derived, ranked with shared weights, and measured whole."""
+"""The architecture for a budget: derived, ranked by the surrogate, and measured whole."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,9 +19,7 @@ MARGIN = 0.012
 FILL = 0.99
 ATTEMPTS = 6
 
-# (whether it was scored with shared weights alone, loss, accuracy): the less, the better.
-Score = tuple[bool, float, float]
-Rank = Callable[[Sequence[Architecture]], Mapping[Architecture, Score]]
+Expect = Callable[[Architecture], float]
 Measure = Callable[[Sequence[Architecture]], Mapping[Architecture, Timing]]
 
 
@@ -29,17 +27,14 @@ Measure = Callable[[Sequence[Architecture]], Mapping[Architecture, Timing]]
 class Pick:
     """The architecture chosen for a budget, before it is retrained.
 
-    `loss` and `accuracy` are its score on the search split, best of `scored` candidates of which
-    `tried` had a trial; `measured` is None where students of the table cannot be timed.
+    `expected_loss` is the surrogate's; `measured` is None where students of the table cannot be
+    timed.
     """
 
     architecture: Architecture
     predicted_ms: float
     measured: Timing | None
-    loss: float
-    accuracy: float
-    scored: int
-    tried: int
+    expected_loss: float
 
 
 def kept_pick(path: Path, identity: Mapping[str, str], find: Callable[[], Pick]) -> Pick:
@@ -67,19 +62,18 @@ def pick_measured(
     log_p: Choices,
     target_ms: float,
     counts: tuple[int, int],
-    rank: Rank,
+    expect: Expect,
     measure: Measure,
     draws: np.random.Generator,
 ) -> Pick:
     """Return the candidate of least loss among those measured within the budget and filling it.
 
-    `counts` are (candidates, finalists) of an attempt; `rank` gives scores. What is
+    `counts` are (candidates, finalists) of an attempt; `expect` gives the loss of one. What is
     measured tells how far the table is off near this budget, and the next attempt asks the table
     for that much more or less. Raises `UserError` when nothing was measured within the budget.
     """
     slowest_ms = problem.range_ms()[1]
     asked_ms = min(target_ms / (1 + MARGIN), slowest_ms)
-    scores: dict[Architecture, Score] = {}
     timings: dict[Architecture, Timing] = {}
     twice: set[Architecture] = set()
     best = None
@@ -88,31 +82,30 @@ def pick_measured(
         fresh = [a for a in found if a not in timings]
         if not fresh:
             break
-        scores |= rank([a for a in fresh if a not in scores])
-        finalists = sorted(fresh, key=lambda a: scores[a])[: counts[1]]
+        finalists = sorted(fresh, key=expect)[: counts[1]]
         timings |= measure(finalists)
         least_ms = FILL * target_ms if asked_ms < slowest_ms else 0.0
-        best = _confirmed(timings, twice, scores, (least_ms, target_ms), measure)
+        best = _confirmed(timings, twice, expect, (least_ms, target_ms), measure)
         if best is not None:
             break
         off = np.median([_safe_ms(timings[a]) / problem.table.predicted_ms(a) for a in finalists])
         asked_ms = min(target_ms / float(off), slowest_ms)
     for fill in FILLS:
         bounds_ms = (fill * target_ms, target_ms)
-        best = best or _confirmed(timings, twice, scores, bounds_ms, measure)
+        best = best or _confirmed(timings, twice, expect, bounds_ms, measure)
     if best is None:
         raise UserError(
             f"--target-latency {target_ms:g}: no student was measured within it, although the "
             "table predicts some; the table may be from a quieter hour: try again, or remove it "
             "and train again"
         )
-    return _pick(best, problem, timings[best], scores)
+    return Pick(best, problem.table.predicted_ms(best), timings[best], expect(best))
 
 
 def _confirmed(
     timings: dict[Architecture, Timing],
     twice: set[Architecture],
-    scores: Mapping[Architecture, Score],
+    expect: Expect,
     bounds_ms: tuple[float, float],
     measure: Measure,
 ) -> Architecture | None:
@@ -122,7 +115,7 @@ def _confirmed(
     one of those timed `twice`.
     """
     while fitting := [a for a in timings if bounds_ms[0] <= _safe_ms(timings[a]) <= bounds_ms[1]]:
-        best = min(fitting, key=lambda a: scores[a])
+        best = min(fitting, key=expect)
         if best in twice:
             return best
         timings[best] = timings[best].with_another(measure([best])[best])
@@ -139,7 +132,7 @@ def pick_predicted(
     log_p: Choices,
     target_ms: float,
     count: int,
-    rank: Rank,
+    expect: Expect,
     draws: np.random.Generator,
 ) -> Pick:
     """Return the candidate of least loss by the table alone, for a device that is not here.
@@ -154,18 +147,5 @@ def pick_predicted(
             f"--target-latency {target_ms:g}: no student is predicted within it with the table's "
             f"error of {error:.1%} to spare; ask for a little more"
         )
-    scores = dict(rank(found))
-    best = min(found, key=lambda a: scores[a])
-    return _pick(best, problem, None, scores)
-
-
-def _pick(
-    best: Architecture,
-    problem: Programme,
-    timing: Timing | None,
-    scores: Mapping[Architecture, Score],
-) -> Pick:
-    _, loss, accuracy = scores[best]
-    tried = sum(not shared for shared, *_ in scores.values())
-    predicted_ms = problem.table.predicted_ms(best)
-    return Pick(best, predicted_ms, timing, loss, accuracy, len(scores), tried)
+    best = min(found, key=expect)
+    return Pick(best, problem.table.predicted_ms(best), None, expect(best))

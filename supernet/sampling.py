@@ -35,6 +35,18 @@ class FairSampler:
         return draw(self.table, float(beta), generator)
 
 
+def fair_students(
+    sampler: FairSampler, count: int, generator: np.random.Generator
+) -> list[Architecture]:
+    """Draw `count` different fair students of all latencies, or as many as a small space gives."""
+    found: dict[Architecture, None] = {}
+    for _ in range(MOST_DRAWS):
+        if len(found) >= count:
+            break
+        found[sampler.near(log_uniform(sampler.range_ms, generator), generator)] = None
+    return list(found)
+
+
 def random_as_fast(
     sampler: FairSampler, architecture: Architecture, generator: np.random.Generator
 ) -> Architecture:

@@ -1,8 +1,9 @@
-"""The shared weights and alpha in files, refused when they are another space's or table's."""
+"""Shared weights, alpha and surrogate in files, refused when they are of another space or table."""
 
 import math
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from export.errors import UserError
@@ -10,11 +11,18 @@ from export.tensor_files import read_tensors, write_tensors
 from supernet.alpha import Alpha
 from supernet.space import SearchSpace
 from supernet.supernet import Supernet
+from supernet.surrogate import Surrogate
 
 
-def save_supernet(path: Path, supernet: Supernet, alpha: Alpha, table: str) -> None:
-    """Write weights, alpha and the fingerprints of the space and of the latency `table`."""
+def save_supernet(
+    path: Path, supernet: Supernet, alpha: Alpha, surrogate: Surrogate, table: str
+) -> None:
+    """Write weights, alpha, surrogate and the fingerprints of the space and latency `table`."""
     tensors = {f"w.{name}": part for name, part in supernet.state_dict().items()}
+    numbers = torch.tensor(
+        [surrogate.base, surrogate.explained, surrogate.students], dtype=torch.float64
+    )
+    tensors |= {"surrogate.losses": surrogate.losses, "surrogate.numbers": numbers}
     write_tensors(path, tensors | _named(alpha), _facts(supernet.space, table))
 
 
@@ -42,6 +50,19 @@ def load_weights(path: Path, space: SearchSpace) -> Supernet:
     except RuntimeError as error:
         raise _damaged(path, error) from error
     return supernet
+
+
+def load_surrogate(path: Path, space: SearchSpace) -> Surrogate:
+    """Read the surrogate; damaged or foreign files raise `UserError`."""
+    tensors = _read(path, {"space": space.fingerprint()})
+    try:
+        losses, numbers = tensors["surrogate.losses"], tensors["surrogate.numbers"]
+        if losses.shape != (sum(len(d.choices) for d in space.decisions()),):
+            raise RuntimeError(f"a surrogate of {len(losses)} choices")
+        base, explained, students = numbers.tolist()
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise _damaged(path, error) from error
+    return Surrogate(space, base, losses, explained, int(students))
 
 
 def load_alpha(path: Path, space: SearchSpace, table: str) -> Alpha:

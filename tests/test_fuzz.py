@@ -23,7 +23,7 @@ from supernet.latency import LatencyTable
 from supernet.pick import kept_pick
 from supernet.sampling import fair_sampler, log_uniform
 from supernet.space import Architecture, SearchSpace, StageSpace
-from supernet.storage import load_alpha, load_weights
+from supernet.storage import load_alpha, load_surrogate, load_weights
 from supernet.student import Student
 from supernet.supernet import Supernet
 from tests.tiny import tiny_space, tiny_table
@@ -168,7 +168,7 @@ def table_json(folder: Path) -> dict:
 def pick_json(_: Path) -> dict:
     timing = {"ms": 1.0, "spread": 0.1}
     pick = {"architecture": tiny_space().smallest().to_json(), "predicted_ms": 1.0}
-    pick |= {"measured": timing, "loss": 1.0, "accuracy": 0.5, "scored": 3, "tried": 2}
+    pick |= {"measured": timing, "expected_loss": 1.0}
     return {"identity": {}, "pick": pick}
 
 
@@ -238,6 +238,7 @@ def test_weights_survive_any_bytes(content: bytes, tmp_path: Path) -> None:
     for read in (
         lambda: load_weights(path, tiny_space()),
         lambda: load_alpha(path, tiny_space(), "table"),
+        lambda: load_surrogate(path, tiny_space()),
     ):
         with pytest.raises(UserError):
             read()

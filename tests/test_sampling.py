@@ -12,6 +12,7 @@ from supernet.sampling import (
     FairSampler,
     draw,
     fair_sampler,
+    fair_students,
     log_uniform,
     mean_ms,
     random_as_fast,
@@ -89,6 +90,19 @@ def test_random_students_as_fast_are_all_of_them_and_no_other(
     assert 2 <= len(as_fast) < len(by_ms) / 4
     drawn = {random_as_fast(sampler, given, random) for _ in range(25 * len(as_fast))}
     assert drawn == as_fast
+
+
+def test_fair_students_differ_and_small_spaces_run_out(
+    sampler: FairSampler, by_ms: list[Architecture], random: np.random.Generator
+) -> None:
+    again = np.random.default_rng(0)
+    drawn = fair_students(sampler, 30, random)
+    assert len(drawn) == len(set(drawn)) == 30
+    assert drawn == fair_students(sampler, 30, again)
+    most = fair_students(sampler, 2 * len(by_ms), random)
+    assert len(set(most)) == len(most)
+    assert set(most) <= set(by_ms)
+    assert 0.5 * len(by_ms) < len(most)
 
 
 def test_where_none_is_as_fast_the_nearest_below_is_taken(

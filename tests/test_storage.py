@@ -10,8 +10,16 @@ from export.tensor_files import read_tensors, write_tensors
 from supernet.alpha import Alpha
 from supernet.presets import preset_space
 from supernet.space import SearchSpace
-from supernet.storage import is_of_table, load_alpha, load_weights, save_alpha, save_supernet
+from supernet.storage import (
+    is_of_table,
+    load_alpha,
+    load_surrogate,
+    load_weights,
+    save_alpha,
+    save_supernet,
+)
 from supernet.supernet import Supernet
+from supernet.surrogate import Surrogate
 
 
 @pytest.fixture
@@ -20,8 +28,13 @@ def saved(space: SearchSpace, tmp_path: Path) -> tuple[Path, Supernet, Alpha]:
     supernet, alpha = Supernet(space), Alpha(space, 1.5, 9.0, 4)
     torch.nn.init.normal_(alpha.logits)
     path = tmp_path / "supernet.safetensors"
-    save_supernet(path, supernet, alpha, "a table")
+    save_supernet(path, supernet, alpha, surrogate_of(space), "a table")
     return path, supernet, alpha
+
+
+def surrogate_of(space: SearchSpace) -> Surrogate:
+    choices = sum(len(d.choices) for d in space.decisions())
+    return Surrogate(space, 1.5, torch.linspace(-1, 1, choices, dtype=torch.float64), 0.875, 30)
 
 
 def equal(one: torch.nn.Module, two: torch.nn.Module) -> bool:
@@ -38,6 +51,15 @@ def test_loaded_weights_and_alpha_are_the_saved_ones(
     assert equal(again, alpha)
     assert again.range_ms() == pytest.approx((1.5, 9.0))
     assert torch.equal(again(3.0)["stage1.width"], alpha(3.0)["stage1.width"])
+
+
+def test_a_loaded_surrogate_expects_the_same(
+    space: SearchSpace, saved: tuple[Path, Supernet, Alpha]
+) -> None:
+    again, saved_one = load_surrogate(saved[0], space), surrogate_of(space)
+    for architecture in (space.smallest(), space.middle(), space.largest()):
+        assert again.loss(architecture) == saved_one.loss(architecture)
+    assert str(again) == str(saved_one) == "explains 88% of how 30 random students differ"
 
 
 def test_alpha_alone_is_the_same_again(
@@ -72,15 +94,19 @@ def test_missing_truncated_and_foreign_files_are_refused(
         load_weights(path, other)
     with pytest.raises(UserError, match="space"):
         load_alpha(path, other, "a table")
+    with pytest.raises(UserError, match="space"):
+        load_surrogate(path, other)
     path.write_bytes(path.read_bytes()[:-100])
     for load in (lambda: load_weights(path, space), lambda: load_alpha(path, space, "a table")):
         with pytest.raises(UserError, match="cannot be read as safetensors"):
             load()
 
 
-@pytest.mark.parametrize("tensor", ["alpha.logits", "alpha.log_knots"])
+@pytest.mark.parametrize(
+    "tensor", ["alpha.logits", "alpha.log_knots", "surrogate.losses", "surrogate.numbers"]
+)
 @pytest.mark.parametrize("damage", ["lost", "another shape"])
-def test_damaged_alphas_are_refused(
+def test_damaged_tensors_are_refused(
     space: SearchSpace, saved: tuple[Path, Supernet, Alpha], tensor: str, damage: str
 ) -> None:
     path = saved[0]
@@ -90,6 +116,10 @@ def test_damaged_alphas_are_refused(
     else:
         tensors[tensor] = tensors[tensor][..., :-1]
     write_tensors(path, tensors, metadata)
+
+    def load() -> object:
+        return load_alpha(path, space, "a table"), load_surrogate(path, space)
+
     with pytest.raises(UserError, match=r"supernet\.safetensors: damaged") as raised:
-        load_alpha(path, space, "a table")
+        load()
     assert "\n" not in str(raised.value)
