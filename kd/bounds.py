@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping
 
+from export.compiled import check_compiler
 from export.errors import UserError
 from kd.config import SearchConfig, TrainConfig
 from kd.data import Data
@@ -41,6 +42,8 @@ def check_settings(config: TrainConfig | SearchConfig) -> None:
         expected, holds = BOUNDS[field.name]
         if not (math.isfinite(value) and holds(value)):
             raise UserError(f"{_option(field.name)} {value}: expected {expected}")
+    if config.compile:
+        check_compiler()
 
 
 def check_batches(config: TrainConfig, data: Data, processes: int) -> None:

@@ -92,6 +92,8 @@ class TrainConfig:
     """Parts that a batch, or a process's share of it, passes in one after the other: less memory,
     and BatchNorm sees one part at a time."""
 
+    compile: bool = False
+    """Compile alpha's supernet with torch.compile: it pays from some thousand steps on."""
     teacher_epochs: int = 16
     teacher_learning_rate: float = 0.03
     kd_distance: DistanceName = "kl"
@@ -113,8 +115,7 @@ class TrainConfig:
     knots: int = 6
     """Knots in log T of alpha(T) and lambda(T)."""
     surveyed: int = 128
-    """Random students that are scored with the shared weights; the surrogate that ranks candidates
-    learns from them what every choice brings."""
+    """Random students that are scored with the shared weights, for the surrogate."""
 
     latency_batch: int = 320
     """Images in the unit of work whose milliseconds count."""
@@ -230,6 +231,8 @@ class SearchConfig:
     """But no longer than this."""
     latency_table: Path | None = None
     """Search for the device of this table in place of the run's: alpha is trained for it first."""
+    compile: bool = False
+    """Compile the student with torch.compile while it is retrained; what ships is not."""
     checkpoint_seconds: float = 60
     """Training is kept this often; the same command goes on after an interruption."""
     controls: bool = False

@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from tqdm import trange
 
 from export.checkpoint import Keeper
+from export.compiled import compiled
 from export.errors import UserError
 from export.precision import Precision, arithmetic
 from export.processes import average, gradients, is_first, same_everywhere
@@ -29,6 +30,7 @@ class FitSettings:
     warm_up: float = 0.2  # share of the steps
     precision: Precision = "fp32"  # of the network's arithmetic
     accumulate: int = 1  # parts that a batch passes in, one after the other
+    compile: bool = False  # the network, by torch.compile
 
 
 class Means:
@@ -92,12 +94,13 @@ def fit(
     means = Means()
     parts = {"model": model, "optimizer": optimizer, "schedule": schedule, "means": means}
     start = same_everywhere(checkpoint.restore(parts), f"{description}: restored at step")
-    batches = batches_from(start)
+    batches, network = batches_from(start), compiled(model, wanted=settings.compile)
     quiet = not is_first()
     for step in (bar := trange(start, steps, desc=description, unit="step", disable=quiet)):
         optimizer.zero_grad()
         batch = on_device(next(batches), device)
-        value, right = _descend(model, batch.shares(settings.accumulate), loss, settings.precision)
+        shares = batch.shares(settings.accumulate)
+        value, right = _descend(network, shares, loss, settings.precision)
         if not math.isfinite(value):
             raise UserError(
                 f"{description}: loss {value} in epoch {step // steps_per_epoch + 1}, step"

@@ -42,6 +42,7 @@ def retrain(
             config.weight_decay,
             precision=config.precision,
             accumulate=settings.accumulate,
+            compile=config.compile,
         ),
         len(split) // batch,
         description,

@@ -10,6 +10,7 @@ import torch
 from tqdm import trange
 
 from export.checkpoint import Keeper
+from export.compiled import compiled
 from export.precision import Precision
 from export.processes import is_first, same_everywhere
 from supernet.alpha import Alpha, Multiplier, entropy, stage_shares
@@ -34,6 +35,7 @@ class AlphaSettings:
     precision: Precision
     seed: int
     accumulate: int = 1
+    compile: bool = False
 
     @classmethod
     def of(cls, settings: Mapping[str, object]) -> Self:
@@ -61,14 +63,14 @@ def train_alpha(
     supernet.train().requires_grad_(False)
     parts = {"alpha": alpha, "multiplier": multiplier, "optimizer": optimizer}
     start = same_everywhere(checkpoint.restore(parts), "alpha: restored at step")
-    batches = batches_from(start)
+    batches, mixed = batches_from(start), compiled(supernet, wanted=settings.compile)
     quiet, steps = not is_first(), settings.alpha_steps
     for step in (bar := trange(start, steps, desc="alpha", unit="step", disable=quiet)):
         draws = np.random.default_rng((settings.seed, step))
         gumbel = torch.Generator().manual_seed(int(draws.integers(2**63)))
         target_ms, tau = log_uniform(alpha.range_ms(), draws), _tau(settings, step)
         search_loss, expected_ms = alpha_step(
-            *(supernet, alpha, multiplier, problem.table, target_ms, tau),
+            *(mixed, alpha, multiplier, problem.table, target_ms, tau),
             *(next(batches).shares(settings.accumulate), loss, optimizer, gumbel),
             settings.precision,
         )
