@@ -9,9 +9,10 @@ import torch
 
 from supernet.derive import programme
 from supernet.latency import LatencyTable
+from supernet.measure import obtain_table
 from supernet.space import Architecture, SearchSpace
 from tests.smoke import QUICK_SEARCH, SMOKE, run, table_of
-from tests.tiny import tiny_space, tiny_table
+from tests.tiny import PATIENCE, UNIT, tiny_space, tiny_table
 
 # Tiny networks gain nothing from threads, and lose much on a busy machine.
 torch.set_num_threads(1)
@@ -37,6 +38,20 @@ def every_architecture(space: SearchSpace) -> list[Architecture]:
 def table(space: SearchSpace) -> LatencyTable:
     """Random positive milliseconds."""
     return tiny_table(space)
+
+
+@pytest.fixture(scope="session")
+def measured_run(space: SearchSpace, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the tiny space was measured; it is not changed."""
+    folder = tmp_path_factory.mktemp("run")
+    obtain_table(folder, space, UNIT, PATIENCE, 0)
+    return folder
+
+
+@pytest.fixture
+def measured(measured_run: Path, space: SearchSpace) -> LatencyTable:
+    """The table that was measured there."""
+    return LatencyTable.load(measured_run / "latency.json", space)
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """A measurement grows by a round, survives an interruption, and is refused when damaged."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial, reduce
@@ -14,7 +14,7 @@ import pytest
 
 from export.device import UnitOfWork, machine
 from export.errors import UserError
-from export.measurement import Measurement, anchor_ms, begin, found, measure, timed_ms
+from export.measurement import Measurement, begin, found, measure
 from export.stopwatch import Patience, Round, rounds
 
 UNIT = UnitOfWork(8, 16)
@@ -279,27 +279,3 @@ def test_one_of_another_plan_or_machine_is_refused(
     made_up().save(path)
     with pytest.raises(UserError, match=f"a.json: cannot be continued here: {text}"):
         found(path, replace(fresh(), **change))
-
-
-@pytest.mark.parametrize(("networks", "places"), [(31, range(0, 31, 2)), (3, range(3)), (0, ())])
-def test_anchors_reach_from_the_fastest_network_to_the_slowest(
-    random: np.random.Generator, networks: int, places: Sequence[int]
-) -> None:
-    """Networks in equal ratios, from 3 ms on, beside a block: every other is taken."""
-    ms = {f"calibration/{name}": 3.0 * 1.1**name for name in random.permutation(networks)}
-    seconds = {"block": 0.0015, **{name: 1e-3 * value for name, value in ms.items()}}
-    measurement = replace(fresh(), rounds=(Round(seconds, 0.007, 1.0),) * 3)
-    assert timed_ms(measurement) == pytest.approx({"block": 1.5, **ms})
-    found = anchor_ms(measurement)
-    assert found == pytest.approx({f"calibration/{i}": 3.0 * 1.1**i for i in places})
-    assert list(found) == [f"calibration/{i}" for i in places]
-
-
-def test_anchors_are_spread_although_networks_crowd() -> None:
-    """Fifty networks of 10 ms or a little more, and one of 20 and 40 each."""
-    ms = {f"calibration/{i}": 10 + i / 100 for i in range(50)}
-    ms |= {"calibration/50": 20.0, "calibration/51": 40.0}
-    seconds = {name: 1e-3 * value for name, value in ms.items()}
-    measurement = replace(fresh(), rounds=(Round(seconds, 0.007, 1.0),) * 3)
-    names = [f"calibration/{i}" for i in (0, 49, 50, 51)]
-    assert list(anchor_ms(measurement)) == names

@@ -1,12 +1,16 @@
-"""A space small enough to enumerate, and made-up milliseconds for it."""
+"""A space small enough to enumerate, made-up milliseconds for it, and how it is measured."""
 
 from dataclasses import asdict
 
 import torch
 
 from export.device import UnitOfWork, machine
+from export.stopwatch import Patience
 from supernet.latency import LatencyTable, table_shapes
 from supernet.space import SearchSpace, StageSpace
+
+UNIT = UnitOfWork(batch=2, resolution=8)
+PATIENCE = Patience(1.0, 5.0, least_rounds=2)
 
 
 def tiny_space(classes: int = 3) -> SearchSpace:
@@ -46,3 +50,8 @@ def tiny_table(space: SearchSpace) -> LatencyTable:
             "date": "today",
         },
     )
+
+
+def refuse(*_: object, **__: object) -> None:
+    """Stand in for what must not be timed."""
+    raise AssertionError("nothing is to be timed")
