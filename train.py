@@ -42,6 +42,7 @@ from kd.preview import (
     max_or_sum,
     outputs_size,
     peak_memory,
+    survey_seconds,
     teacher_seconds,
     teacher_work,
     time_text,
@@ -192,12 +193,15 @@ def preview(
     w = max_or_sum(config, w_seconds(supernet, pixels), loading)
     few = pixels[: config.alpha_batch // processes]
     alpha = max_or_sum(config, alpha_seconds(supernet, few), loading * len(few) / len(pixels))
-    epoch = max_or_sum(config, student_seconds(supernet, pixels), loading) * images / config.batch
+    step = student_seconds(supernet, pixels)
+    epoch = max_or_sum(config, step, loading) * images / config.batch
+    decisions = len(space.decisions())
     seconds = {
         **teacher_seconds(config, data, given, pixels, loading),
         "latency table": 0 if config.latency_table else config.latency_seconds,
         "w": w * w_steps,
         "alpha": alpha * config.alpha_steps,
+        "survey": survey_seconds(config, data, step, loading, len(pixels)),
     }
     steps = f"{w_steps} steps of w at {1 / w:.2g} a second, {config.alpha_steps} of alpha at"
     epochs = SEARCH_RECIPES[config.preset].epochs
@@ -206,10 +210,7 @@ def preview(
             ("run", str(config.run)),
             ("images", f"{images} train, {len(data.search)} search, {len(data.test)} test"),
             ("decoding", f"{len(pixels) / loading:,.0f} images a second"),
-            (
-                "space",
-                f"{space.name}: {space.size():.2g} students, {len(space.decisions())} decisions",
-            ),
+            ("space", f"{space.name}: {space.size():.2g} students, {decisions} decisions"),
             ("latency", rough_range(config, space, unit)),
             ("teacher", f"{config.teacher_name}, {teacher_work(config, given)}"),
             ("outputs", outputs_size(config, data)),
@@ -240,7 +241,8 @@ def scored(
     """Score students with the shared weights on the search split."""
     images = calibration_images(data.train, config.batch, config.seed)
     loss = config.loss(config.guide)
-    rated = partial(rate, images=images, split=data.search, outputs=taught.search, loss=loss)
+    search = {"split": data.search, "outputs": taught.search, "workers": config.workers}
+    rated = partial(rate, images=images, loss=loss, **search)
     return {a: rated(supernet.extract(a)) for a in tqdm(students, what, unit="student")}
 
 

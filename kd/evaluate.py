@@ -93,10 +93,11 @@ def rate(
     outputs: Outputs,
     loss: Callable[[Tensor, Batch], Tensor],
     batch: int = 256,
+    workers: int = 0,
 ) -> tuple[float, float]:
     """`score` of a model whose BatchNorm statistics are first recalibrated on `images`."""
     recalibrate(model, images)
-    return score(model, split, outputs, loss, batch)
+    return score(model, split, outputs, loss, batch, workers)
 
 
 @contextmanager

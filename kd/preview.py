@@ -12,6 +12,7 @@ from torch import Tensor
 from export.stopwatch import quick_ms
 from kd.config import TrainConfig
 from kd.data import Data, Split, batches
+from kd.evaluate import CALIBRATION_BATCHES
 from kd.networks import build_network
 from kd.prepare import Given, stored_shapes
 from kd.store import size_text
@@ -77,6 +78,15 @@ def teacher_seconds(
     )
     outputs = max_or_sum(config, forward, loading) * images / len(pixels)
     return {"teacher": training, "outputs": outputs}
+
+
+def survey_seconds(
+    config: TrainConfig, data: Data, step: float, loading: float, batch: int
+) -> float:
+    """Rough seconds of scoring the surveyed students, where `step` trains on `batch` images."""
+    scoring = max_or_sum(config, step / TRAINING_PASSES, loading) * len(data.search) / batch
+    calibration = CALIBRATION_BATCHES * step / TRAINING_PASSES
+    return config.surveyed * (scoring + calibration)
 
 
 def outputs_size(config: TrainConfig, data: Data) -> str:

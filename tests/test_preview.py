@@ -8,7 +8,14 @@ import torch
 
 from kd.config import TrainConfig
 from kd.data import DataSettings, load_data
-from kd.preview import duration, loading_seconds, max_or_sum, teacher_seconds, time_text
+from kd.preview import (
+    duration,
+    loading_seconds,
+    max_or_sum,
+    survey_seconds,
+    teacher_seconds,
+    time_text,
+)
 from supernet.preview import alpha_seconds, student_seconds, w_seconds
 from supernet.space import SearchSpace
 from supernet.supernet import Supernet
@@ -20,7 +27,16 @@ def test_preview_says_everything_and_writes_nothing(tmp_path: Path) -> None:
     done = run("train.py", "--run", folder, *SMOKE, "--preview")
     assert done.returncode == 0, done.stderr
     assert not folder.exists()
-    for said in ("of w at", "decoding", "free", "teacher ", "alpha ", "a student", "memory"):
+    for said in (
+        "of w at",
+        "decoding",
+        "free",
+        "teacher ",
+        "alpha ",
+        "survey ",
+        "a student",
+        "memory",
+    ):
         assert said in done.stdout
     assert "next:" not in done.stdout
 
@@ -40,6 +56,14 @@ def test_workers_decode_while_a_step_computes() -> None:
     alone, beside = TrainConfig(workers=0), TrainConfig(workers=2)
     assert max_or_sum(alone, 2.0, 3.0) == 5.0
     assert max_or_sum(beside, 2.0, 3.0) == 3.0
+
+
+def test_a_survey_scores_the_search_split_and_calibrates() -> None:
+    """40 images to decode and pass in batches of 20, after 4 batches that are decoded already."""
+    data = load_data(DataSettings(resolution=8, limit=200))
+    assert len(data.search) == 40
+    config = TrainConfig(surveyed=10)
+    assert survey_seconds(config, data, 3.0, 0.5, 20) == pytest.approx(10 * (2 * 1.5 + 4))
 
 
 def test_steps_are_timed_and_leave_no_trace(space: SearchSpace) -> None:
