@@ -9,7 +9,6 @@ mend.
 """
 
 import json
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ import torch
 import tyro
 
 from export.errors import UserError
+from export.exit_status import run_script
 from export.files import write_json
 from export.processes import from_first, join_processes
 from export.report import table_text
@@ -282,16 +282,12 @@ def onnx_metadata(config: SearchConfig, trained: Trained, target_ms: float) -> d
     }
 
 
+def settings_given() -> SearchConfig:
+    """Return the command line's settings; its run's preset has a recipe for those left out."""
+    run = Path(option(sys.argv[1:], "--run", "runs/digits"))
+    preset = read_config(run)["settings"]["preset"] if (run / "config.json").exists() else ""
+    return tyro.cli(SearchConfig, default=SEARCH_RECIPES.get(preset, SEARCH_RECIPES["digits"]))
+
+
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        run = Path(option(sys.argv[1:], "--run", "runs/digits"))
-        preset = read_config(run)["settings"]["preset"] if (run / "config.json").exists() else ""
-        recipe = SEARCH_RECIPES.get(preset, SEARCH_RECIPES["digits"])
-        sys.exit(0 if main(tyro.cli(SearchConfig, default=recipe)) else 1)
-    except UserError as error:
-        print(f"search.py: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("\nsearch.py: interrupted; the same command goes on", file=sys.stderr)
-        sys.exit(130)
+    run_script("search.py", lambda: main(settings_given()), "the same command goes on")

@@ -8,7 +8,6 @@ Runs of one teacher (with other seeds) say how far apart chance puts them; a per
 the runs' teachers says how rarely chance alone would part the teachers so far.
 """
 
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -21,6 +20,7 @@ from scipy.stats import permutation_test
 from tyro.conf import Positional
 
 from export.errors import UserError
+from export.exit_status import run_script
 from export.figures import choices_figure
 from export.files import first_difference, read_json
 from export.report import table_text
@@ -194,8 +194,4 @@ def _choices(choices: dict[str, float]) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Settings))
-    except UserError as error:
-        print(f"export.compare: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_script("export.compare", lambda: main(tyro.cli(Settings)), "run it again")

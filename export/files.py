@@ -3,7 +3,8 @@
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from export.errors import UserError
@@ -11,21 +12,45 @@ from export.errors import UserError
 # What building an object from foreign JSON can raise.
 DAMAGE = (AttributeError, KeyError, IndexError, TypeError, ValueError, OverflowError, UserError)
 
+UNFINISHED = ".unfinished"
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raise `UserError` where the machine does not let `path` be written: disk full, read-only."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror or error}); make room there, make it "
+            "writable, or name another place"
+        ) from error
+
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write `content` to `path` through a temporary name, fsync and rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".{path.name}."
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=prefix, delete=False) as file:
-        try:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-            Path(file.name).chmod(0o644)
-            Path(file.name).replace(path)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
+    """Write `content` to `path` through a temporary name, fsync and rename.
+
+    Raises `UserError` where the disk is full or the folder read-only; the old file stays.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        names = {"prefix": f".{path.name}.", "suffix": UNFINISHED}
+        with tempfile.NamedTemporaryFile(dir=path.parent, **names, delete=False) as file:
+            try:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+                Path(file.name).chmod(0o644)
+                Path(file.name).replace(path)
+            except BaseException:
+                Path(file.name).unlink(missing_ok=True)
+                raise
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what killed writers have left below `folder`, where nobody may be writing now."""
+    for left in folder.rglob(f".*{UNFINISHED}"):
+        left.unlink()
 
 
 def write_json(path: Path, value: object, indent: int | None = 2) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import distributions
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TextIO
 from urllib.parse import urlsplit
 
 import wandb
@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from export.checkpoint import Checkpoint, Restored
 from export.errors import UserError
-from export.files import read_json, write_json, write_whole
+from export.files import read_json, remove_unfinished, write_json, write_whole, writing
 from export.processes import is_first
 
 RECORDED = {
@@ -32,7 +32,7 @@ def open_run(folder: Path, config: dict, resume: bool) -> None:
     """Make `folder` with `config.json`, or go on with the run there if its settings are the same.
 
     Raises `UserError` naming the fields that differ, for a run that was begun when it is not to be
-    resumed, or when the folder cannot be made.
+    resumed, or when the folder cannot be written.
     """
     path = folder / "config.json"
     settings = _plain(config)
@@ -45,12 +45,7 @@ def open_run(folder: Path, config: dict, resume: bool) -> None:
     versions = {name: installed[name] for name in sorted(RECORDED & installed.keys())}
     versions["python"] = platform.python_version()
     facts = {"settings": settings, "command": [Path(sys.argv[0]).name, *sys.argv[1:]]}
-    try:
-        write_json(path, {**facts, "versions": versions})
-    except OSError as error:
-        raise UserError(
-            f"{folder}: cannot hold a run ({error.strerror}); give another --run"
-        ) from error
+    write_json(path, {**facts, "versions": versions})
 
 
 def is_complete(folder: Path) -> bool:
@@ -83,10 +78,12 @@ class Metrics:
         self, folder: Path, config: dict, job: str, checkpoint_seconds: float = 60.0
     ) -> None:
         self._seconds = checkpoint_seconds
-        folder.mkdir(parents=True, exist_ok=True)
-        self._lock = _locked(folder)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock = _locked(folder)
+        remove_unfinished(folder)
         self._path, self._unfinished = folder / "metrics.jsonl", folder / f".{job}.json"
-        self._file = self._path.open("a", encoding="utf-8", buffering=1)
+        self._file = self._opened()
         self._run = _wandb_run(folder, config, job, _run_id(self._unfinished, _plain(config)))
         self._phases: set[str] = set()
 
@@ -99,11 +96,12 @@ class Metrics:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._file.close()
         self._run.finish(exit_code=0 if kind is None else 1)
         if kind is None:
             self._unfinished.unlink(missing_ok=True)
         self._lock.release()
+        with writing(self._path):
+            self._file.close()
 
     def checkpoint(self, *phases: str, **identity: str) -> Checkpoint:
         """Return the checkpoint of a phase, named like the first of `phases` that it logs.
@@ -115,6 +113,10 @@ class Metrics:
         self._forget_from(checkpoint.done(), phases)
         return checkpoint
 
+    def _opened(self) -> TextIO:
+        with writing(self._path):
+            return self._path.open("a", encoding="utf-8", buffering=1)
+
     def _forget_from(self, step: int, phases: Sequence[str]) -> None:
         self._file.close()
         kept = [
@@ -123,12 +125,14 @@ class Metrics:
             if line["phase"] not in phases or line["step"] < step
         ]
         write_whole(self._path, "".join(kept).encode())
-        self._file = self._path.open("a", encoding="utf-8", buffering=1)
+        self._file = self._opened()
 
     def log(self, phase: str, step: int, **numbers: float) -> None:
         """Keep `numbers` of one step; in the file, NaN and infinity are null."""
         line = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
-        self._file.write(json.dumps({"phase": phase, "step": step, **line}, allow_nan=False) + "\n")
+        with writing(self._path):
+            text = json.dumps({"phase": phase, "step": step, **line}, allow_nan=False)
+            self._file.write(text + "\n")
         if phase not in self._phases:
             self._phases.add(phase)
             self._run.define_metric(f"{phase}/step", hidden=True)

@@ -8,6 +8,7 @@ cache.
 import hashlib
 import io
 import os
+import sys
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -78,7 +79,10 @@ def read_index(shards: Sequence[Path]) -> Index:
     index = Index(found[:, 0].copy(), found[:, 1:].copy())
     content = io.BytesIO()
     np.savez(content, labels=index.labels, places=index.places)
-    write_whole(kept, content.getvalue())
+    try:
+        write_whole(kept, content.getvalue())
+    except UserError as error:
+        print(f"index of the shards: not kept for the next time: {error}", file=sys.stderr)
     return index
 
 

@@ -8,7 +8,6 @@ It leaves measurement.json, which train.py and search.py take as --latency-table
 
 import io
 import json
-import sys
 import zipfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -23,6 +22,7 @@ from tqdm import tqdm
 
 from export.device import UnitOfWork, unit_of_work
 from export.errors import UserError
+from export.exit_status import run_script
 from export.files import DAMAGE, read_json, write_whole
 from supernet.block_graphs import network_graph, part_graph
 from supernet.presets import preset_space
@@ -150,8 +150,4 @@ def add(kit: zipfile.ZipFile, name: str, content: bytes) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Settings))
-    except UserError as error:
-        print(f"device_kit: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_script("device_kit", lambda: main(tyro.cli(Settings)), "run it again")

@@ -1,7 +1,10 @@
 """A file is there whole, or as it was before; a damaged one is named in one line."""
 
 import copy
+import errno
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +13,14 @@ import torch
 from safetensors.torch import save_file
 
 from export.errors import UserError
-from export.files import first_difference, read_json, write_json, write_whole
+from export.files import (
+    UNFINISHED,
+    first_difference,
+    read_json,
+    remove_unfinished,
+    write_json,
+    write_whole,
+)
 from export.tensor_files import read_tensors, write_tensors
 
 
@@ -23,12 +33,17 @@ def test_write_whole_replaces_and_makes_folders(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("step", [(os, "fsync"), (Path, "replace")], ids=["fsync", "rename"])
-@pytest.mark.parametrize("interruption", [OSError("disk full"), KeyboardInterrupt()], ids=repr)
+@pytest.mark.parametrize(
+    ("interruption", "raised"),
+    [(OSError(errno.ENOSPC, "disk full"), UserError), (KeyboardInterrupt(), KeyboardInterrupt)],
+    ids=["disk full", "Ctrl-C"],
+)
 def test_an_interrupted_write_leaves_the_old_file_alone(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     step: tuple[object, str],
     interruption: BaseException,
+    raised: type[BaseException],
 ) -> None:
     path = tmp_path / "file"
     write_whole(path, b"old")
@@ -38,10 +53,50 @@ def test_an_interrupted_write_leaves_the_old_file_alone(
 
     with monkeypatch.context() as patch:
         patch.setattr(*step, fail)
-        with pytest.raises(type(interruption)):
+        with pytest.raises(raised) as caught:
             write_whole(path, b"new")
+    if raised is UserError:
+        assert str(caught.value).startswith(f"{path}: cannot be written (disk full); make room")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_limit_on_files_is_one_line_and_the_old_file_stays(tmp_path: Path) -> None:
+    """A real refusal of the system, in a process of its own."""
+    path = tmp_path / "weights"
+    write_whole(path, b"old")
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); "
+    write = f"write_whole(Path({str(path)!r}), bytes(10_000))"
+    code = f"from tests.test_files import *; {limit}{write}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.splitlines()[-1].endswith(
+        f"UserError: {path}: cannot be written (File too large); make room there, make it "
+        "writable, or name another place"
+    )
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    kept = [tmp_path / "a.json", tmp_path / ".lock", tmp_path / "checkpoint" / "w.pt"]
+    left = [tmp_path / f".a.json.x{UNFINISHED}", tmp_path / "checkpoint" / f".w.pt.y{UNFINISHED}"]
+    for path in kept + left:
+        write_whole(path, b"content")
+    remove_unfinished(tmp_path)
+    assert all(path.exists() for path in kept)
+    assert not any(path.exists() for path in left)
+
+
+def test_a_writer_that_is_killed_leaves_what_is_removed_later(tmp_path: Path) -> None:
+    code = (
+        "import os; from tests.test_files import *; os.fsync = lambda _: os.kill(os.getpid(), 9); "
+        f"write_whole(Path({str(tmp_path / 'file')!r}), b'new')"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
+    (left,) = tmp_path.iterdir()
+    assert left.name != "file"
+    remove_unfinished(tmp_path)
+    assert not left.exists()
 
 
 def test_json_round_trip(tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def test_other_settings_are_refused(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"cannot hold a run .* another --run"):
+    with pytest.raises(UserError, match=r"run.* cannot be written \(Not a directory\); .* another"):
         open_run(tmp_path / "file" / "run", CONFIG, resume=False)
 
 
