@@ -7,7 +7,6 @@ stored outputs or a latency table that the folder already holds are not made aga
 """
 
 import shutil
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -18,10 +17,10 @@ import tyro
 from tqdm import tqdm
 
 from export.device import UnitOfWork
-from export.errors import UserError
+from export.exit_status import run_script
 from export.figures import Point, choices_figure, curves_figure, front_figure
 from export.files import write_json
-from export.processes import join_processes
+from export.processes import is_first, join_processes, merged, own_part
 from export.report import Section, table_text, write_report
 from kd.bounds import check_batches, check_settings
 from kd.config import SEARCH_RECIPES, TRAIN_RECIPES, TrainConfig
@@ -65,7 +64,7 @@ from supernet.measure import (
 )
 from supernet.presets import preset_resolution, preset_space
 from supernet.preview import alpha_seconds, student_seconds, w_seconds
-from supernet.sampling import FairSampler, fair_sampler, fair_students
+from supernet.sampling import fair_sampler, fair_students
 from supernet.space import Architecture, SearchSpace
 from supernet.storage import save_supernet
 from supernet.supernet import Supernet
@@ -132,32 +131,33 @@ def main(config: TrainConfig) -> None:
         settings = AlphaSettings.of(settings_of(config))
         checkpoint = metrics.checkpoint("alpha", "choices", table=table.fingerprint())
         alpha = train_alpha(supernet, problem, batches, loss, settings, metrics.log, checkpoint)
+
+        draws = np.random.default_rng(config.seed)
+        score = partial(scored, config, data, taught, supernet)
+        random = score("survey", fair_students(sampler, config.surveyed, draws))
+        searched = score("front", alphas_own(alpha, problem, draws))
         if PROCESSES.is_main_process:
-            conclude(config, data, taught, teacher, supernet, alpha, problem, sampler, metrics)
+            conclude(config, data, teacher, supernet, alpha, problem, searched, random, metrics)
     PROCESSES.wait_for_everyone()
 
 
 def conclude(
     config: TrainConfig,
     data: Data,
-    taught: Teaching,
     teacher: Given,
     supernet: Supernet,
     alpha: Alpha,
     problem: Programme,
-    sampler: FairSampler,
+    searched: Scores,
+    random: Scores,
     metrics: Metrics,
 ) -> None:
-    """Save what was learned; look at the front, and for what went wrong; report."""
+    """Save what was learned; look for what went wrong; report."""
     liked = {"guide": config.guide_name, "budgets": preferences(alpha, SHOWN_BUDGETS)}
     write_json(config.run / "preferences.json", liked)
-    draws = np.random.default_rng(config.seed)
-    score = partial(scored, config, data, taught, supernet)
-    random = score("survey", fair_students(sampler, config.surveyed, draws))
     surrogate = fit_surrogate(supernet.space, {a: loss for a, (loss, _) in random.items()})
     path = config.run / "supernet.safetensors"
     save_supernet(path, supernet, alpha, surrogate, problem.table.fingerprint())
-    searched = score("front", alphas_own(alpha, problem, draws))
     found = alarms(alpha, read_metrics(config.run))
     rows = [
         ("teacher", f"{config.teacher_name}, {teacher.check}"),
@@ -201,7 +201,7 @@ def preview(
         "latency table": 0 if config.latency_table else config.latency_seconds,
         "w": w * w_steps,
         "alpha": alpha * config.alpha_steps,
-        "survey": survey_seconds(config, data, step, loading, len(pixels)),
+        "survey": survey_seconds(config, data, step, loading, len(pixels)) / processes,
     }
     steps = f"{w_steps} steps of w at {1 / w:.2g} a second, {config.alpha_steps} of alpha at"
     epochs = SEARCH_RECIPES[config.preset].epochs
@@ -238,12 +238,14 @@ def scored(
     what: str,
     students: Sequence[Architecture],
 ) -> Scores:
-    """Score students with the shared weights on the search split."""
+    """Score students with the shared weights on the search split, each process some of them."""
     images = calibration_images(data.train, config.batch, config.seed)
     loss = config.loss(config.guide)
     search = {"split": data.search, "outputs": taught.search, "workers": config.workers}
     rated = partial(rate, images=images, loss=loss, **search)
-    return {a: rated(supernet.extract(a)) for a in tqdm(students, what, unit="student")}
+    bar = tqdm(own_part(students), what, unit="student", disable=not is_first())
+    found = merged({a: rated(supernet.extract(a)) for a in bar})
+    return {a: found[a] for a in students}
 
 
 def alphas_own(alpha: Alpha, problem: Programme, draws: np.random.Generator) -> list[Architecture]:
@@ -287,14 +289,11 @@ def points_of(table: LatencyTable, scores: Scores) -> list[Point]:
     return [Point(table.predicted_ms(a), accuracy) for a, (_, accuracy) in scores.items()]
 
 
+def settings_given() -> TrainConfig:
+    """Return the command line's settings; the preset has a recipe for those left out."""
+    recipe = TRAIN_RECIPES.get(option(sys.argv[1:], "--preset", "digits"))
+    return tyro.cli(TrainConfig, default=recipe or TRAIN_RECIPES["digits"])
+
+
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        recipe = TRAIN_RECIPES.get(option(sys.argv[1:], "--preset", "digits"))
-        main(tyro.cli(TrainConfig, default=recipe or TRAIN_RECIPES["digits"]))
-    except UserError as error:
-        print(f"train.py: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("\ntrain.py: interrupted; the same command with --resume goes on", file=sys.stderr)
-        sys.exit(130)
+    run_script("train.py", lambda: main(settings_given()), "the same command with --resume goes on")

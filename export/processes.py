@@ -1,18 +1,18 @@
 """Several processes as one: under torchrun all draw the same, and learn from means over all."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import TypeVar
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list, reduce
+from accelerate.utils import broadcast_object_list, gather_object, reduce
 from einops import pack, unpack
 from torch import Tensor
 
 from export.errors import UserError
 
-Result = TypeVar("Result")
+Key, Result = TypeVar("Key"), TypeVar("Result")
 # One process measures, or stores the teacher's outputs, while the others wait for it.
 LONGEST_WAIT = timedelta(days=7)
 
@@ -25,6 +25,17 @@ def join_processes() -> PartialState:
 def from_first(call: Callable[[], Result]) -> Result:
     """Return what `call` returns in the first process, in all of them."""
     return broadcast_object_list([call() if is_first() else None])[0]
+
+
+def own_part(items: Sequence[Key]) -> Sequence[Key]:
+    """Return those of `items` that are this process's to work on; every item is someone's."""
+    state = PartialState()
+    return items[state.process_index :: state.num_processes]
+
+
+def merged(own: Mapping[Key, Result]) -> dict[Key, Result]:
+    """Return what all processes have found for their parts, in each of them."""
+    return dict(gather_object(list(own.items())))
 
 
 def average(tensors: Sequence[Tensor]) -> None:
