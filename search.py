@@ -23,7 +23,7 @@ import tyro
 from export.errors import UserError
 from export.exit_status import run_script
 from export.files import write_json
-from export.processes import from_first, join_processes
+from export.processes import from_first, join_processes, say
 from export.report import table_text
 from export.stopwatch import Timing, timed
 from export.student_report import summary_rows, write_student_report
@@ -90,13 +90,13 @@ def main(config: SearchConfig) -> bool:
     table = given_table(brought, space) if brought else run_table(config.run, space)
     problem = programme(table)
     if config.list:
-        PROCESSES.print(overview(config, problem))
+        say(overview(config, problem))
         return True
     if not config.target_latency:
         raise UserError("--target-latency is missing; give one or more budgets in milliseconds")
     for target_ms in config.target_latency:
         if check_budget(problem, target_ms):
-            PROCESSES.print(f"{target_ms:g} ms: more than any student needs; searching near that")
+            say(f"{target_ms:g} ms: more than any student needs; searching near that")
     trained = load_trained(train_config, problem)
     seconds = config.checkpoint_seconds
     with open_metrics(config.run, settings_of(config), "search", seconds) as metrics:

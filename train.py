@@ -20,7 +20,7 @@ from export.device import UnitOfWork
 from export.exit_status import run_script
 from export.figures import Point, choices_figure, curves_figure, front_figure
 from export.files import write_json
-from export.processes import is_first, join_processes, merged, own_part
+from export.processes import is_first, join_processes, merged, own_part, say
 from export.report import Section, table_text, write_report
 from kd.bounds import check_batches, check_settings
 from kd.config import SEARCH_RECIPES, TRAIN_RECIPES, TrainConfig
@@ -95,13 +95,13 @@ def main(config: TrainConfig) -> None:
     torch.manual_seed(config.seed)
     supernet = Supernet(space).to(DEVICE, memory_format=torch.channels_last)
     if config.preview:
-        PROCESSES.print(preview(config, data, given, supernet, unit))
+        say(preview(config, data, given, supernet, unit))
         return
     if PROCESSES.is_main_process:
         open_run(config.run, settings_of(config), config.resume)
     PROCESSES.wait_for_everyone()
     if is_complete(config.run):
-        PROCESSES.print(f"{config.run} is complete; next: python search.py --target-latency MS")
+        say(f"{config.run} is complete; next: python search.py --target-latency MS")
         return
     if PROCESSES.is_main_process:
         print(preview(config, data, given, supernet, unit), flush=True)

@@ -57,6 +57,12 @@ def is_first() -> bool:
     return PartialState().is_main_process
 
 
+def say(text: str) -> None:
+    """Print in the first process; accelerate's own print speaks once on every machine."""
+    if is_first():
+        print(text, flush=True)
+
+
 def same_everywhere(number: int, what: str) -> int:
     """Return `number` when it is that of every process; raise `UserError` otherwise."""
     state = PartialState()

@@ -87,16 +87,20 @@ def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path: Path) ->
     assert not any(path.exists() for path in left)
 
 
-def test_a_writer_that_is_killed_leaves_what_is_removed_later(tmp_path: Path) -> None:
+def test_a_writer_that_is_killed_leaves_the_old_file_and_what_is_removed_later(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "file"
+    write_whole(path, b"old")
     code = (
         "import os; from tests.test_files import *; os.fsync = lambda _: os.kill(os.getpid(), 9); "
-        f"write_whole(Path({str(tmp_path / 'file')!r}), b'new')"
+        f"write_whole(Path({str(path)!r}), b'new')"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
-    (left,) = tmp_path.iterdir()
-    assert left.name != "file"
+    assert len(list(tmp_path.iterdir())) == 2
     remove_unfinished(tmp_path)
-    assert not left.exists()
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.read_bytes() == b"old"
 
 
 def test_json_round_trip(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from export.processes import average, same_everywhere, share_of
+from export.processes import average, merged, own_part, same_everywhere, share_of
 from export.tensor_files import read_tensors
 from tests.smoke import QUICK_SEARCH, ROOT, SMOKE, environment, table_of
 
@@ -40,7 +40,7 @@ def test_two_processes_learn_what_one_learns(ends: dict[str, dict[str, Tensor]])
     one, two = ends["1-0"], ends["2-0"]
     assert one.keys() == two.keys()
     kinds = {name.split(".")[0] for name in one}
-    assert kinds == {"network", "w", "alpha", "fit", "choices"}
+    assert kinds == {"network", "w", "alpha", "fit", "choices", "squares"}
     for name, part in one.items():
         assert torch.allclose(part.double(), two[name].double(), rtol=1e-4, atol=1e-5), name
 
@@ -48,6 +48,14 @@ def test_two_processes_learn_what_one_learns(ends: dict[str, dict[str, Tensor]])
 def test_processes_stay_together(ends: dict[str, dict[str, Tensor]]) -> None:
     first, second = ends["2-0"], ends["2-1"]
     assert all(torch.equal(part, second[name]) for name, part in first.items())
+
+
+def test_work_is_shared_out_and_everyone_knows_all_results(
+    ends: dict[str, dict[str, Tensor]],
+) -> None:
+    for end in ends.values():
+        assert end["squares.1"].tolist() == [0]
+        assert end["squares.7"].tolist() == [n * n for n in range(7)]
 
 
 def test_it_did_learn(ends: dict[str, dict[str, Tensor]]) -> None:
@@ -62,6 +70,8 @@ def test_one_process_needs_no_other() -> None:
     assert torch.equal(tensor, torch.ones(3))
     assert same_everywhere(7, "step") == 7
     assert share_of(12) == slice(0, 12)
+    assert own_part([3, 1, 2]) == [3, 1, 2]
+    assert merged({"a": 1}) == {"a": 1}
 
 
 @pytest.fixture(scope="module")
