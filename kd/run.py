@@ -26,6 +26,7 @@ RECORDED = {
     *("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn"),
     *("onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "wandb"),
 }
+REACHED_WITHIN = 30  # seconds, or W&B is offline
 
 
 def open_run(folder: Path, config: dict, resume: bool) -> None:
@@ -214,7 +215,7 @@ def _run_id(unfinished: Path, config: dict) -> str:
 
 def _wandb_run(folder: Path, config: dict, job: str, run_id: str) -> wandb.Run:
     mode = os.environ.get("WANDB_MODE") or ("online" if _has_api_key() else "offline")
-    settings = wandb.Settings(silent=True, console="off", init_timeout=30)
+    settings = wandb.Settings(silent=True, console="off", init_timeout=REACHED_WITHIN)
     shared = {
         "project": "oyster",
         "id": run_id,
@@ -230,7 +231,11 @@ def _wandb_run(folder: Path, config: dict, job: str, run_id: str) -> wandb.Run:
     except wandb.Error as error:
         reason = str(error).splitlines()[0]
         print(f"W&B: no online run ({reason}); continuing offline", file=sys.stderr)
+        wandb.teardown()  # its service would hold on to the name of the run
         return wandb.init(mode="offline", **shared)
+    except ValueError as error:
+        reason = " ".join(str(error).split("[type")[0].split())
+        raise UserError(f"W&B: {reason}; change the WANDB_ variable of that name") from error
 
 
 def _has_api_key() -> bool:

@@ -3,7 +3,6 @@
 import json
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -25,6 +24,7 @@ def no_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "wandb-data"))
     monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path / "wandb-cache"))
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "wandb-config"))
+    wandb.teardown()  # it reads the environment once
 
 
 class FakeRun:
@@ -252,21 +252,34 @@ def test_wandb_mode(
     assert asked == [mode]
 
 
-def test_a_wandb_that_cannot_be_reached_falls_back_to_offline(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+def test_a_wandb_that_cannot_be_reached_is_offline_and_nothing_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> None:
-    asked = []
+    """The real one, at an address where nobody answers."""
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr(kd.run, "REACHED_WITHIN", 2)
+    with Metrics(tmp_path, CONFIG, "train") as metrics:
+        metrics.log("teacher", 1, loss=0.5)
+    (offline,) = (tmp_path / "wandb").glob("offline-run-*")
+    (data,) = offline.glob("*.wandb")
+    assert b"teacher/loss" in data.read_bytes()
+    begun = json.loads((tmp_path / "metrics.jsonl").read_text())
+    assert begun == {"phase": "teacher", "step": 1, "loss": 0.5}
+    warnings = [line for line in capfd.readouterr().err.splitlines() if "no online run" in line]
+    assert len(warnings) == 1
+    assert warnings[0].endswith("; continuing offline")
 
-    def init(mode: str, **_: object) -> SimpleNamespace:
-        asked.append(mode)
-        if mode == "online":
-            raise wandb.errors.CommError("timed out\nat length")
-        return SimpleNamespace(finish=lambda exit_code: None)
 
-    monkeypatch.setattr(kd.run.wandb, "init", init)
-    monkeypatch.setenv("WANDB_MODE", "online")
-    with Metrics(tmp_path, CONFIG, "train"):
-        pass
-    assert asked == ["online", "offline"]
-    warning = capsys.readouterr().err
-    assert warning == "W&B: no online run (timed out); continuing offline\n"
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [("WANDB_MODE", "banana", "mode"), ("WANDB_BASE_URL", "nowhere", "base_url")],
+)
+def test_settings_that_wandb_refuses_are_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=rf"^W&B: .*{said} Input should be .*WANDB_ var") as caught:
+        Metrics(tmp_path, CONFIG, "train")
+    assert "\n" not in str(caught.value)
