@@ -26,7 +26,8 @@ RECORDED = {
     *("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn"),
     *("onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "wandb"),
 }
-REACHED_WITHIN = 30  # seconds, or W&B is offline
+# Seconds: W&B is offline where they pass; what it could not take until then, stays in its folder.
+REACHED_WITHIN, FINISHED_WITHIN = 30, 600
 
 
 def open_run(folder: Path, config: dict, resume: bool) -> None:
@@ -215,7 +216,8 @@ def _run_id(unfinished: Path, config: dict) -> str:
 
 def _wandb_run(folder: Path, config: dict, job: str, run_id: str) -> wandb.Run:
     mode = os.environ.get("WANDB_MODE") or ("online" if _has_api_key() else "offline")
-    settings = wandb.Settings(silent=True, console="off", init_timeout=REACHED_WITHIN)
+    limits = {"init_timeout": REACHED_WITHIN, "finish_timeout": FINISHED_WITHIN}
+    settings = wandb.Settings(silent=True, console="off", **limits)
     shared = {
         "project": "oyster",
         "id": run_id,

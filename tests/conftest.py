@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import wandb
 
 from supernet.derive import programme
 from supernet.latency import LatencyTable
@@ -52,6 +53,18 @@ def measured_run(space: SearchSpace, tmp_path_factory: pytest.TempPathFactory) -
 def measured(measured_run: Path, space: SearchSpace) -> LatencyTable:
     """The table that was measured there."""
     return LatencyTable.load(measured_run / "latency.json", space)
+
+
+@pytest.fixture
+def no_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No key in the environment or in netrc, and W&B's own folders out of the way."""
+    for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "wandb-data"))
+    monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path / "wandb-cache"))
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "wandb-config"))
+    wandb.teardown()  # it reads the environment once
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import wandb
 
 import kd.run
 from export.errors import UserError
@@ -15,16 +14,7 @@ from kd.run import Metrics, open_run, read_config
 CONFIG = {"seed": 3, "data": {"source": "digits", "root": Path("x")}, "budgets": (1.5, 2.0)}
 
 
-@pytest.fixture(autouse=True)
-def no_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No key in the environment or in netrc, and W&B's own folders out of the way."""
-    for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_DIR"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "wandb-data"))
-    monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path / "wandb-cache"))
-    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "wandb-config"))
-    wandb.teardown()  # it reads the environment once
+pytestmark = pytest.mark.usefixtures("no_account")
 
 
 class FakeRun:
@@ -206,80 +196,3 @@ def test_lines_are_on_disk_before_the_run_ends(tmp_path: Path, fake: FakeRun) ->
     with Metrics(tmp_path, CONFIG, "train") as metrics:
         metrics.log("a", 1, x=1.0)
         assert json.loads((tmp_path / "metrics.jsonl").read_text())["x"] == 1.0
-
-
-def test_without_an_account_wandb_is_offline_inside_the_run(
-    tmp_path: Path, capfd: pytest.CaptureFixture
-) -> None:
-    (tmp_path / "file.txt").write_text("hello")
-    with Metrics(tmp_path / "run", CONFIG, "train") as metrics:
-        metrics.log("teacher", 1, loss=0.5)
-        metrics.artifact(tmp_path / "file.txt", "greeting", "text")
-    (offline,) = (tmp_path / "run" / "wandb").glob("offline-run-*")
-    (data,) = offline.glob("*.wandb")
-    content = data.read_bytes()
-    for expected in (b"teacher/loss", b"greeting", b"digits", b"oyster"):
-        assert expected in content
-    assert capfd.readouterr() == ("", "")
-
-
-@pytest.mark.parametrize(
-    ("environment", "netrc", "mode"),
-    [
-        ({}, "", "offline"),
-        ({"WANDB_API_KEY": "k"}, "", "online"),
-        ({"WANDB_API_KEY": "k", "WANDB_MODE": "disabled"}, "", "disabled"),
-        ({"WANDB_MODE": "online"}, "", "online"),
-        ({}, "machine api.wandb.ai login user password k", "online"),
-        ({}, "machine example.org login user password k", "offline"),
-        ({"WANDB_BASE_URL": "https://example.org"}, "machine example.org password k", "online"),
-        ({}, "nonsense", "offline"),
-    ],
-)
-def test_wandb_mode(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    environment: dict[str, str],
-    netrc: str,
-    mode: str,
-) -> None:
-    asked = []
-    monkeypatch.setattr(kd.run.wandb, "init", lambda **options: asked.append(options["mode"]))
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    (tmp_path / "netrc").write_text(netrc)
-    Metrics(tmp_path / "run", CONFIG, "train")
-    assert asked == [mode]
-
-
-def test_a_wandb_that_cannot_be_reached_is_offline_and_nothing_is_lost(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
-) -> None:
-    """The real one, at an address where nobody answers."""
-    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    monkeypatch.setattr(kd.run, "REACHED_WITHIN", 2)
-    with Metrics(tmp_path, CONFIG, "train") as metrics:
-        metrics.log("teacher", 1, loss=0.5)
-    (offline,) = (tmp_path / "wandb").glob("offline-run-*")
-    (data,) = offline.glob("*.wandb")
-    assert b"teacher/loss" in data.read_bytes()
-    begun = json.loads((tmp_path / "metrics.jsonl").read_text())
-    assert begun == {"phase": "teacher", "step": 1, "loss": 0.5}
-    warnings = [line for line in capfd.readouterr().err.splitlines() if "no online run" in line]
-    assert len(warnings) == 1
-    assert warnings[0].endswith("; continuing offline")
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "said"),
-    [("WANDB_MODE", "banana", "mode"), ("WANDB_BASE_URL", "nowhere", "base_url")],
-)
-def test_settings_that_wandb_refuses_are_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str
-) -> None:
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv(name, value)
-    with pytest.raises(UserError, match=rf"^W&B: .*{said} Input should be .*WANDB_ var") as caught:
-        Metrics(tmp_path, CONFIG, "train")
-    assert "\n" not in str(caught.value)

@@ -1,0 +1,143 @@
+"""A run's numbers in W&B: without an account, without a network, and when the network goes."""
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import wandb
+
+import kd.run
+from export.errors import UserError
+from kd.run import Metrics
+
+CONFIG = {"seed": 3, "data": {"source": "digits"}}
+pytestmark = pytest.mark.usefixtures("no_account")
+
+
+def test_without_an_account_wandb_is_offline_inside_the_run(
+    tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "file.txt").write_text("hello")
+    with Metrics(tmp_path / "run", CONFIG, "train") as metrics:
+        metrics.log("teacher", 1, loss=0.5)
+        metrics.artifact(tmp_path / "file.txt", "greeting", "text")
+    (offline,) = (tmp_path / "run" / "wandb").glob("offline-run-*")
+    (data,) = offline.glob("*.wandb")
+    content = data.read_bytes()
+    for expected in (b"teacher/loss", b"greeting", b"digits", b"oyster"):
+        assert expected in content
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("environment", "netrc", "mode"),
+    [
+        ({}, "", "offline"),
+        ({"WANDB_API_KEY": "k"}, "", "online"),
+        ({"WANDB_API_KEY": "k", "WANDB_MODE": "disabled"}, "", "disabled"),
+        ({"WANDB_MODE": "online"}, "", "online"),
+        ({}, "machine api.wandb.ai login user password k", "online"),
+        ({}, "machine example.org login user password k", "offline"),
+        ({"WANDB_BASE_URL": "https://example.org"}, "machine example.org password k", "online"),
+        ({}, "nonsense", "offline"),
+    ],
+)
+def test_wandb_mode(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    environment: dict[str, str],
+    netrc: str,
+    mode: str,
+) -> None:
+    asked = []
+    monkeypatch.setattr(kd.run.wandb, "init", lambda **options: asked.append(options["mode"]))
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "netrc").write_text(netrc)
+    Metrics(tmp_path / "run", CONFIG, "train")
+    assert asked == [mode]
+
+
+def test_a_wandb_that_cannot_be_reached_is_offline_and_nothing_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    """The real one, at an address where nobody answers."""
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr(kd.run, "REACHED_WITHIN", 2)
+    with Metrics(tmp_path, CONFIG, "train") as metrics:
+        metrics.log("teacher", 1, loss=0.5)
+    (offline,) = (tmp_path / "wandb").glob("offline-run-*")
+    (data,) = offline.glob("*.wandb")
+    assert b"teacher/loss" in data.read_bytes()
+    begun = json.loads((tmp_path / "metrics.jsonl").read_text())
+    assert begun == {"phase": "teacher", "step": 1, "loss": 0.5}
+    warnings = [line for line in capfd.readouterr().err.splitlines() if "no online run" in line]
+    assert len(warnings) == 1
+    assert warnings[0].endswith("; continuing offline")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [("WANDB_MODE", "banana", "mode"), ("WANDB_BASE_URL", "nowhere", "base_url")],
+)
+def test_settings_that_wandb_refuses_are_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=rf"^W&B: .*{said} Input should be .*WANDB_ var") as caught:
+        Metrics(tmp_path, CONFIG, "train")
+    assert "\n" not in str(caught.value)
+
+
+class Service(BaseHTTPRequestHandler):
+    """As much of W&B's service as a client wants to see before it begins a run."""
+
+    def do_POST(self) -> None:
+        query = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        project = {"id": "p", "name": "oyster", "entity": {"id": "e", "name": "somebody"}}
+        found = {"model": {**project, "bucket": None}} if "RunResumeStatus" in query else {}
+        if "UpsertBucket" in query:
+            bucket = {"id": "r", "name": "r", "displayName": "r", "project": project}
+            found = {"upsertBucket": {"bucket": bucket, "inserted": True}}
+        answer = json.dumps({"data": found}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def service() -> Iterator[ThreadingHTTPServer]:
+    """A service that answers until it is shut down."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Service)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_wandb_that_goes_away_holds_nobody_up_and_nothing_is_lost(
+    service: ThreadingHTTPServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{service.server_port}")
+    monkeypatch.setattr(kd.run, "FINISHED_WITHIN", 3)
+    with Metrics(tmp_path, CONFIG, "train") as metrics:
+        metrics.log("teacher", 1, loss=0.5)
+        service.shutdown()
+        service.server_close()
+        metrics.log("alone", 2, loss=0.25)
+    wandb.teardown()  # as at the end of a process
+    (online,) = (tmp_path / "wandb").glob("run-*")
+    (data,) = online.glob("*.wandb")
+    assert b"alone/loss" in data.read_bytes()
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["phase"] for line in lines] == ["teacher", "alone"]
