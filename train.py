@@ -26,10 +26,11 @@ from kd.bounds import check_batches, check_settings
 from kd.config import SEARCH_RECIPES, TRAIN_RECIPES, TrainConfig
 from kd.cost import train_cost
 from kd.data import Data, load_data
-from kd.evaluate import calibration_images, rate
+from kd.evaluate import CALIBRATION_BATCHES, calibration_images, rate
 from kd.prepare import (
     Given,
     Teaching,
+    at_once_of,
     given_teacher,
     prepare_outputs,
     prepare_teacher,
@@ -59,11 +60,10 @@ from supernet.measure import (
     describe_table,
     given_table,
     obtain_table,
-    rough_range_ms,
     unit_of,
 )
 from supernet.presets import preset_resolution, preset_space
-from supernet.preview import alpha_seconds, student_seconds, w_seconds
+from supernet.preview import alpha_seconds, student_seconds, table_rows, w_seconds
 from supernet.sampling import fair_sampler, fair_students
 from supernet.space import Architecture, SearchSpace
 from supernet.storage import save_supernet
@@ -187,21 +187,22 @@ def preview(
 ) -> str:
     """Say what the run will do, and how long it takes here, from a few timed steps."""
     space, images, processes = supernet.space, len(data.train), PROCESSES.num_processes
-    pixels = torch.rand(config.batch // processes, *(3, *[space.resolution] * 2), device=DEVICE)
+    at_once, few = (at_once_of(config, b, processes) for b in (config.batch, config.alpha_batch))
+    pixels = torch.rand(at_once, 3, space.resolution, space.resolution, device=DEVICE)
     w_steps = config.w_epochs * steps_per_epoch(data, config.batch)
-    loading = loading_seconds(data.train, len(pixels), config.workers)
-    w = max_or_sum(config, w_seconds(supernet, pixels), loading)
-    few = pixels[: config.alpha_batch // processes]
-    alpha = max_or_sum(config, alpha_seconds(supernet, few), loading * len(few) / len(pixels))
+    loading = loading_seconds(data.train, at_once, config.workers)
+    w = config.accumulate * max_or_sum(config, w_seconds(supernet, pixels), loading)
+    alpha = alpha_seconds(supernet, pixels[:few])
+    alpha = config.accumulate * max_or_sum(config, alpha, loading * few / at_once)
     step = student_seconds(supernet, pixels)
-    epoch = max_or_sum(config, step, loading) * images / config.batch
+    epoch = max_or_sum(config, step, loading) * images / (at_once * processes)
     decisions = len(space.decisions())
     seconds = {
         **teacher_seconds(config, data, given, pixels, loading),
         "latency table": 0 if config.latency_table else config.latency_seconds,
         "w": w * w_steps,
         "alpha": alpha * config.alpha_steps,
-        "survey": survey_seconds(config, data, step, loading, len(pixels)) / processes,
+        "survey": survey_seconds(config, data, step, loading, at_once) / processes,
     }
     steps = f"{w_steps} steps of w at {1 / w:.2g} a second, {config.alpha_steps} of alpha at"
     epochs = SEARCH_RECIPES[config.preset].epochs
@@ -209,9 +210,9 @@ def preview(
         [
             ("run", str(config.run)),
             ("images", f"{images} train, {len(data.search)} search, {len(data.test)} test"),
-            ("decoding", f"{len(pixels) / loading:,.0f} images a second"),
+            ("decoding", f"{at_once / loading:,.0f} images a second"),
             ("space", f"{space.name}: {space.size():.2g} students, {decisions} decisions"),
-            ("latency", rough_range(config, space, unit)),
+            *table_rows(space, unit, config.latency_table),
             ("teacher", f"{config.teacher_name}, {teacher_work(config, given)}"),
             ("outputs", outputs_size(config, data)),
             ("supernet", f"{steps} {1 / alpha:.2g}"),
@@ -220,14 +221,6 @@ def preview(
             ("memory", peak_memory(DEVICE)),
         ]
     )
-
-
-def rough_range(config: TrainConfig, space: SearchSpace, unit: UnitOfWork) -> str:
-    """Say roughly what students take, where they can be timed."""
-    if config.latency_table:
-        return f"{config.latency_table}: a {unit}"
-    fastest_ms, slowest_ms = rough_range_ms(space, unit)
-    return f"about {fastest_ms:.1f} to {slowest_ms:.1f} ms for a {unit}"
 
 
 def scored(
@@ -239,12 +232,14 @@ def scored(
     students: Sequence[Architecture],
 ) -> Scores:
     """Score students with the shared weights on the search split, each process some of them."""
-    images = calibration_images(data.train, config.batch, config.seed)
-    loss = config.loss(config.guide)
+    at_once = at_once_of(config, config.batch, PROCESSES.num_processes)
+    count = CALIBRATION_BATCHES * (config.batch // at_once)
+    images = calibration_images(data.train, at_once, config.seed, count)
     search = {"split": data.search, "outputs": taught.search, "workers": config.workers}
-    rated = partial(rate, images=images, loss=loss, **search)
+    rated = partial(rate, images=images, loss=config.loss(config.guide), batch=at_once, **search)
     bar = tqdm(own_part(students), what, unit="student", disable=not is_first())
-    found = merged({a: rated(supernet.extract(a)) for a in bar})
+    layout = {"memory_format": torch.channels_last}
+    found = merged({a: rated(supernet.extract(a).to(**layout)) for a in bar})
     return {a: found[a] for a in students}
 
 

@@ -229,6 +229,11 @@ def steps_per_epoch(data: Data, batch: int) -> int:
     return max(1, len(data.train) // batch)
 
 
+def at_once_of(config: TrainConfig, batch: int, processes: int) -> int:
+    """Count the images of a batch that pass a network at once, in one process."""
+    return batch // (processes * config.accumulate)
+
+
 def stored_shapes(config: TrainConfig, data: Data) -> dict[str, tuple[Split, Shape]]:
     """What is stored of every split; the test images have no views, and wait for the report."""
     classes, most = len(data.classes), config.most_classes

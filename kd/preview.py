@@ -57,7 +57,7 @@ def teacher_seconds(
 ) -> dict[str, float]:
     """Rough seconds of training the teacher and of storing its outputs for every view.
 
-    `pixels` [B, 3, R, R] is a batch of one process, and `loading` the seconds to decode one.
+    `pixels` [B, 3, R, R] are those that pass at once, and `loading` the seconds to decode them.
     """
     if config.stored_outputs:
         return {}
@@ -69,7 +69,7 @@ def teacher_seconds(
         epochs = config.teacher_epochs
     with torch.no_grad():
         forward = quick_ms(lambda: model(pixels)[0, 0].item(), runs=2) / 1000
-    steps = len(data.train) / config.batch
+    steps = config.accumulate * len(data.train) / config.batch
     training = max_or_sum(config, TRAINING_PASSES * forward, loading) * steps * epochs
     if config.teacher_outputs == "online":
         return {"teacher": training, "teacher online": forward * steps * config.w_epochs}

@@ -20,7 +20,6 @@ from export.stopwatch import (
     Patience,
     Runner,
     Timing,
-    quick_ms,
     rounds,
     timings_beside,
 )
@@ -280,11 +279,3 @@ def describe_check(table: LatencyTable) -> str:
         f"{check['error']:.1%} (mean) on {check['networks']} networks not seen before, "
         f"rank correlation {check['spearman']:.3f}, repeatability {check['repeatability']:.1%}"
     )
-
-
-def rough_range_ms(space: SearchSpace, unit: UnitOfWork) -> tuple[float, float]:
-    """Latency of the smallest and the largest student, from a few runs: for a preview only."""
-    smallest, largest = (
-        quick_ms(student_runner(space, a, unit)) for a in (space.smallest(), space.largest())
-    )
-    return smallest, largest

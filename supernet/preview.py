@@ -1,14 +1,24 @@
-"""How long steps take here: timed on made-up images, before anything is spent."""
+"""What steps and the latency table will cost: timed on made-up images, before anything is spent."""
 
+import math
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from export.device import UnitOfWork
 from export.stopwatch import quick_ms
-from supernet.space import Architecture
+from supernet.latency import table_shapes
+from supernet.measure import student_runner
+from supernet.space import Architecture, SearchSpace
+from supernet.student import parameters_and_macs
 from supernet.supernet import Supernet
+from supernet.timing_plan import CALIBRATION_NETWORKS, CHECK_NETWORKS
 from supernet.w_training import FAIR
+
+# In ONNX Runtime, which packs a copy of the weights. Within 45 % for the presets (docs/log.md).
+PARAMETER_BYTES, MODEL_BYTES = 8, 2.5 * 2**20
 
 
 def w_seconds(supernet: Supernet, images: Tensor) -> float:
@@ -48,3 +58,25 @@ def _seconds(supernet: Supernet, step: Callable[[], None]) -> float:
     seconds = quick_ms(finished, runs=2) / 1000
     supernet.zero_grad()
     return seconds
+
+
+def table_rows(space: SearchSpace, unit: UnitOfWork, brought: Path | None) -> list[tuple[str, str]]:
+    """Say roughly how long students take, and what is in memory while the table is measured."""
+    if brought:
+        return [("latency", f"{brought}: a {unit}")]
+    ends = space.smallest(), space.largest()
+    smallest, largest = (quick_ms(student_runner(space, a, unit)) for a in ends)
+    parts, networks = count_parts(space), min(CALIBRATION_NETWORKS + CHECK_NETWORKS, space.size())
+    parameters = networks * sum(parameters_and_macs(space, a)[0] for a in ends) / len(ends)
+    memory = (parameters * PARAMETER_BYTES + (parts + networks) * MODEL_BYTES) / 2**30
+    timed = f"{parts} parts and {networks} networks timed, all in memory: roughly {memory:.1f} GiB"
+    return [
+        ("latency", f"about {smallest:.1f} to {largest:.1f} ms for a {unit}"),
+        ("its table", timed),
+    ]
+
+
+def count_parts(space: SearchSpace) -> int:
+    """Count the entries of a table of `space`: one for the stem, and all others."""
+    shapes = table_shapes(space)
+    return 1 + sum(math.prod(shape) for shape in (*shapes.first, *shapes.rest, shapes.head))

@@ -1,5 +1,6 @@
 """What is said before anything is spent: it names every phase, and nothing is written."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import torch
 
 from kd.config import TrainConfig
 from kd.data import DataSettings, load_data
+from kd.prepare import at_once_of
 from kd.preview import (
     duration,
     loading_seconds,
@@ -16,10 +18,19 @@ from kd.preview import (
     teacher_seconds,
     time_text,
 )
-from supernet.preview import alpha_seconds, student_seconds, w_seconds
+from supernet.parts import parts
+from supernet.presets import preset_space
+from supernet.preview import (
+    alpha_seconds,
+    count_parts,
+    student_seconds,
+    table_rows,
+    w_seconds,
+)
 from supernet.space import SearchSpace
 from supernet.supernet import Supernet
 from tests.smoke import SMOKE, run
+from tests.tiny import UNIT
 
 
 def test_preview_says_everything_and_writes_nothing(tmp_path: Path) -> None:
@@ -64,6 +75,25 @@ def test_a_survey_scores_the_search_split_and_calibrates() -> None:
     assert len(data.search) == 40
     config = TrainConfig(surveyed=10)
     assert survey_seconds(config, data, 3.0, 0.5, 20) == pytest.approx(10 * (2 * 1.5 + 4))
+
+
+@pytest.mark.parametrize("preset", ["digits", "cifar10", "imagenet"])
+def test_parts_of_the_table_are_counted_without_being_made(preset: str) -> None:
+    space = preset_space(preset, 10)
+    assert count_parts(space) == len(parts(space))
+
+
+def test_the_table_is_timed_roughly_or_brought(space: SearchSpace) -> None:
+    (_, latency), (_, memory) = table_rows(space, UNIT, None)
+    assert re.fullmatch(rf"about \S+ to \S+ ms for a {re.escape(str(UNIT))}", latency)
+    assert memory.startswith(f"{len(parts(space))} parts and 78 networks timed, all in memory")
+    assert table_rows(space, UNIT, Path("phone.json")) == [("latency", f"phone.json: a {UNIT}")]
+
+
+@pytest.mark.parametrize(("processes", "accumulate"), [(1, 1), (2, 1), (1, 2), (2, 4)])
+def test_a_batch_passes_in_shares_and_parts(processes: int, accumulate: int) -> None:
+    config = TrainConfig(batch=64, accumulate=accumulate)
+    assert at_once_of(config, 64, processes) * processes * accumulate == 64
 
 
 def test_steps_are_timed_and_leave_no_trace(space: SearchSpace) -> None:
