@@ -2,8 +2,6 @@
 
 import json
 import math
-import netrc
-import os
 import platform
 import secrets
 import sys
@@ -12,22 +10,19 @@ from importlib.metadata import distributions
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TextIO
-from urllib.parse import urlsplit
 
-import wandb
 from filelock import FileLock, Timeout
 
 from export.checkpoint import Checkpoint, Restored
 from export.errors import UserError
 from export.files import read_json, remove_unfinished, write_json, write_whole, writing
 from export.processes import is_first
+from kd.dashboard import Dashboard
 
 RECORDED = {
     *("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn"),
     *("onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "wandb"),
 }
-# Seconds: W&B is offline where they pass; what it could not take until then, stays in its folder.
-REACHED_WITHIN, FINISHED_WITHIN = 30, 600
 
 
 def open_run(folder: Path, config: dict, resume: bool) -> None:
@@ -71,9 +66,8 @@ def read_metrics(folder: Path) -> list[dict]:
 class Metrics:
     """A run's numbers: lines of `metrics.jsonl`, and the same in a W&B run.
 
-    W&B is online with WANDB_MODE=online or an API key, offline otherwise; its files lie in the
-    run's folder. A job that was interrupted goes on in the same W&B run. Nobody else may work in
-    the folder meanwhile: that raises `UserError`.
+    A job that was interrupted goes on in the same W&B run. Nobody else may work in the folder
+    meanwhile: that raises `UserError`.
     """
 
     def __init__(
@@ -86,8 +80,8 @@ class Metrics:
         remove_unfinished(folder)
         self._path, self._unfinished = folder / "metrics.jsonl", folder / f".{job}.json"
         self._file = self._opened()
-        self._run = _wandb_run(folder, config, job, _run_id(self._unfinished, _plain(config)))
-        self._phases: set[str] = set()
+        run_id = _run_id(self._unfinished, _plain(config))
+        self._dashboard = Dashboard(folder, _plain(config), job, run_id)
 
     def __enter__(self) -> Self:
         return self
@@ -98,7 +92,7 @@ class Metrics:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._run.finish(exit_code=0 if kind is None else 1)
+        self._dashboard.finish(0 if kind is None else 1)
         if kind is None:
             self._unfinished.unlink(missing_ok=True)
         self._lock.release()
@@ -135,22 +129,15 @@ class Metrics:
         with writing(self._path):
             text = json.dumps({"phase": phase, "step": step, **line}, allow_nan=False)
             self._file.write(text + "\n")
-        if phase not in self._phases:
-            self._phases.add(phase)
-            self._run.define_metric(f"{phase}/step", hidden=True)
-            self._run.define_metric(f"{phase}/*", step_metric=f"{phase}/step")
-        named = {f"{phase}/{name}": value for name, value in numbers.items()}
-        self._run.log({f"{phase}/step": step, **named})
+        self._dashboard.log(phase, step, numbers)
 
     def summary(self, **values: object) -> None:
         """Set values of the W&B run that are not a series."""
-        self._run.summary.update(values)
+        self._dashboard.summary(values)
 
     def artifact(self, path: Path, name: str, kind: str) -> None:
         """Keep a file with the W&B run, read from where it lies when it is uploaded."""
-        artifact = wandb.Artifact(name, type=kind)
-        artifact.add_file(str(path), policy="immutable", skip_cache=True)
-        self._run.log_artifact(artifact)
+        self._dashboard.artifact(path, name, kind)
 
 
 class NoMetrics:
@@ -212,43 +199,6 @@ def _run_id(unfinished: Path, config: dict) -> str:
         begun = {"id": secrets.token_hex(4), "config": config}
         write_json(unfinished, begun)
     return str(begun.get("id"))
-
-
-def _wandb_run(folder: Path, config: dict, job: str, run_id: str) -> wandb.Run:
-    mode = os.environ.get("WANDB_MODE") or ("online" if _has_api_key() else "offline")
-    limits = {"init_timeout": REACHED_WITHIN, "finish_timeout": FINISHED_WITHIN}
-    settings = wandb.Settings(silent=True, console="off", **limits)
-    shared = {
-        "project": "oyster",
-        "id": run_id,
-        "resume": "allow",
-        "name": folder.name,
-        "job_type": job,
-        "dir": folder,
-        "config": _plain(config),
-        "settings": settings,
-    }
-    try:
-        return wandb.init(mode=mode, **shared)
-    except wandb.Error as error:
-        reason = str(error).splitlines()[0]
-        print(f"W&B: no online run ({reason}); continuing offline", file=sys.stderr)
-        wandb.teardown()  # its service would hold on to the name of the run
-        return wandb.init(mode="offline", **shared)
-    except ValueError as error:
-        reason = " ".join(str(error).split("[type")[0].split())
-        raise UserError(f"W&B: {reason}; change the WANDB_ variable of that name") from error
-
-
-def _has_api_key() -> bool:
-    """Whether W&B would find a key in the environment or in netrc."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).netloc
-    try:
-        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
 
 
 def _plain(config: dict) -> dict:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import kd.run
+import kd.dashboard
 from export.errors import UserError
 from kd.run import Metrics, open_run, read_config
 
@@ -37,7 +37,7 @@ class FakeRun:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRun:
     run = FakeRun()
-    monkeypatch.setattr(kd.run.wandb, "init", lambda **_: run)
+    monkeypatch.setattr(kd.dashboard.wandb, "init", lambda **_: run)
     return run
 
 
@@ -166,7 +166,7 @@ def test_an_interrupted_job_goes_on_in_its_wandb_run(
         with pytest.raises(KeyboardInterrupt), Metrics(tmp_path, config, "train"):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(kd.run.wandb, "init", init)
+    monkeypatch.setattr(kd.dashboard.wandb, "init", init)
     interrupted(CONFIG)
     Metrics(tmp_path, CONFIG, "train")  # killed: never left
     with Metrics(tmp_path, CONFIG, "train"):

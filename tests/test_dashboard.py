@@ -1,6 +1,8 @@
 """A run's numbers in W&B: without an account, without a network, and when the network goes."""
 
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -9,10 +11,11 @@ from pathlib import Path
 import pytest
 import wandb
 
-import kd.run
+import kd.dashboard
 from export.errors import UserError
 from kd.run import Metrics
 
+ROOT = Path(__file__).parent.parent
 CONFIG = {"seed": 3, "data": {"source": "digits"}}
 pytestmark = pytest.mark.usefixtures("no_account")
 
@@ -53,7 +56,7 @@ def test_wandb_mode(
     mode: str,
 ) -> None:
     asked = []
-    monkeypatch.setattr(kd.run.wandb, "init", lambda **options: asked.append(options["mode"]))
+    monkeypatch.setattr(kd.dashboard.wandb, "init", lambda **options: asked.append(options["mode"]))
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     (tmp_path / "netrc").write_text(netrc)
@@ -67,7 +70,7 @@ def test_a_wandb_that_cannot_be_reached_is_offline_and_nothing_is_lost(
     """The real one, at an address where nobody answers."""
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    monkeypatch.setattr(kd.run, "REACHED_WITHIN", 2)
+    monkeypatch.setattr(kd.dashboard, "REACHED_WITHIN", 2)
     with Metrics(tmp_path, CONFIG, "train") as metrics:
         metrics.log("teacher", 1, loss=0.5)
     (offline,) = (tmp_path / "wandb").glob("offline-run-*")
@@ -129,7 +132,7 @@ def test_a_wandb_that_goes_away_holds_nobody_up_and_nothing_is_lost(
 ) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{service.server_port}")
-    monkeypatch.setattr(kd.run, "FINISHED_WITHIN", 3)
+    monkeypatch.setattr(kd.dashboard, "FINISHED_WITHIN", 3)
     with Metrics(tmp_path, CONFIG, "train") as metrics:
         metrics.log("teacher", 1, loss=0.5)
         service.shutdown()
@@ -141,3 +144,37 @@ def test_a_wandb_that_goes_away_holds_nobody_up_and_nothing_is_lost(
     assert b"alone/loss" in data.read_bytes()
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["phase"] for line in lines] == ["teacher", "alone"]
+
+
+WITHOUT_ITS_SERVICE = """
+import os, signal, sys
+from pathlib import Path
+from kd.run import Metrics
+
+folder = Path(sys.argv[1])
+with Metrics(folder, {}, "train") as metrics:
+    metrics.log("w", 0, x=1.0)
+    for children in Path("/proc/self/task").glob("*/children"):
+        for child in children.read_text().split():
+            if "wandb-core" in Path("/proc", child, "cmdline").read_text():
+                os.kill(int(child), signal.SIGKILL)
+                os.waitpid(int(child), 0)
+                print("killed")
+    for step in range(1, 300):
+        metrics.log("w", step, x=1.0)
+    metrics.summary(done=True)
+"""
+
+
+def test_a_wandb_whose_service_dies_is_said_once_and_the_run_goes_on(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_ITS_SERVICE, str(tmp_path)],
+        **{"cwd": ROOT, "capture_output": True, "text": True, "timeout": 100},
+        check=False,
+    )
+    assert done.stdout == "killed\n"
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("W&B: lost (")
+    assert line.endswith("); going on without it, all numbers are in metrics.jsonl")
+    assert done.returncode == 0
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 300
