@@ -93,6 +93,15 @@ def test_the_index_is_kept_and_made_anew_for_other_shards(tmp_path: Path, cache:
     assert len(read_index([path]).labels) == 9
 
 
+def test_an_index_that_cannot_be_kept_is_said_and_used(
+    tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture
+) -> None:
+    path = shard(tmp_path / "0.tar", range(6))
+    cache.parent.write_text("a file where the cache would be")
+    assert len(read_index([path]).labels) == 6
+    assert "not kept for the next time" in capsys.readouterr().err
+
+
 def test_names_of_classes(tmp_path: Path) -> None:
     path = str(shard(tmp_path / "0.tar", range(30)))
     (tmp_path / "classes.txt").write_text("cat\ndog\nfish\n")
