@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 from export.errors import UserError
 
@@ -59,14 +60,18 @@ def write_json(path: Path, value: object, indent: int | None = 2) -> None:
 
 
 def read_json(path: Path) -> dict:
-    """Read a JSON object; raise `UserError` when it is missing, truncated or no object."""
+    """Read a JSON object; raise `UserError` for what is missing, truncated, NaN or no object."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read as JSON ({error}); make it again") from error
     if not isinstance(value, dict):
         raise UserError(f"{path}: holds a {type(value).__name__}, expected a JSON object")
     return value
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number")
 
 
 def first_difference(found: object, expected: object, name: str = "") -> str | None:

@@ -3,6 +3,7 @@
 import json
 import math
 import platform
+import re
 import secrets
 import sys
 from collections.abc import Mapping, Sequence
@@ -58,9 +59,29 @@ def read_config(folder: Path) -> dict:
 
 
 def read_metrics(folder: Path) -> list[dict]:
-    """Every line of a run's metrics.jsonl; a last one that was cut off is left out."""
-    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    """Every line of a run's metrics.jsonl; a last one that was cut off is left out.
+
+    Raises `UserError` where one is no JSON object of a phase, a step and numbers.
+    """
+    path = folder / "metrics.jsonl"
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        rows = [json.loads(line) for line in lines if line.endswith("\n")]
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: damaged ({error}); remove the damaged lines") from error
+    for number, row in enumerate(rows, start=1):
+        if not _is_of_metrics(row):
+            raise UserError(f"{path}: line {number} is damaged; remove it")
+    return rows
+
+
+def _is_of_metrics(row: object) -> bool:
+    if not isinstance(row, dict) or not isinstance(row.get("phase"), str):
+        return False
+    numbers = [value for name, value in row.items() if name != "phase"]
+    return isinstance(row.get("step"), int) and all(
+        isinstance(value, int | float | None) for value in numbers
+    )
 
 
 class Metrics:
@@ -195,10 +216,11 @@ def _locked(folder: Path) -> FileLock:
 def _run_id(unfinished: Path, config: dict) -> str:
     """Name the W&B run: anew, or as it was when a job of the same settings was interrupted."""
     begun = read_json(unfinished) if unfinished.exists() else {}
-    if begun.get("config") != config:
+    named = re.fullmatch("[0-9a-f]{8}", str(begun.get("id")))
+    if begun.get("config") != config or not named:
         begun = {"id": secrets.token_hex(4), "config": config}
         write_json(unfinished, begun)
-    return str(begun.get("id"))
+    return begun["id"]
 
 
 def _plain(config: dict) -> dict:

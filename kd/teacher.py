@@ -273,12 +273,13 @@ def write_facts(folder: Path, facts: dict) -> None:
 
 
 def read_facts(folder: Path) -> dict:
-    """Read `teacher.json`; `UserError` when train.py has not come so far."""
-    if not (folder / "teacher.json").exists():
+    """Read `teacher.json`; `UserError` when train.py has not come so far, or it is damaged."""
+    path = folder / "teacher.json"
+    if not path.exists():
         raise UserError(f"{folder}: no teacher here; run train.py to its end first")
-    facts = read_json(folder / "teacher.json")
-    if missing := {"classes", "fingerprint", "search_accuracy"} - facts.keys():
-        raise UserError(
-            f"{folder}/teacher.json: lacks {', '.join(sorted(missing))}; train it again"
-        )
+    facts = read_json(path)
+    kinds = {"classes": list, "fingerprint": str, "search_accuracy": int | float}
+    for name, kind in kinds.items():
+        if not isinstance(facts.get(name), kind):
+            raise UserError(f"{path}: damaged: {name} is missing or odd; train the teacher again")
     return facts

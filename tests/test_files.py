@@ -182,6 +182,14 @@ def test_json_that_is_no_object_is_refused(tmp_path: Path) -> None:
         read_json(path)
 
 
+@pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity"])
+def test_json_with_what_is_no_number_is_refused(tmp_path: Path, constant: str) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(f'{{"ms": {constant}}}')
+    with pytest.raises(UserError, match=rf"a\.json: .*{constant} is no number"):
+        read_json(path)
+
+
 def test_json_on_one_line_says_the_same(tmp_path: Path) -> None:
     value = {"a": [1, {"b": None}], "c": "d"}
     write_json(tmp_path / "long.json", value)

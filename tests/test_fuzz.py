@@ -16,8 +16,12 @@ from hypothesis import strategies as st
 from export.compare import read_run
 from export.errors import UserError
 from export.files import read_json
+from export.students import read_students, students_text
 from kd.config import TrainConfig
+from kd.run import read_metrics
 from kd.settings import settings_of, train_config_of
+from kd.store import Shape, open_targets
+from kd.teacher import read_facts
 from supernet.derive import candidates, check_budget, programme
 from supernet.latency import LatencyTable
 from supernet.pick import kept_pick
@@ -176,6 +180,31 @@ def preferences_json(_: Path) -> dict:
     return {"guide": "a", "budgets": [{"stage1.width": {"4": 0.5, "6": 0.5}}]}
 
 
+def teacher_json(_: Path) -> dict:
+    return {"classes": ["a", "b"], "fingerprint": "f", "search_accuracy": 0.5}
+
+
+def student_json(_: Path) -> dict:
+    numbers = dict.fromkeys(("target_ms", "predicted_ms", "measured_ms", "params", "macs"), 2.0)
+    shares = dict.fromkeys(("test_accuracy", "teacher_test_accuracy"), 0.5)
+    return {**numbers, **shares, "table": "t", "meets_target": True}
+
+
+def read_student(path: Path) -> str:
+    return students_text(read_students(path.parent.parent, "t"))
+
+
+def targets_json(folder: Path) -> dict:
+    shape = Shape(views=1, images=2, classes=4, kept=3)
+    for name, (dtype, size) in shape.arrays().items():
+        np.save(folder / f"{name}.npy", np.zeros(size, dtype))
+    return {"identity": {"teacher": "t"}, "shape": asdict(shape), "batch": 2}
+
+
+def read_targets(path: Path) -> object:
+    return open_targets(path.parent, {"teacher": "t"}).rows(None, torch.tensor([0, 1]))
+
+
 def config_json(_: Path) -> dict:
     return {"settings": settings_of(TrainConfig())}
 
@@ -199,6 +228,9 @@ def said_of(read: Callable[[], object]) -> str:
 READERS: dict[str, tuple[Callable[[Path], dict], Callable[[Path], object]]] = {
     "latency.json": (table_json, lambda path: LatencyTable.load(path, tiny_space())),
     "pick.json": (pick_json, read_pick),
+    "teacher.json": (teacher_json, lambda path: len(read_facts(path.parent)["classes"])),
+    "targets.json": (targets_json, read_targets),
+    "20ms/metrics.json": (student_json, read_student),
     "preferences.json": (preferences_json, lambda path: read_run(path.parent)),
     "config.json": (
         config_json,
@@ -214,6 +246,7 @@ def test_readers_of_json_say_one_line_or_what_is_there(
     name: str, data: st.DataObject, tmp_path: Path
 ) -> None:
     make, read = READERS[name]
+    (tmp_path / name).parent.mkdir(exist_ok=True)
     value = make(tmp_path)
     value = changed(value, data.draw(st.sampled_from(places(value))), data.draw(JSON))
     (tmp_path / name).write_text(json.dumps(value))
@@ -225,9 +258,24 @@ def test_readers_of_json_say_one_line_or_what_is_there(
 @QUICK
 @given(content=st.binary(max_size=60))
 def test_readers_of_json_survive_any_bytes(name: str, content: bytes, tmp_path: Path) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError):
         READERS[name][1](tmp_path / name)
+
+
+LINE = {"phase": "w", "step": 3, "loss": 0.5}
+
+
+@QUICK
+@given(at=st.sampled_from(places(LINE)), other=JSON, junk=st.binary(max_size=30))
+def test_lines_of_metrics_are_read_or_refused(
+    at: tuple, other: object, junk: bytes, tmp_path: Path
+) -> None:
+    for line in (json.dumps(changed(LINE, at, other)).encode(), junk):
+        (tmp_path / "metrics.jsonl").write_bytes(line + b"\n")
+        said = said_of(lambda: [row["step"] + 1 for row in read_metrics(tmp_path)])
+        assert "\n" not in said
 
 
 @QUICK

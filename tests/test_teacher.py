@@ -277,5 +277,5 @@ def test_facts_come_back_and_must_be_whole(tmp_path: Path) -> None:
     write_facts(tmp_path, facts)
     assert read_facts(tmp_path) == facts
     (tmp_path / "teacher.json").write_text('{"classes": []}')
-    with pytest.raises(UserError, match="lacks fingerprint, search_accuracy"):
+    with pytest.raises(UserError, match="damaged: fingerprint is missing or odd"):
         read_facts(tmp_path)
