@@ -263,10 +263,13 @@ def open_targets(folder: Path, identity: Mapping[str, str]) -> Targets:
 
 
 def _open(folder: Path, shape: Shape, mode: str) -> Arrays:
-    """Map every file; one of another dtype or shape raises `ValueError`."""
+    """Map every file; one that is empty, or of another dtype or shape, raises `ValueError`."""
     arrays = {}
     for name, (dtype, size) in shape.arrays().items():
-        array = np.load(folder / f"{name}.npy", mmap_mode=mode, allow_pickle=False)
+        try:
+            array = np.load(folder / f"{name}.npy", mmap_mode=mode, allow_pickle=False)
+        except EOFError as error:
+            raise ValueError(f"{name}.npy is empty") from error
         if (array.dtype, array.shape) != (dtype, size):
             raise ValueError(f"{name}.npy is {array.dtype} {list(array.shape)}")
         arrays[name] = array

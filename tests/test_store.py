@@ -202,6 +202,9 @@ def test_outputs_that_are_not_whole_are_refused(
         path.write_bytes(path.read_bytes()[:-20])
         with pytest.raises(UserError, match="not whole"):
             open_targets(folder, IDENTITY)
+        path.write_bytes(b"")
+        with pytest.raises(UserError, match=rf"not whole \({name}\.npy is empty\)"):
+            open_targets(folder, IDENTITY)
         whole = np.zeros((2, 11, 4), dtype=np.float16)
         np.save(path, whole)
         with pytest.raises(UserError, match=rf"{name}\.npy is float16 \[2, 11, 4\]"):
