@@ -5,8 +5,10 @@ Images are float32 RGB tensors [3, R, R] in [0, 1]; models normalise for themsel
 
 import hashlib
 import json
+import signal
 import struct
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -184,14 +186,44 @@ def batches(
         drop_last=drop_last,
         generator=torch.Generator(),  # or it would draw on torch's global one
         pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_end_quietly,
     )
     try:
-        yield from loader
+        yield from _started(loader)
     except UserError as error:
         # A worker's error arrives with its traceback as the message, the error itself last.
         line = str(error).strip().splitlines()[-1]
         error.__traceback__ = None  # it would keep the loader, whose workers then end 5 s late
         raise UserError(line.removeprefix("export.errors.UserError: ")) from None
+
+
+def _started(loader: DataLoader) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    with held_back():
+        return iter(loader)
+
+
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Hold Ctrl-C and SIGTERM back until the end of the block, where workers are forked.
+
+    What interrupts a fork itself, Python drops, and leaves locks held for good. The workers that
+    are forked do not see Ctrl-C: whoever started them ends them.
+    """
+    came: list[int] = []
+    stopping = (signal.SIGINT, signal.SIGTERM)
+    before = {s: signal.signal(s, lambda number, _: came.append(number)) for s in stopping}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in came:
+            signal.raise_signal(number)
+
+
+def _end_quietly(_: int) -> None:
+    """In a worker: SIGTERM ends it, without a word."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def _check(settings: DataSettings) -> None:

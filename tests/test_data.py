@@ -1,6 +1,7 @@
 """Splits, views that replay, folders of images, and their faults."""
 
 import hashlib
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,7 +12,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from export.errors import UserError
-from kd.data import Data, DataSettings, batches, join, load_data, shuffled
+from kd.data import Data, DataSettings, batches, held_back, join, load_data, shuffled
 
 DIGITS = DataSettings()
 
@@ -173,3 +174,24 @@ def test_settings_out_of_range(change: dict[str, float]) -> None:
     (name,) = change
     with pytest.raises(UserError, match=f"{name} {change[name]}: expected"):
         load_data(replace(DIGITS, **change))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_waits_until_workers_are_forked(number: int) -> None:
+    stopping = (signal.SIGINT, signal.SIGTERM)
+    before = {s: signal.signal(s, signal.default_int_handler) for s in stopping}
+    reached = []
+
+    def fork() -> None:
+        with held_back():
+            signal.raise_signal(number)
+            reached.append("the end")
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            fork()
+        assert reached == ["the end"]
+        assert all(signal.getsignal(s) is signal.default_int_handler for s in stopping)
+    finally:
+        for s, handler in before.items():
+            signal.signal(s, handler)
