@@ -20,6 +20,13 @@ CONFIG = {"seed": 3, "data": {"source": "digits"}}
 pytestmark = pytest.mark.usefixtures("no_account")
 
 
+def kept(folder: Path, kind: str) -> bytes:
+    """What W&B has written of the only run of a kind ("offline-run", "run"), its service ended."""
+    wandb.teardown()  # as at the end of a process: finish() does not wait for the file
+    (data,) = (folder / "wandb").glob(f"{kind}-*/*.wandb")
+    return data.read_bytes()
+
+
 def test_without_an_account_wandb_is_offline_inside_the_run(
     tmp_path: Path, capfd: pytest.CaptureFixture
 ) -> None:
@@ -27,9 +34,7 @@ def test_without_an_account_wandb_is_offline_inside_the_run(
     with Metrics(tmp_path / "run", CONFIG, "train") as metrics:
         metrics.log("teacher", 1, loss=0.5)
         metrics.artifact(tmp_path / "file.txt", "greeting", "text")
-    (offline,) = (tmp_path / "run" / "wandb").glob("offline-run-*")
-    (data,) = offline.glob("*.wandb")
-    content = data.read_bytes()
+    content = kept(tmp_path / "run", "offline-run")
     for expected in (b"teacher/loss", b"greeting", b"digits", b"oyster"):
         assert expected in content
     assert capfd.readouterr() == ("", "")
@@ -73,9 +78,7 @@ def test_a_wandb_that_cannot_be_reached_is_offline_and_nothing_is_lost(
     monkeypatch.setattr(kd.dashboard, "REACHED_WITHIN", 2)
     with Metrics(tmp_path, CONFIG, "train") as metrics:
         metrics.log("teacher", 1, loss=0.5)
-    (offline,) = (tmp_path / "wandb").glob("offline-run-*")
-    (data,) = offline.glob("*.wandb")
-    assert b"teacher/loss" in data.read_bytes()
+    assert b"teacher/loss" in kept(tmp_path, "offline-run")
     begun = json.loads((tmp_path / "metrics.jsonl").read_text())
     assert begun == {"phase": "teacher", "step": 1, "loss": 0.5}
     warnings = [line for line in capfd.readouterr().err.splitlines() if "no online run" in line]
@@ -138,10 +141,7 @@ def test_a_wandb_that_goes_away_holds_nobody_up_and_nothing_is_lost(
         service.shutdown()
         service.server_close()
         metrics.log("alone", 2, loss=0.25)
-    wandb.teardown()  # as at the end of a process
-    (online,) = (tmp_path / "wandb").glob("run-*")
-    (data,) = online.glob("*.wandb")
-    assert b"alone/loss" in data.read_bytes()
+    assert b"alone/loss" in kept(tmp_path, "run")
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["phase"] for line in lines] == ["teacher", "alone"]
 
