@@ -5,12 +5,14 @@ arXiv:2207.10666). They belong to one teacher, one data set and one augmentation
 beside them.
 """
 
+import hashlib
 import math
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 import torch
@@ -157,6 +159,7 @@ def store_targets(
                 if done % SAVE_EVERY == 0:
                     _save(partial, arrays, {**facts, "done": done})
         _save(partial, arrays, facts)
+        write_json(partial / "targets.json", {**facts, "sha256": _digests(partial, shape)})
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
     except OSError as error:
@@ -198,8 +201,9 @@ def _left_by_another(partial: Path, facts: Mapping, shape: Shape, whole: int) ->
         _open(partial, shape, "r")
     except (UserError, OSError, ValueError):
         return None
-    # Without "done" all were, and only the folder's name was still to be given.
+    # Without "done" all were, and only hashes and the folder's name were still to be given.
     done = begun.pop("done", whole)
+    begun.pop("sha256", None)
     same = first_difference(begun, dict(facts)) is None
     return done if same and isinstance(done, int) and 0 <= done <= whole else None
 
@@ -246,7 +250,10 @@ def stored_identity(folder: Path) -> dict[str, str]:
 
 
 def open_targets(folder: Path, identity: Mapping[str, str]) -> Targets:
-    """Open stored outputs; raise `UserError` if they are of something else or not whole."""
+    """Open stored outputs; raise `UserError` if they are of something else, damaged or not whole.
+
+    All of them are read once, so that a bit that has turned is noticed.
+    """
     facts, stored = read_json(folder / "targets.json"), stored_identity(folder)
     for field in sorted(stored.keys() | identity.keys()):
         if stored.get(field) != identity.get(field):
@@ -257,8 +264,11 @@ def open_targets(folder: Path, identity: Mapping[str, str]) -> Targets:
     try:
         shape = Shape(**facts["shape"])
         arrays = _open(folder, shape, "r")
+        digests = _digests(folder, shape)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder}: not whole ({error}); remove the folder") from error
+    if difference := first_difference(facts.get("sha256"), digests, "sha256"):
+        raise UserError(f"{folder}: damaged ({difference}); remove the folder")
     return Targets((shape,), (arrays,))
 
 
@@ -270,7 +280,18 @@ def _open(folder: Path, shape: Shape, mode: str) -> Arrays:
             array = np.load(folder / f"{name}.npy", mmap_mode=mode, allow_pickle=False)
         except EOFError as error:
             raise ValueError(f"{name}.npy is empty") from error
+        except (SyntaxError, TokenError) as error:
+            raise ValueError(f"{name}.npy has no NumPy header") from error
         if (array.dtype, array.shape) != (dtype, size):
             raise ValueError(f"{name}.npy is {array.dtype} {list(array.shape)}")
         arrays[name] = array
     return arrays
+
+
+def _digests(folder: Path, shape: Shape) -> dict[str, str]:
+    """Hash what `_open` would map; NumPy's format itself would not notice that a bit has turned."""
+    found = {}
+    for name in shape.arrays():
+        with (folder / f"{name}.npy").open("rb") as file:
+            found[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found

@@ -218,6 +218,37 @@ def test_outputs_that_are_not_whole_are_refused(
         shutil.rmtree(folder)
 
 
+@pytest.mark.parametrize("name", ["probabilities", "classes", "seeds"])
+def test_a_turned_bit_in_stored_outputs_is_noticed(
+    data: Data, teacher: Probabilities, tmp_path: Path, name: str
+) -> None:
+    """Every bit of the header, which NumPy takes for Python, and every thirteenth of the rest."""
+    store(teacher, data, tmp_path, most=4)
+    path = tmp_path / f"{name}.npy"
+    whole = path.read_bytes()
+    header = 8 * 128
+    for position in (*range(header), *range(header, 8 * len(whole), 13)):
+        turned = bytearray(whole)
+        turned[position // 8] ^= 1 << position % 8
+        path.write_bytes(turned)
+        with pytest.raises(UserError, match=r"damaged|not whole") as caught:
+            open_targets(tmp_path, IDENTITY)
+        assert "\n" not in str(caught.value)
+    path.write_bytes(whole)
+    open_targets(tmp_path, IDENTITY)
+
+
+def test_outputs_without_a_hash_are_refused(
+    data: Data, teacher: Probabilities, tmp_path: Path
+) -> None:
+    store(teacher, data, tmp_path)
+    facts = json.loads((tmp_path / "targets.json").read_text())
+    del facts["sha256"]
+    (tmp_path / "targets.json").write_text(json.dumps(facts))
+    with pytest.raises(UserError, match=r"damaged \(sha256 None, expected .*remove the folder"):
+        open_targets(tmp_path, IDENTITY)
+
+
 @pytest.mark.parametrize("identity", ["t1", ["d1", "t1"], None])
 def test_outputs_that_do_not_say_whose_they_are_are_refused(
     tmp_path: Path, identity: object
