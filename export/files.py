@@ -3,6 +3,8 @@
 import json
 import os
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +14,9 @@ from export.errors import UserError
 
 # What building an object from foreign JSON can raise.
 DAMAGE = (AttributeError, KeyError, IndexError, TypeError, ValueError, OverflowError, UserError)
+# What reading an archive that is none, or a damaged one, can raise; NotImplementedError and
+# RecursionError are RuntimeErrors.
+BAD_ZIP = (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError)
 
 UNFINISHED = ".unfinished"
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from export.device import UnitOfWork, machine, unit_of_work
 from export.errors import UserError
+from export.files import BAD_ZIP
 from export.measurement import Measurement, anchor_ms, begin, found, measure
 from export.onnx_runner import check_provider, onnx_runner
 from export.stopwatch import Patience, Runner, Timing, rounds, timings_beside
@@ -55,7 +56,7 @@ def read(name: str) -> bytes:
             return (KIT / name).read_bytes()
         with zipfile.ZipFile(KIT) as kit:
             return kit.read(name)
-    except (KeyError, OSError, zipfile.BadZipFile) as error:
+    except (KeyError, *BAD_ZIP) as error:
         raise UserError(f"{KIT}: {name} is missing or damaged; copy the whole kit again") from error
 
 

@@ -74,7 +74,7 @@ def read_metadata(path: Path) -> dict[str, str]:
     try:
         model = onnx.load(path)
         onnx.checker.check_model(model)
-    except (OSError, DecodeError, onnx.checker.ValidationError) as error:
+    except (OSError, ValueError, DecodeError, onnx.checker.ValidationError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: cannot be read as ONNX ({reason}); make it again") from error
     return {entry.key: entry.value for entry in model.metadata_props}

@@ -1,6 +1,7 @@
 """Run an ONNX model in ONNX Runtime, alone and the same way each time."""
 
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from functools import cache
 from pathlib import Path
 
@@ -51,9 +52,10 @@ def onnx_session(
     # Threads spin inside a run, as when deployed, but never while another session is timed.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     try:
-        session = onnxruntime.InferenceSession(
-            str(model) if isinstance(model, Path) else model, options, providers=[provider]
-        )
+        with redirect_stdout(None):  # it prints a banner when it falls back to another provider
+            session = onnxruntime.InferenceSession(
+                str(model) if isinstance(model, Path) else model, options, providers=[provider]
+            )
     except Exception as error:  # ONNX Runtime's own exceptions share no narrower base class
         if not isinstance(model, Path):
             raise

@@ -125,7 +125,7 @@ def decoded(file: BinaryIO, name: str) -> Tensor:
     try:
         with Image.open(file) as image:
             return functional.pil_to_tensor(ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        # Pillow's message may quote the path again or run over several lines.
+    except Exception as error:  # damage leads Pillow anywhere
+        # Its message may quote the path again or run over several lines.
         kind = type(error).__name__
         raise UserError(f"{name}: not a readable image ({kind}); repair or remove it") from error

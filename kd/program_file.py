@@ -6,16 +6,18 @@ is not plain tensors and operators of ATen is refused.
 
 import io
 import json
+import logging
 import re
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from export.errors import UserError
-from export.files import DAMAGE
+from export.files import BAD_ZIP, DAMAGE
 
 PLAIN = re.compile(
     r"archive_format|archive_version|byteorder|models/model\.json|\.format_version|\.data/version"
@@ -54,7 +56,8 @@ class Program(nn.Module):
         super().__init__()
         check_archive(path)
         try:
-            program = torch.export.load(path)
+            with _quiet("torch.export"):  # it would log a traceback beside what it raises
+                program = torch.export.load(path)
             # Guards are code made from text of the file.
             module = program.module(check_guards=False)
             (name,) = program.graph_signature.user_inputs
@@ -74,6 +77,17 @@ class Program(nn.Module):
         return in_parts(self._loaded[0], images.cpu(), self.batch).to(images.device)
 
 
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Drop what the logger called `name` says, whatever its level."""
+    logger = logging.getLogger(name)
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
+
+
 def in_parts(network: Callable[[Tensor], Tensor], images: Tensor, batch: int | None) -> Tensor:
     """Outputs [N, K] of a network that takes `batch` images at a time, or any number."""
     size = batch or len(images)
@@ -89,7 +103,7 @@ def check_archive(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             fault = next(_faults(archive), None)
-    except (*DAMAGE, OSError, zipfile.BadZipFile, RecursionError) as error:
+    except (*DAMAGE, *BAD_ZIP) as error:
         raise UserError(
             f"{path}: no program of torch.export ({error}); save one with torch.export.save"
         ) from error

@@ -6,24 +6,26 @@ cache.
 """
 
 import hashlib
-import io
 import os
 import sys
 import tarfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+import torch
 from braceexpand import UnbalancedBracesError, braceexpand
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from tqdm import tqdm
 
 from export.errors import UserError
-from export.files import write_whole
 from export.processes import is_first
+from export.tensor_files import read_tensors, write_tensors
 
 PARTS = ("train", "val", "test")
+MOST_CLASSES = 1_000_000  # a number beyond is a slip, not a class
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,22 +67,18 @@ def shards_of(pattern: str) -> dict[str, list[Path]]:
 
 
 def read_index(shards: Sequence[Path]) -> Index:
-    """Index `shards`, or find their index in the cache; raise `UserError` for damaged ones."""
+    """Index `shards`, or find their index in the cache; raise `UserError` for damaged shards."""
     kept = _cache_of(shards)
     if kept.exists():
-        try:
-            with np.load(kept, allow_pickle=False) as stored:
-                return Index(stored["labels"], stored["places"])
-        except (OSError, ValueError, KeyError):
-            kept.unlink(missing_ok=True)
+        with suppress(UserError, KeyError):
+            stored, _ = read_tensors(kept)
+            return Index(stored["labels"].numpy(), stored["places"].numpy())
     bar = tqdm(shards, desc="index", unit="shard", disable=not is_first())
     samples = [(label, n, *place) for n, path in enumerate(bar) for label, place in _samples(path)]
     found = np.array(samples, dtype=np.int64).reshape(-1, 4)
     index = Index(found[:, 0].copy(), found[:, 1:].copy())
-    content = io.BytesIO()
-    np.savez(content, labels=index.labels, places=index.places)
     try:
-        write_whole(kept, content.getvalue())
+        write_tensors(kept, {name: torch.from_numpy(a) for name, a in asdict(index).items()}, {})
     except UserError as error:
         print(f"index of the shards: not kept for the next time: {error}", file=sys.stderr)
     return index
@@ -89,7 +87,7 @@ def read_index(shards: Sequence[Path]) -> Index:
 def _cache_of(shards: Sequence[Path]) -> Path:
     stats = [(str(path.resolve()), (s := path.stat()).st_size, s.st_mtime_ns) for path in shards]
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return root / "oyster" / f"{hashlib.sha256(repr(stats).encode()).hexdigest()[:32]}.npz"
+    return root / "oyster" / f"{hashlib.sha256(repr(stats).encode()).hexdigest()[:32]}.safetensors"
 
 
 def _samples(path: Path) -> Iterator[tuple[int, tuple[int, int]]]:
@@ -111,20 +109,27 @@ def _samples(path: Path) -> Iterator[tuple[int, tuple[int, int]]]:
         sample = min(odd) if images else "it"
         expected = "expected such as 000017.jpg and 000017.cls"
         raise UserError(f"{path}: {sample} has no image with its .cls; {expected}")
+    if wrong := [key for key, label in labels.items() if not 0 <= label < MOST_CLASSES]:
+        raise UserError(
+            f"{path}: {wrong[0]} is of class {labels[wrong[0]]}, expected 0 to {MOST_CLASSES - 1}"
+        )
     yield from ((labels[key], place) for key, place in images.items())
 
 
 def class_names(folder: Path, labels: np.ndarray) -> tuple[str, ...]:
     """Return the lines of classes.txt beside the shards, or the numbers of the classes.
 
-    Raises `UserError` when it has too few lines, and for fewer than two classes.
+    Raises `UserError` when it cannot be read or has too few lines, and for fewer than two classes.
     """
     path, count = folder / "classes.txt", int(labels.max()) + 1
-    if labels.min() < 0 or len(np.unique(labels)) < 2:
+    if len(np.unique(labels)) < 2:
         raise UserError(f"{folder}: classes {np.unique(labels)[:5].tolist()}; expected two or more")
     if not path.exists():
         return tuple(map(str, range(count)))
-    names = tuple(path.read_text(encoding="utf-8").splitlines())
+    try:
+        names = tuple(path.read_text(encoding="utf-8").splitlines())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read; expected one class name a line") from error
     if len(names) < count:
         raise UserError(f"{path}: {len(names)} lines, but the shards hold class {count - 1}")
     return names

@@ -87,7 +87,13 @@ def test_the_index_is_kept_and_made_anew_for_other_shards(tmp_path: Path, cache:
     first = read_index([path])
     (kept,) = cache.iterdir()
     assert np.array_equal(read_index([path]).places, first.places)
-    kept.write_bytes(b"damaged")
+    whole = kept.read_bytes()
+    for bit in range(0, 8 * len(whole), 61):
+        turned = bytearray(whole)
+        turned[bit // 8] ^= 1 << bit % 8
+        kept.write_bytes(turned)
+        assert np.array_equal(read_index([path]).places, first.places)
+    kept.write_bytes(whole[:-9])
     assert np.array_equal(read_index([path]).places, first.places)
     shard(path, range(9))
     assert len(read_index([path]).labels) == 9
@@ -108,6 +114,9 @@ def test_names_of_classes(tmp_path: Path) -> None:
     assert load_data(DataSettings(path, resolution=8)).classes == ("cat", "dog", "fish")
     (tmp_path / "classes.txt").write_text("cat\n")
     with pytest.raises(UserError, match=r"classes\.txt: 1 lines, but the shards hold class 2"):
+        load_data(DataSettings(path, resolution=8))
+    (tmp_path / "classes.txt").write_bytes("Käfer\nHund\nFisch\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"classes\.txt: cannot be read; expected one class name"):
         load_data(DataSettings(path, resolution=8))
 
 
@@ -133,6 +142,8 @@ def test_shards_of_no_part_beside_others(tmp_path: Path) -> None:
         ({"1.png": b"x"}, "1 has no image with its .cls"),
         ({"1.png": b"x", "1.cls": b"1", "2.cls": b"0"}, "2 has no image with its .cls"),
         ({"1.png": b"x", "1.cls": b"one"}, "no whole tar of samples"),
+        ({"1.png": b"x", "1.cls": b"-1"}, "1 is of class -1, expected 0 to 999999"),
+        ({"1.png": b"x", "1.cls": 19 * b"9"}, "1 is of class 9999999999999999999, expected"),
     ],
 )
 def test_odd_samples(tmp_path: Path, samples: dict[str, bytes], fault: str) -> None:
