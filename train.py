@@ -10,6 +10,7 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -42,7 +43,7 @@ from kd.preview import (
     max_or_sum,
     outputs_size,
     peak_memory,
-    survey_seconds,
+    scoring_seconds,
     teacher_seconds,
     teacher_work,
     time_text,
@@ -80,6 +81,16 @@ CURVES = (
     *(("alpha", "search_loss"), ("alpha", "expected_over_target"), ("alpha", "entropy")),
     *(("alpha", "lambda"), ("alpha", "tau")),
 )
+
+
+class Learned(NamedTuple):
+    """What a run has found out about a teacher's students."""
+
+    supernet: Supernet
+    alpha: Alpha
+    problem: Programme
+    survey: Scores  # of random students
+    front: Scores  # of those that alpha picks for several budgets
 
 
 def main(config: TrainConfig) -> None:
@@ -134,28 +145,22 @@ def main(config: TrainConfig) -> None:
 
         draws = np.random.default_rng(config.seed)
         score = partial(scored, config, data, taught, supernet)
-        random = score("survey", fair_students(sampler, config.surveyed, draws))
-        searched = score("front", alphas_own(alpha, problem, draws))
+        survey = score("survey", fair_students(sampler, config.surveyed, draws))
+        front = score("front", alphas_own(alpha, problem, draws))
         if PROCESSES.is_main_process:
-            conclude(config, data, teacher, supernet, alpha, problem, searched, random, metrics)
+            learned = Learned(supernet, alpha, problem, survey, front)
+            conclude(config, data, teacher, learned, metrics)
     PROCESSES.wait_for_everyone()
 
 
 def conclude(
-    config: TrainConfig,
-    data: Data,
-    teacher: Given,
-    supernet: Supernet,
-    alpha: Alpha,
-    problem: Programme,
-    searched: Scores,
-    random: Scores,
-    metrics: Metrics,
+    config: TrainConfig, data: Data, teacher: Given, learned: Learned, metrics: Metrics
 ) -> None:
     """Save what was learned; look for what went wrong; report."""
+    supernet, alpha, problem, survey, _ = learned
     liked = {"guide": config.guide_name, "budgets": preferences(alpha, SHOWN_BUDGETS)}
     write_json(config.run / "preferences.json", liked)
-    surrogate = fit_surrogate(supernet.space, {a: loss for a, (loss, _) in random.items()})
+    surrogate = fit_surrogate(supernet.space, {a: loss for a, (loss, _) in survey.items()})
     path = config.run / "supernet.safetensors"
     save_supernet(path, supernet, alpha, surrogate, problem.table.fingerprint())
     found = alarms(alpha, read_metrics(config.run))
@@ -167,7 +172,7 @@ def conclude(
         *(("ALARM", alarm) for alarm in found),
     ]
     metrics.summary(**dict(rows), alarms=found)
-    write_train_report(config, alpha, problem.table, rows, searched, random)
+    write_train_report(config, learned, rows)
     shutil.rmtree(config.run / "checkpoint", ignore_errors=True)
     print(f"\n{table_text([*rows, ('report', str(config.run / 'report.html'))])}\n")
     print(f"next: python search.py --target-latency MS --run {config.run}")
@@ -196,13 +201,13 @@ def preview(
     alpha = config.accumulate * max_or_sum(config, alpha, loading * few / at_once)
     step = student_seconds(supernet, pixels)
     epoch = max_or_sum(config, step, loading) * images / (at_once * processes)
-    decisions = len(space.decisions())
+    decisions, students = len(space.decisions()), config.surveyed + SHOWN_BUDGETS
     seconds = {
         **teacher_seconds(config, data, given, pixels, loading),
         "latency table": 0 if config.latency_table else config.latency_seconds,
         "w": w * w_steps,
         "alpha": alpha * config.alpha_steps,
-        "survey": survey_seconds(config, data, step, loading, at_once) / processes,
+        "survey": students * scoring_seconds(config, data, step, loading, at_once) / processes,
     }
     steps = f"{w_steps} steps of w at {1 / w:.2g} a second, {config.alpha_steps} of alpha at"
     epochs = SEARCH_RECIPES[config.preset].epochs
@@ -237,9 +242,10 @@ def scored(
     images = calibration_images(data.train, at_once, config.seed, count)
     search = {"split": data.search, "outputs": taught.search, "workers": config.workers}
     rated = partial(rate, images=images, loss=config.loss(config.guide), batch=at_once, **search)
-    bar = tqdm(own_part(students), what, unit="student", disable=not is_first())
     layout = {"memory_format": torch.channels_last}
-    found = merged({a: rated(supernet.extract(a).to(**layout)) for a in bar})
+    with tqdm(own_part(students), what, unit="student", disable=not is_first()) as bar:
+        own = {a: rated(supernet.extract(a).to(**layout)) for a in bar}
+    found = merged(own)
     return {a: found[a] for a in students}
 
 
@@ -252,18 +258,12 @@ def alphas_own(alpha: Alpha, problem: Programme, draws: np.random.Generator) -> 
     ]
 
 
-def write_train_report(
-    config: TrainConfig,
-    alpha: Alpha,
-    table: LatencyTable,
-    rows: list[tuple[str, str]],
-    searched: Scores,
-    random: Scores,
-) -> None:
+def write_train_report(config: TrainConfig, learned: Learned, rows: list[tuple[str, str]]) -> None:
     """Write the pictures and report.html."""
-    run, middle_ms = config.run, float(np.sqrt(np.prod(alpha.range_ms())))
+    run, alpha, table = config.run, learned.alpha, learned.problem.table
+    middle_ms = float(np.sqrt(np.prod(alpha.range_ms())))
     ylabel = "accuracy on the search split, shared weights"
-    points = [points_of(table, scores) for scores in (searched, random)]
+    points = [points_of(table, scores) for scores in (learned.front, learned.survey)]
     front_figure(run / "front.png", *points, table.unit_of_work(), ylabel)
     curves_figure(run / "curves.png", read_metrics(run), CURVES)
     choices_figure(run / "choices.png", named_probabilities(alpha, middle_ms))

@@ -36,7 +36,8 @@ def run_script(name: str, main: Callable[[], bool | None], resume: str) -> NoRet
         if error.errno not in NO_ROOM:
             raise
         place = error.filename or "the disk"
-        status = _say(f"{name}: {place}: {error.strerror}; make room there, then {resume}", 2)
+        mend = "make it writable" if error.errno == errno.EROFS else "make room there"
+        status = _say(f"{name}: {place}: {error.strerror}; {mend}, then {resume}", 2)
     sys.exit(status)
 
 

@@ -80,13 +80,13 @@ def teacher_seconds(
     return {"teacher": training, "outputs": outputs}
 
 
-def survey_seconds(
+def scoring_seconds(
     config: TrainConfig, data: Data, step: float, loading: float, batch: int
 ) -> float:
-    """Rough seconds of scoring the surveyed students, where `step` trains on `batch` images."""
+    """Rough seconds of scoring a student on the search split, where `step` trains on `batch`."""
     scoring = max_or_sum(config, step / TRAINING_PASSES, loading) * len(data.search) / batch
     calibration = CALIBRATION_BATCHES * step / TRAINING_PASSES
-    return config.surveyed * (scoring + calibration)
+    return scoring + calibration
 
 
 def outputs_size(config: TrainConfig, data: Data) -> str:

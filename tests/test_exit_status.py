@@ -14,7 +14,7 @@ from export.errors import UserError
 from export.exit_status import run_script
 
 ROOT = Path(__file__).parent.parent
-MEND = "make room there, then the same command goes on"
+GOES_ON = "then the same command goes on"
 
 
 @pytest.fixture(autouse=True)
@@ -51,12 +51,12 @@ def test_promises(kept: bool | None, status: int, capsys: pytest.CaptureFixture)
         (
             OSError(errno.ENOSPC, "No space left on device", "/run/a"),
             2,
-            f"x.py: /run/a: No space left on device; {MEND}\n",
+            f"x.py: /run/a: No space left on device; make room there, {GOES_ON}\n",
         ),
         (
             OSError(errno.EROFS, "Read-only file system"),
             2,
-            f"x.py: the disk: Read-only file system; {MEND}\n",
+            f"x.py: the disk: Read-only file system; make it writable, {GOES_ON}\n",
         ),
     ],
     ids=["mendable", "interrupted", "full", "read-only"],

@@ -14,7 +14,7 @@ from kd.preview import (
     duration,
     loading_seconds,
     max_or_sum,
-    survey_seconds,
+    scoring_seconds,
     teacher_seconds,
     time_text,
 )
@@ -69,12 +69,11 @@ def test_workers_decode_while_a_step_computes() -> None:
     assert max_or_sum(beside, 2.0, 3.0) == 3.0
 
 
-def test_a_survey_scores_the_search_split_and_calibrates() -> None:
+def test_a_student_is_scored_on_the_search_split_after_calibration() -> None:
     """40 images to decode and pass in batches of 20, after 4 batches that are decoded already."""
     data = load_data(DataSettings(resolution=8, limit=200))
     assert len(data.search) == 40
-    config = TrainConfig(surveyed=10)
-    assert survey_seconds(config, data, 3.0, 0.5, 20) == pytest.approx(10 * (2 * 1.5 + 4))
+    assert scoring_seconds(TrainConfig(), data, 3.0, 0.5, 20) == pytest.approx(2 * 1.5 + 4)
 
 
 @pytest.mark.parametrize("preset", ["digits", "cifar10", "imagenet"])
