@@ -245,7 +245,7 @@ def test_outputs_without_a_hash_are_refused(
     facts = json.loads((tmp_path / "targets.json").read_text())
     del facts["sha256"]
     (tmp_path / "targets.json").write_text(json.dumps(facts))
-    with pytest.raises(UserError, match=r"damaged \(sha256 None, expected .*remove the folder"):
+    with pytest.raises(UserError, match="damaged, not what was written there; remove the fol"):
         open_targets(tmp_path, IDENTITY)
 
 
