@@ -8,61 +8,65 @@ student is within its budget and equal to its ONNX file, 1 when one is not, 2 fo
 mend.
 """
 
-import json
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from glob import escape
-from pathlib import Path
 
 import numpy as np
 import torch
-import tyro
 
-from export.errors import UserError
-from export.exit_status import run_script
-from export.files import write_json
-from export.processes import from_first, join_processes, say
-from export.report import table_text
-from export.stopwatch import Timing, timed
-from export.student_report import summary_rows, write_student_report
-from export.students import budget_kept, read_students, students_text, write_pareto
-from kd.bounds import check_settings
-from kd.config import SEARCH_RECIPES, SearchConfig, TrainConfig
-from kd.cost import search_cost
-from kd.data import Data, load_data
+from base.errors import UserError
+from base.exit_status import run_script
+from base.files import write_json
+from base.processes import from_main_process, join_processes, print_once
+from export.report.page import table_text
+from export.report.student_page import summary_rows, write_student_report
+from export.report.students import budget_kept, read_students, students_text, write_pareto
+from export.timing.stopwatch import timed
+from kd.batches import endless
 from kd.evaluate import accuracy, predict
-from kd.judge import judge
-from kd.prepare import Teaching, prepare_outputs, run_teacher
+from kd.final_evaluation import final_evaluation
+from kd.images.splits import Data, join, load_data
 from kd.retrain import retrain
-from kd.run import AnyMetrics, open_metrics, read_config, read_metrics
-from kd.settings import option, settings_of, train_config_of
-from kd.stream import streamed
-from kd.teacher import read_facts
+from kd.run.bounds import check_settings
+from kd.run.config import SearchConfig, TrainConfig
+from kd.run.cost import search_cost
+from kd.run.folder import read_config, read_metrics
+from kd.run.metrics import AnyMetrics, open_metrics, open_phase
+from kd.run.recipes import parse_search
+from kd.run.settings import onnx_metadata, search_identity, settings_of, train_config_of
+from kd.teacher.outputs import TeacherOutputs, prepare_outputs
+from kd.teacher.prepare import reload_teacher
+from kd.teacher.saved import read_facts
 from supernet.alpha import Alpha
-from supernet.alpha_training import AlphaSettings, train_alpha
-from supernet.derive import Programme, check_budget, programme
-from supernet.latency import LatencyTable
-from supernet.measure import (
+from supernet.choice.pick import Pick, cached_pick, pick_measured, pick_predicted
+from supernet.choice.programme import Programme, check_budget, programme
+from supernet.choice.ship import ship
+from supernet.latency.measurement import (
     describe_table,
     given_table,
-    measure_architectures,
-    not_from_here,
-    run_table,
+    load_run_table,
+    machine_difference,
 )
-from supernet.pick import Pick, kept_pick, pick_measured, pick_predicted
+from supernet.latency.students import measure_architectures
+from supernet.latency_table import LatencyTable
 from supernet.presets import preset_resolution, preset_space
 from supernet.sampling import fair_sampler, random_as_fast
-from supernet.ship import ship
 from supernet.space import Architecture
-from supernet.storage import is_of_table, load_alpha, load_surrogate, load_weights, save_alpha
-from supernet.student import Student, parameters_and_macs
+from supernet.student import Student
 from supernet.supernet import Supernet
+from supernet.training.alpha import AlphaSettings, train_alpha
+from supernet.training.storage import (
+    is_of_table,
+    load_alpha,
+    load_surrogate,
+    load_weights,
+    save_alpha,
+)
 
 PROCESSES = join_processes()
 DEVICE = PROCESSES.device
-Way = tuple[Architecture, str]  # what is trained, and whether from "kd" or from "labels" alone
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ class Trained:
 
     config: TrainConfig
     data: Data
-    taught: Teaching
+    outputs: TeacherOutputs
     problem: Programme
     supernet: Supernet
 
@@ -81,39 +85,45 @@ class Trained:
         return self.problem.table
 
 
+@dataclass(frozen=True)
+class Retraining:
+    """A student that is trained from scratch, and whether from "kd" or from "labels" alone."""
+
+    name: str
+    architecture: Architecture
+    learns_from: str
+
+
 def main(config: SearchConfig) -> bool:
     """Make one student a budget; return whether all of them kept their promises."""
     check_settings(config)
     train_config = train_config_of(read_config(config.run)["settings"], config.run)
     space = preset_space(train_config.preset, len(read_facts(config.run)["classes"]))
-    brought = config.latency_table
-    table = given_table(brought, space) if brought else run_table(config.run, space)
+    given = config.latency_table
+    table = given_table(given, space) if given else load_run_table(config.run, space)
     problem = programme(table)
     if config.list:
-        say(overview(config, problem))
+        described = table_text(describe_table(table, problem.range_ms()))
+        students = read_students(config.run / "students", table.fingerprint())
+        print_once(f"{described}\n\n{students_text(students)}")
         return True
     if not config.target_latency:
         raise UserError("--target-latency is missing; give one or more budgets in milliseconds")
     for target_ms in config.target_latency:
         if check_budget(problem, target_ms):
-            say(f"{target_ms:g} ms: more than any student needs; searching near that")
+            print_once(f"{target_ms:g} ms: more than any student needs; searching near that")
     trained = load_trained(train_config, problem)
     seconds = config.checkpoint_seconds
     with open_metrics(config.run, settings_of(config), "search", seconds) as metrics:
         alpha = alpha_of_table(config, trained, metrics)
         kept = [make_student(config, trained, alpha, ms, metrics) for ms in config.target_latency]
     if PROCESSES.is_main_process:
-        students = read_students(config.run / "students", table.fingerprint())
-        write_pareto(config.run / "students" / "pareto.png", students, table.unit_of_work())
+        folder = config.run / "students"
+        students = read_students(folder, table.fingerprint())
+        write_pareto(folder / "pareto.png", students, table.unit_of_work())
         print(f"{students_text(students)}\n")
     PROCESSES.wait_for_everyone()
     return all(kept)
-
-
-def overview(config: SearchConfig, problem: Programme) -> str:
-    """Say which budgets are feasible and what has been found for them."""
-    students = read_students(config.run / "students", problem.table.fingerprint())
-    return f"{table_text(describe_table(problem))}\n\n{students_text(students)}"
 
 
 def load_trained(config: TrainConfig, problem: Programme) -> Trained:
@@ -122,14 +132,15 @@ def load_trained(config: TrainConfig, problem: Programme) -> Trained:
     supernet = load_weights(config.run / "supernet.safetensors", problem.table.space)
     supernet.to(DEVICE, memory_format=torch.channels_last)
     fingerprint = read_facts(config.run)["fingerprint"]
-    load = partial(run_teacher, config, data, config.run, DEVICE)
+    load = partial(reload_teacher, config.teacher_request(), data, config.run, DEVICE)
     with PROCESSES.main_process_first():
-        taught = prepare_outputs(config, fingerprint, load, data, config.run / "targets")
-    return Trained(config, data, taught, problem, supernet)
+        settings, loader = config.output_settings(), config.loader()
+        outputs = prepare_outputs(settings, fingerprint, load, data, loader)
+    return Trained(config, data, outputs, problem, supernet)
 
 
 def alpha_of_table(config: SearchConfig, trained: Trained, metrics: AnyMetrics) -> Alpha:
-    """Return alpha for the table: the run's, or for a table brought one trained on the same w."""
+    """Return alpha for the table: the run's, or for a given table one trained on the same w."""
     space, table = trained.table.space, trained.table.fingerprint()
     path = config.run / "supernet.safetensors"
     if config.latency_table is None or is_of_table(path, table):
@@ -137,21 +148,20 @@ def alpha_of_table(config: SearchConfig, trained: Trained, metrics: AnyMetrics) 
     name = config.latency_table.stem
     path = config.run / "alphas" / f"{name}.safetensors"
     if not is_of_table(path, table):
-        settings, split = trained.config, trained.data.search
-        stream = (settings, DEVICE, split, trained.taught.search, settings.alpha_batch)
-        checkpoint = metrics.checkpoint(f"alpha_{name}", f"choices_{name}", table=table)
+        settings, data, outputs = trained.config, trained.data, trained.outputs
+        phase = open_phase(metrics, f"alpha_{name}", f"choices_{name}", table=table)
         alpha = train_alpha(
             trained.supernet,
             trained.problem,
-            partial(streamed, *stream),
+            partial(endless, data.search, outputs.search, settings.alpha_loader(), DEVICE),
             settings.loss(settings.guide),
             AlphaSettings.of(settings_of(settings)),
-            lambda phase, step, **numbers: metrics.log(f"{phase}_{name}", step, **numbers),
-            checkpoint,
+            phase,
+            partial(metrics.log, f"choices_{name}"),
         )
         if PROCESSES.is_main_process:
             save_alpha(path, alpha, space, table)
-            checkpoint.remove()
+            phase.checkpoint.remove()
         PROCESSES.wait_for_everyone()
     return load_alpha(path, space, table)
 
@@ -161,62 +171,55 @@ def make_student(
 ) -> bool:
     """Search, retrain, export and verify one student; return whether it kept its promises."""
     name = config.student_name(target_ms)
-    folder = config.run / "students" / name
-    kept = config.run / "checkpoint" / f"pick_{name}.json"
-    known = (kept, identity(config, trained), partial(search, config, trained, alpha, target_ms))
-    pick, search_seconds = timed(lambda: kept_pick(*known))
-    way = (pick.architecture, config.retrain_with)
-    student, retrain_seconds = timed(lambda: trained_student(config, trained, way, name, metrics))
-    compared = controls(config, trained, pick, name, metrics) if config.controls else {}
+    cache, depends_on = (
+        config.run / "checkpoint" / f"pick_{name}.json",
+        search_identity(config, trained.table.fingerprint()),
+    )
+    find = partial(search, config, trained, alpha, target_ms)
+    pick, search_seconds = timed(lambda: cached_pick(cache, depends_on, find))
+    own = Retraining(name, pick.architecture, config.retrain_with)
+    student, retrain_seconds = timed(lambda: retrained(config, trained, own, metrics))
+    compared = controls(config, trained, own, metrics) if config.controls else {}
     if not PROCESSES.is_main_process:
         return True
-    onnx_path = folder / "student.onnx"
-    metadata = onnx_metadata(config, trained, target_ms)
-    limits = (config.patience(), config.seed)
-    measured = ship(student, pick.architecture, trained.table, folder, metadata, *limits)
-    verdict = judge(
-        trained.taught.test, student, onnx_path, trained.data.test, trained.config.batch
+    folder = config.run / "students" / name
+    metadata = onnx_metadata(target_ms, trained.data.classes, trained.config, config)
+    shipped = ship(
+        student,
+        pick.architecture,
+        trained.table,
+        folder,
+        metadata=metadata,
+        patience=config.patience(),
+        seed=config.seed,
     )
-    parameters, macs = parameters_and_macs(trained.table.space, pick.architecture)
+    onnx_path, test, outputs = folder / "student.onnx", trained.data.test, trained.outputs.test
+    evaluation = final_evaluation(outputs, student, onnx_path, test, trained.config.batch)
+    measured_ms = shipped["measured_ms"]
     facts = {
         "target_ms": target_ms,
-        "predicted_ms": pick.predicted_ms,
-        "measured_ms": measured.ms if measured else None,
-        "measured_ms_spread": measured.spread if measured else None,
-        "meets_target": measured.ms <= target_ms if measured else None,
-        "not_measured": not_from_here(trained.table),
-        **verdict.facts(),
-        "params": parameters,
-        "macs": macs,
+        **shipped,
+        "meets_target": None if measured_ms is None else measured_ms <= target_ms,
+        **evaluation.facts(),
         "search_seconds": search_seconds,
         "retrain_seconds": retrain_seconds,
         "seed": config.seed,
         "guide": trained.config.guide,
         "retrain_with": config.retrain_with,
-        "unit_of_work": trained.table.unit_of_work(),
-        "table": trained.table.fingerprint(),
         "settings": settings_of(config),
         "cost": search_cost(config, trained.config, trained.data),
         "controls": compared,
     }
     write_json(folder / "metrics.json", facts)
-    rows = summary_rows(facts, onnx_path)
     curve = [row for row in read_metrics(config.run) if row["phase"] == f"student_{name}"]
     curve = curve[-config.epochs :]  # an earlier search for this budget left its lines too
-    write_student_report(folder, facts, rows, pick.architecture.to_json(), curve)
+    write_student_report(folder, facts, pick.architecture.to_json(), curve)
     metrics.summary(**{f"{name}/{key}": value for key, value in facts.items()})
     metrics.artifact(onnx_path, f"student-{name}", "model")
-    for left in kept.parent.glob(f"*_{escape(name)}*"):
+    for left in cache.parent.glob(f"*_{escape(name)}*"):
         left.unlink()
-    print(f"\n{table_text(rows)}\n")
+    print(f"\n{table_text(summary_rows(facts, onnx_path))}\n")
     return budget_kept(facts) and facts["onnx_parity"]
-
-
-def identity(config: SearchConfig, trained: Trained) -> dict[str, str]:
-    """Return what a search's checkpoints depend on."""
-    passing = ("target_latency", "controls", "list")
-    settings = {name: v for name, v in settings_of(config).items() if name not in passing}
-    return {"settings": json.dumps(settings), "table": trained.table.fingerprint()}
 
 
 def search(config: SearchConfig, trained: Trained, alpha: Alpha, target_ms: float) -> Pick:
@@ -225,69 +228,73 @@ def search(config: SearchConfig, trained: Trained, alpha: Alpha, target_ms: floa
     Candidates are derived from alpha at the budget and ranked by the loss that the surrogate
     expects; the best are measured whole where they can be.
     """
-    path, space = config.run / "supernet.safetensors", trained.table.space
-    expect = load_surrogate(path, space).loss
+    path, table = config.run / "supernet.safetensors", trained.table
+    expect = load_surrogate(path, table.space).loss
     draws = np.random.default_rng(config.seed)
     with torch.no_grad():
         log_p = alpha(target_ms)
-    if not_from_here(trained.table):
+    if machine_difference(table):
         return pick_predicted(trained.problem, log_p, target_ms, config.candidates, expect, draws)
-    counts, limits = (config.candidates, config.finalists), (config.patience(), config.seed)
 
-    def whole_ms(students: Sequence[Architecture]) -> Mapping[Architecture, Timing]:
-        return from_first(lambda: measure_architectures(trained.table, *limits, students))
+    measure = partial(measure_architectures, table, config.patience(), config.seed)
+    return pick_measured(
+        trained.problem,
+        log_p,
+        target_ms,
+        counts=(config.candidates, config.finalists),
+        expect=expect,
+        measure=lambda students: from_main_process(partial(measure, students)),
+        draws=draws,
+    )
 
-    return pick_measured(trained.problem, log_p, target_ms, counts, expect, whole_ms, draws)
 
-
-def trained_student(
-    config: SearchConfig, trained: Trained, way: Way, name: str, metrics: AnyMetrics
+def retrained(
+    config: SearchConfig, trained: Trained, own: Retraining, metrics: AnyMetrics
 ) -> Student:
     """Train a student from scratch on the train and the search split; the test split waits."""
     torch.manual_seed(config.seed)
-    student, log = Student(trained.table.space, way[0]).to(DEVICE), f"student_{name}"
-    given = (config, trained.config, trained.data, trained.taught, way[1])
-    checkpoint = metrics.checkpoint(log, way=repr(way), **identity(config, trained))
-    retrain(student, *given, f"student {name}", partial(metrics.log, log), checkpoint)
+    settings, data = trained.config, trained.data
+    student = Student(trained.table.space, own.architecture).to(DEVICE)
+    way = repr((own.architecture, own.learns_from))
+    phase = open_phase(
+        metrics,
+        f"student_{own.name}",
+        way=way,
+        **search_identity(config, trained.table.fingerprint()),
+    )
+    retrain(
+        student,
+        join(data.train, data.search),
+        trained.outputs.joined(),
+        settings.loss(own.learns_from),
+        config.retraining(settings.accumulate),
+        replace(settings.loader(), seed=config.seed),
+        phase,
+    )
     return student.cpu().eval()
 
 
 def controls(
-    config: SearchConfig, trained: Trained, pick: Pick, name: str, metrics: AnyMetrics
+    config: SearchConfig, trained: Trained, own: Retraining, metrics: AnyMetrics
 ) -> dict[str, dict[str, object]]:
-    """Retrain a random student as fast as the pick, and the pick without the teacher."""
+    """Retrain a random student as fast as the picked one, and that one without the teacher."""
     problem, test = trained.problem, trained.data.test.view(None)
     sampler = fair_sampler(problem.table, *problem.range_ms())
-    random = random_as_fast(sampler, pick.architecture, np.random.default_rng(config.seed))
-    ways = {"random": (random, config.retrain_with), "labels": (pick.architecture, "labels")}
+    random = random_as_fast(sampler, own.architecture, np.random.default_rng(config.seed))
+    retrainings = {
+        "random": Retraining(f"{own.name}-random", random, own.learns_from),
+        "labels": Retraining(f"{own.name}-labels", own.architecture, "labels"),
+    }
     found = {}
-    for kind, way in ways.items():
-        student = trained_student(config, trained, way, f"{name}-{kind}", metrics)
+    for kind, retraining in retrainings.items():
+        student = retrained(config, trained, retraining, metrics)
         found[kind] = {
             "test_accuracy": accuracy(*predict(student, test, trained.config.batch)),
-            "predicted_ms": problem.table.predicted_ms(way[0]),
-            "architecture": way[0].to_json(),
+            "predicted_ms": problem.table.predicted_ms(retraining.architecture),
+            "architecture": retraining.architecture.to_json(),
         }
     return found
 
 
-def onnx_metadata(config: SearchConfig, trained: Trained, target_ms: float) -> dict[str, str]:
-    """Return where the file comes from, all text; lists and settings as JSON."""
-    return {
-        "classes": json.dumps(trained.data.classes),
-        "target_ms": f"{target_ms:g}",
-        "train_settings": json.dumps(settings_of(trained.config), default=str),
-        "search_settings": json.dumps(settings_of(config), default=str),
-        "versions": json.dumps(read_config(config.run)["versions"]),
-    }
-
-
-def settings_given() -> SearchConfig:
-    """Return the command line's settings; its run's preset has a recipe for those left out."""
-    run = Path(option(sys.argv[1:], "--run", "runs/digits"))
-    preset = read_config(run)["settings"]["preset"] if (run / "config.json").exists() else ""
-    return tyro.cli(SearchConfig, default=SEARCH_RECIPES.get(preset, SEARCH_RECIPES["digits"]))
-
-
 if __name__ == "__main__":
-    run_script("search.py", lambda: main(settings_given()), "the same command goes on")
+    run_script("search.py", lambda: main(parse_search(sys.argv[1:])), "the same command goes on")

@@ -7,7 +7,7 @@ three budgets; each student is retrained from scratch with labels and with KD. A
 (arXiv:1911.09074) says that what a teacher finds is better once that teacher distils it. What each
 supernet prefers is left in folders for
 
-    python -m export.compare runs/akd/labels-0 runs/akd/labels-1 runs/akd/convmixer-0 ...
+    python -m export.report.compare runs/akd/labels-0 runs/akd/labels-1 runs/akd/convmixer-0 ...
 
 Every student is a line of benchmarks/results/akd.csv, and is not made again. For two cores run it
 twice, with other --seeds.
@@ -26,6 +26,10 @@ import tyro
 from scipy.stats import ttest_rel
 from timm.models.convmixer import ConvMixer
 
+from base.checkpoint import Checkpoint
+from base.errors import UserError
+from base.files import write_json
+from base.phase import Phase
 from benchmarks.csv_lines import append_lines, read_lines
 from benchmarks.provenance import provenance
 from benchmarks.shared_search import (
@@ -38,15 +42,12 @@ from benchmarks.shared_search import (
     trained_weights,
 )
 from benchmarks.world import BATCH, KD_LOSS, Images, World, accuracy, open_world, trained_student
-from export.checkpoint import Checkpoint
-from export.errors import UserError
-from export.files import write_json
 from kd.fit import FitSettings, fit
 from kd.loss import label_loss
-from kd.teacher import Teacher
+from kd.teacher.model import Teacher
 from supernet.alpha import preferences
-from supernet.derive import Programme, programme
-from supernet.pick import pick_predicted
+from supernet.choice.pick import pick_predicted
+from supernet.choice.programme import Programme, programme
 from supernet.sampling import fair_sampler, random_as_fast
 from supernet.space import Architecture, SearchSpace, StageSpace
 from supernet.student import parameters_and_macs
@@ -133,15 +134,15 @@ def with_mixer(world: World, folder: Path) -> World:
     steps = len(world.train.labels) // BATCH
     checkpoint = Checkpoint(folder / "convmixer.pt", {}, 60)
     settings = FitSettings(20, 0.05)
-    fit(network, batches, label_loss, settings, steps, MIXER, lambda *_, **__: None, checkpoint)
+    fit(network, batches, label_loss, settings, steps, Phase(MIXER, checkpoint=checkpoint))
     teacher = Teacher(network)
 
-    def taught(images: Images) -> Images:
+    def answered(images: Images) -> Images:
         views = [torch.cat([teacher(part) for part in v.split(500)]) for v in images.images]
         return replace(images, probabilities=torch.stack(views).exp())
 
     told = f"{MIXER}, {accuracy(teacher, world.search):.2%} of the search split"
-    return replace(world, train=taught(world.train), search=taught(world.search), teacher=told)
+    return replace(world, train=answered(world.train), search=answered(world.search), teacher=told)
 
 
 def picked(

@@ -17,17 +17,17 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 import tyro
 
+from base.files import read_json, write_json
 from benchmarks.csv_lines import append_lines, read_lines
 from benchmarks.provenance import provenance
-from export.files import read_json, write_json
-from kd.config import TrainConfig
-from kd.data import load_data
+from benchmarks.world import trained_here
 from kd.evaluate import accuracy, predict
-from kd.prepare import Given, prepare_teacher
-from kd.run import Metrics
+from kd.images.splits import load_data
+from kd.run.config import TrainConfig
+from kd.run.metrics import Metrics
+from kd.teacher.prepare import CheckedTeacher
 
 RESOLUTION = 32
 TEACHER = "small_resnet18:1"
@@ -87,7 +87,7 @@ def main(settings: Settings) -> None:
     report(read_lines(settings.out))
 
 
-def trained_teacher(settings: Settings) -> tuple[Given, float]:
+def trained_teacher(settings: Settings) -> tuple[CheckedTeacher, float]:
     """Return the teacher, trained on all images now or found, and its accuracy on the test split.
 
     The students' search split may hold images that it was trained on, as their train split does.
@@ -106,10 +106,7 @@ def trained_teacher(settings: Settings) -> tuple[Given, float]:
     )
     data = load_data(config.data_settings(RESOLUTION))
     with Metrics(config.run, {}, "teacher") as metrics:
-        teacher = prepare_teacher(
-            *(config, None, data, config.run, metrics, torch.device("cpu")),
-            metrics.checkpoint("teacher"),
-        )
+        teacher = trained_here(config, data, metrics)
     return teacher, accuracy(*predict(teacher.model, data.test.view(None), config.batch))
 
 

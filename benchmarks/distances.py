@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import tyro
 
+from base.files import write_json
 from benchmarks.csv_lines import append_lines, read_lines
 from benchmarks.provenance import provenance
 from benchmarks.small_world import SPACE, small_world
 from benchmarks.world import KD_LOSS, accuracy, trained_student
-from export.files import write_json
 from kd.loss import label_loss, loss_of
 from supernet.student import parameters_and_macs
 

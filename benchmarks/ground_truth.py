@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import tyro
 
+from base.files import write_json
 from benchmarks.csv_lines import append_lines, read_lines
 from benchmarks.provenance import provenance
 from benchmarks.small_world import SPACE, architectures, small_world
 from benchmarks.world import KD_LOSS, accuracy, trained_student
-from export.files import write_json
 from supernet.student import parameters_and_macs
 
 

@@ -20,29 +20,25 @@ import tyro
 from scipy.stats import spearmanr
 from tqdm import tqdm
 
+from base.errors import UserError
+from base.files import read_json, write_json
 from benchmarks.provenance import provenance
-from export.device import UnitOfWork
-from export.errors import UserError
-from export.figures import predicted_figure
-from export.files import read_json, write_json
 from export.onnx_file import write_onnx
-from export.stopwatch import Patience, quick_ms, timed
-from kd.config import TRAIN_RECIPES, SearchConfig
-from supernet.derive import Programme, programme
-from supernet.latency import LatencyTable, places
-from supernet.measure import (
-    measure_architectures,
-    measure_shipped,
-    obtain_table,
-    part_runner,
-    student_runner,
-    unit_of,
-)
-from supernet.pick import pick_measured
+from export.report.figures import predicted_figure
+from export.timing.stopwatch import Patience, quick_ms, timed
+from export.timing.unit_of_work import UnitOfWork
+from kd.run.config import SearchConfig
+from kd.run.recipes import TRAIN_RECIPES
+from supernet.choice.pick import pick_measured
+from supernet.choice.programme import Programme, programme
+from supernet.latency.measurement import find_or_measure_table
+from supernet.latency.plan import timing_plan
+from supernet.latency.runners import part_runner, student_runner, unit_of_table
+from supernet.latency.students import measure_architectures, measure_shipped
+from supernet.latency_table import LatencyTable, places
 from supernet.presets import preset_space
 from supernet.space import Architecture, Choices
 from supernet.student import Student
-from supernet.timing_plan import timing_plan
 
 
 @dataclass(frozen=True)
@@ -82,7 +78,9 @@ def measured(settings: Settings, preset: str) -> dict[str, object]:
     unit = UnitOfWork(recipe.latency_batch, space.resolution)
     with tempfile.TemporaryDirectory() as folder:
         table, seconds = timed(
-            lambda: obtain_table(Path(folder), space, unit, recipe.patience(), settings.seed)
+            lambda: find_or_measure_table(
+                Path(folder), space, unit, recipe.patience(), settings.seed
+            )
         )
         problem = programme(table)
         figures = {
@@ -127,7 +125,7 @@ def unseen(settings: Settings, table: LatencyTable) -> dict[str, object]:
 
 def serial(settings: Settings, table: LatencyTable) -> dict[str, float]:
     """The usual way: each part and network timed one after the other, best of ten runs, summed."""
-    plan, unit = timing_plan(table.space, settings.seed), unit_of(table)
+    plan, unit = timing_plan(table.space, settings.seed), unit_of_table(table)
     part_ms = {
         place: quick_ms(part_runner(part, unit), runs=10)
         for place, part in tqdm(plan.parts.items(), desc="serial", unit="part")
@@ -166,8 +164,13 @@ def hit(
     counts = (search.candidates, search.finalists)
     try:
         pick = pick_measured(
-            *(problem, log_p, target_ms, counts, lambda _: (draws.random(), 0.0)),
-            *(time_whole, draws),
+            problem,
+            log_p,
+            target_ms,
+            counts,
+            expect=lambda _: draws.random(),
+            measure=time_whole,
+            draws=draws,
         )
     except UserError as error:
         return {"target_ms": target_ms, "missed": str(error)}

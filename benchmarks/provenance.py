@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from export.device import machine
+from export.timing.unit_of_work import machine
 
 
 def provenance(benchmark: str, settings: object) -> dict[str, object]:

@@ -19,6 +19,8 @@ import tyro
 from scipy.stats import kendalltau
 from tqdm import tqdm
 
+from base.errors import UserError
+from base.files import read_json, write_json
 from benchmarks.ground_truth import truth
 from benchmarks.provenance import provenance
 from benchmarks.shared_search import (
@@ -35,10 +37,8 @@ from benchmarks.small_world import SPACE, architectures, small_world
 from benchmarks.verdict import Truth, Verdict, ahead, summary
 from benchmarks.ways_to_pick import PICKS, Searched
 from benchmarks.world import KD_LOSS, World
-from export.errors import UserError
-from export.files import read_json, write_json
 from supernet.alpha import Alpha
-from supernet.derive import Programme, programme
+from supernet.choice.programme import Programme, programme
 from supernet.space import Architecture
 from supernet.student import parameters_and_macs
 

@@ -10,19 +10,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from base.checkpoint import Checkpoint
+from base.phase import Phase
 from benchmarks.world import BATCH, World
-from export.checkpoint import Checkpoint
 from kd.evaluate import recalibrate
 from kd.loss import Loss
 from supernet.alpha import Alpha
-from supernet.alpha_training import AlphaSettings, train_alpha
-from supernet.derive import Programme
-from supernet.latency import LatencyTable
+from supernet.choice.programme import Programme
+from supernet.choice.surrogate import Surrogate, fit_surrogate
+from supernet.latency_table import LatencyTable
 from supernet.sampling import fair_sampler, fair_students
 from supernet.space import Architecture
 from supernet.supernet import Supernet
-from supernet.surrogate import Surrogate, fit_surrogate
-from supernet.w_training import WSettings, train_w
+from supernet.training.alpha import AlphaSettings, train_alpha
+from supernet.training.weights import WSettings, train_w
 
 CALIBRATION_BATCHES = 4
 SURVEYED = 128
@@ -58,10 +59,10 @@ def trained_weights(
     supernet = Supernet(world.table.space).to(memory_format=torch.channels_last)
     sampler = fair_sampler(world.table, *problem.range_ms())
     steps = epochs * (len(world.train.labels) // BATCH)
-    settings = WSettings(w_learning_rate=0.2, weight_decay=1e-4, precision="fp32", seed=seed)
+    settings = WSettings(steps, w_learning_rate=0.2, weight_decay=1e-4, precision="fp32", seed=seed)
     batches = partial(world.train.endless, BATCH, seed)
     checkpoint = Checkpoint(folder / "w.pt", {"epochs": str(epochs)}, 60)
-    train_w(supernet, sampler, steps, batches, loss, settings, _quiet, checkpoint)
+    train_w(supernet, sampler, batches, loss, settings, Phase("w", checkpoint=checkpoint))
     return supernet
 
 
@@ -79,7 +80,8 @@ def trained_alpha(
     settings = replace(ALPHA, alpha_steps=steps, knots=knots, seed=seed)
     batches = partial(world.search.endless, BATCH, seed)
     checkpoint = Checkpoint(path, {"steps": str(steps)}, 60)
-    return train_alpha(supernet, problem, batches, loss, settings, _quiet, checkpoint)
+    phase = Phase("alpha", checkpoint=checkpoint)
+    return train_alpha(supernet, problem, batches, loss, settings, phase)
 
 
 def calibration_images(world: World) -> list[Tensor]:
@@ -113,7 +115,3 @@ def surveyed(
     sampler = fair_sampler(problem.table, *problem.range_ms())
     students = fair_students(sampler, count, np.random.default_rng(seed))
     return fit_surrogate(problem.table.space, {a: score(a) for a in students})
-
-
-def _quiet(*_: object, **__: float) -> None:
-    """Keep nothing."""

@@ -22,17 +22,17 @@ from torch.nn.functional import cross_entropy
 from torch.profiler import profile
 from tqdm import trange
 
+from base.files import write_json
 from benchmarks.provenance import provenance
-from export.files import write_json
-from export.stopwatch import reference_ms, rounds
+from export.timing.stopwatch import reference_ms, rounds
 from supernet.alpha import Alpha, Multiplier
-from supernet.latency import LatencyTable, table_shapes
+from supernet.latency_table import LatencyTable, table_shapes
 from supernet.presets import preset_space
 from supernet.sampling import FairSampler, fair_sampler, log_uniform
 from supernet.space import SearchSpace
-from supernet.steps import alpha_step, w_step
 from supernet.student import Student, parameters_and_macs
 from supernet.supernet import Supernet
+from supernet.training.steps import AlphaDraw, AlphaState, alpha_step, w_step
 
 STATIC = "static largest"
 
@@ -92,7 +92,8 @@ def steps(settings: Settings, space: SearchSpace) -> dict[str, object]:
     frozen = Supernet(space).to(memory_format=torch.channels_last).train().requires_grad_(False)
     alpha = Alpha(space, *ends, knots=6)
     alpha_optimizer = torch.optim.Adam(alpha.parameters(), 0.01)
-    multiplier, gumbel = Multiplier(alpha.log_knots, 0.01), torch.Generator().manual_seed(0)
+    state = AlphaState(alpha, Multiplier(alpha.log_knots, 0.01), alpha_optimizer)
+    gumbel = torch.Generator().manual_seed(0)
     quarters = [Labelled(*part) for part in zip(*(t.tensor_split(4) for t in batch), strict=True)]
 
     def static_step() -> None:
@@ -112,10 +113,7 @@ def steps(settings: Settings, space: SearchSpace) -> dict[str, object]:
 
     def search_step() -> None:
         target_ms = log_uniform(sampler.range_ms, draws)
-        alpha_step(
-            *(frozen, alpha, multiplier, table, target_ms, 1.0, [batch], loss, alpha_optimizer),
-            gumbel,
-        )
+        alpha_step(frozen, state, table, AlphaDraw(target_ms, 1.0, gumbel), [batch], loss)
 
     return {
         STATIC: static_step,

@@ -17,15 +17,17 @@ import numpy as np
 import torch
 import tyro
 
+from base.files import write_json
 from benchmarks.provenance import provenance
-from export.files import write_json
-from export.stopwatch import reference_ms, rounds
-from kd.data import DataSettings, load_data, shuffled
+from export.timing.stopwatch import reference_ms, rounds
+from kd.batches import Batch, Labels, Online, distilled
+from kd.images.loader import shuffled
+from kd.images.splits import DataSettings, load_data
 from kd.loss import kd_loss, label_loss
-from kd.networks import build_network
-from kd.store import shape_of, size_text, store_targets
-from kd.targets import Batch, Labels, Online, distilled
-from kd.teacher import Teacher
+from kd.outputs_writer import store_outputs
+from kd.stored_outputs import size_text, stored_shape
+from kd.teacher.model import Teacher
+from kd.teacher.networks import build_network
 from supernet.presets import preset_space
 from supernet.student import Student
 
@@ -56,10 +58,15 @@ def main(settings: Settings) -> None:
     student = Student(space, architecture).to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(student.parameters(), lr=0.01, momentum=0.9)
     with tempfile.TemporaryDirectory() as folder:
-        shape = shape_of(data.train, 1, len(data.classes), most=100)
-        stored = store_targets(
-            *(lambda images: teacher(images).exp(), data.train, shape, Path(folder) / "train"),
-            *({}, settings.batch, 0, "teacher's outputs"),
+        shape = stored_shape(data.train, 1, len(data.classes), most=100)
+        stored = store_outputs(
+            lambda images: teacher(images).exp(),
+            data.train,
+            shape,
+            folder=Path(folder) / "train",
+            identity={},
+            batch=settings.batch,
+            description="teacher's outputs",
         )
         online = Online(lambda images: teacher(images).exp())
         loss = partial(kd_loss, kd_temperature=4.0, kd_weight=0.9)

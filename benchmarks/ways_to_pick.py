@@ -8,9 +8,9 @@ import torch
 
 from benchmarks.small_world import SPACE
 from supernet.alpha import Alpha
-from supernet.derive import FILLS, Programme, candidates
+from supernet.choice.programme import FILLS, Programme, candidates
+from supernet.choice.surrogate import Surrogate
 from supernet.space import Architecture
-from supernet.surrogate import Surrogate
 
 CANDIDATES, TEN = 16, 10
 

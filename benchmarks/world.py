@@ -10,19 +10,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from export.checkpoint import NoCheckpoint
-from export.device import UnitOfWork
-from export.stopwatch import Patience
-from kd.config import TrainConfig
-from kd.data import Data, Split, load_data, shuffled
+from base.phase import Phase
+from export.timing.stopwatch import Patience
+from export.timing.unit_of_work import UnitOfWork
+from kd.batches import Batch
 from kd.fit import FitSettings, fit
+from kd.images.loader import shuffled
+from kd.images.splits import Data, Split, load_data
 from kd.loss import Loss, kd_loss
-from kd.prepare import prepare_outputs, prepare_teacher
-from kd.run import Metrics
-from kd.store import Targets
-from kd.targets import Batch
-from supernet.latency import LatencyTable
-from supernet.measure import obtain_table
+from kd.run.config import TrainConfig
+from kd.run.metrics import Metrics, open_phase
+from kd.stored_outputs import StoredOutputs
+from kd.teacher.outputs import prepare_outputs
+from kd.teacher.prepare import CheckedTeacher, prepare_teacher, train_teacher
+from supernet.latency.measurement import find_or_measure_table
+from supernet.latency_table import LatencyTable
 from supernet.space import Architecture, SearchSpace
 from supernet.student import Student
 
@@ -43,8 +45,8 @@ class Images:
         places = range(len(self.labels)) if order is None else order
         for index in torch.tensor(places).split(batch):
             images = self.images[view][index].contiguous(memory_format=torch.channels_last)
-            taught = self.labels if self.probabilities is None else self.probabilities[view]
-            yield Batch(images, self.labels[index], taught[index])
+            known = self.labels if self.probabilities is None else self.probabilities[view]
+            yield Batch(images, self.labels[index], known[index])
 
     def endless(self, batch: int, seed: int, start: int = 0) -> Iterator[Batch]:
         """Whole batches of epochs without end, each in the next view; `start` are left out."""
@@ -90,19 +92,29 @@ def open_world(data: str, limit: int, run: Path, space: SearchSpace) -> World:
     )
     found = load_data(config.data_settings(space.resolution))
     with Metrics(run, {}, "world") as metrics:
-        teacher = prepare_teacher(
-            *(config, None, found, run, metrics, torch.device("cpu")),
-            metrics.checkpoint("teacher"),
-        )
-    taught = prepare_outputs(
-        config, teacher.fingerprint, lambda: teacher.model, found, run / "targets"
+        teacher = trained_here(config, found, metrics)
+    outputs = prepare_outputs(
+        config.output_settings(),
+        teacher.fingerprint,
+        lambda: teacher.model,
+        found,
+        config.loader(),
     )
     unit = UnitOfWork(batch=32, resolution=space.resolution)
-    table = obtain_table(run, space, unit, Patience(0.01, 60), config.seed)
-    return World(*_splits(found, taught.train, taught.search), table, str(teacher.check))
+    table = find_or_measure_table(run, space, unit, Patience(0.01, 60), config.seed)
+    return World(*_splits(found, outputs.train, outputs.search), table, str(teacher.check))
 
 
-def _splits(data: Data, train: Targets, search: Targets) -> Iterator[Images]:
+def trained_here(config: TrainConfig, data: Data, metrics: Metrics) -> CheckedTeacher:
+    """Return the teacher that `config` asks for, trained on the CPU now or found in its folder."""
+    request, loader, device = config.teacher_request(), config.loader(), torch.device("cpu")
+    phase = open_phase(metrics, "teacher")
+    training = config.teacher_training()
+    train = partial(train_teacher, request.sources[0], data, training, loader, device, phase)
+    return prepare_teacher(request, None, data, loader, config.run, device, train)
+
+
+def _splits(data: Data, train: StoredOutputs, search: StoredOutputs) -> Iterator[Images]:
     for split, targets in ((data.train, train), (data.search, search), (data.test, None)):
         views = [*range(VIEWS if targets else 0), None]
         yield Images(
@@ -116,7 +128,7 @@ def _stacked(split: Split) -> Tensor:
     return torch.stack([split[i][0] for i in range(len(split))])
 
 
-def _probabilities(targets: Targets, count: int, views: list[int | None]) -> Tensor:
+def _probabilities(targets: StoredOutputs, count: int, views: list[int | None]) -> Tensor:
     return torch.stack([targets.rows(view, torch.arange(count)) for view in views])
 
 
@@ -132,9 +144,7 @@ def trained_student(
         loss,
         FitSettings(epochs),
         len(world.train.labels) // BATCH,
-        f"student, seed {seed}",
-        lambda *_, **__: None,
-        NoCheckpoint(),
+        Phase(f"student, seed {seed}"),
     )
     return student
 

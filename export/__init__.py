@@ -1,1 +1,1 @@
-"""What ships: files, ONNX, parity, stopwatch, figures and report. The lowest room."""
+"""What ships: ONNX files, their parity, their milliseconds, and the report."""

@@ -12,8 +12,8 @@ from onnx_ir.passes import Sequential
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass, NameFixPass
 from torch import Tensor, nn
 
-from export.errors import UserError
-from export.files import write_whole
+from base.errors import UserError
+from base.files import write_whole
 
 _AXES = ("batch", "channels", "height", "width")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from export.onnx_runner import onnx_session
+from export.onnx_session import onnx_session
 
 MAX_ABS_ERROR = 1e-4
 MIN_TOP1_AGREEMENT = 1.0

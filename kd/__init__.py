@@ -1,1 +1,1 @@
-"""What is learned from: data, teacher, stored outputs, losses, evaluation, run folder."""
+"""What is learned from: images, a teacher, losses and training."""

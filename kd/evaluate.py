@@ -11,19 +11,20 @@ from torch.optim.swa_utils import update_bn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from kd.data import Split, batches, shuffled
-from kd.targets import Batch, Outputs, distilled
+from kd.batches import Batch, Outputs, distilled
+from kd.images.loader import batches, shuffled
+from kd.images.splits import Split
 
 CALIBRATION_BATCHES = 4
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:
-    """Share of logits [N, K] whose largest entry is at labels [N]."""
+    """Return the share of logits [N, K] whose largest entry is at labels [N]."""
     return (logits.argmax(dim=1) == labels).double().mean().item()
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where a model's parameters are, or its buffers when it has none."""
+    """Return where a model's parameters are, or its buffers when it has none."""
     return next(itertools.chain(model.parameters(), model.buffers())).device
 
 
@@ -35,7 +36,7 @@ def predict(
     workers: int = 0,
     description: str | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """(logits [N, K], labels [N]) on the CPU, in eval mode; each module keeps its former mode."""
+    """Return logits [N, K] and labels [N] on the CPU, in eval mode; modules keep their modes."""
     device = device_of(model)
     steps = math.ceil(len(dataset) / batch)
     logits, labels = [], []
@@ -56,15 +57,15 @@ def score(
     batch: int,
     workers: int = 0,
 ) -> tuple[float, float]:
-    """(loss, accuracy), means over all N plain images of `split`, in eval mode."""
+    """Return mean loss and accuracy over all plain images of `split`, in eval mode."""
     device = next(model.parameters()).device
     total, correct = 0.0, 0
     with _evaluating(model):
         for step in distilled(split, outputs, None, batch, None, workers):
-            here = Batch(*(tensor.to(device) for tensor in step))
-            logits = model(here.images).float()
-            total += loss(logits, here).item() * len(here.labels)
-            correct += int((logits.argmax(dim=1) == here.labels.argmax(dim=1)).sum())
+            moved = Batch(*(tensor.to(device) for tensor in step))
+            logits = model(moved.images).float()
+            total += loss(logits, moved).item() * len(moved.labels)
+            correct += int((logits.argmax(dim=1) == moved.labels.argmax(dim=1)).sum())
     return total / len(split), correct / len(split)
 
 
@@ -80,13 +81,13 @@ def recalibrate(model: nn.Module, images: Iterable[Tensor]) -> None:
 def calibration_images(
     split: Split, batch: int, seed: int, count: int = CALIBRATION_BATCHES
 ) -> list[Tensor]:
-    """`count` batches [B, 3, R, R] of plain images of `split` for `recalibrate`, at random."""
+    """Draw `count` batches [B, 3, R, R] of plain images of `split` for `recalibrate`, at random."""
     order = shuffled(len(split), seed)
     epoch = batches(split.view(None), min(batch, len(split)), order, drop_last=True)
     return [images for images, _, _ in itertools.islice(epoch, count)]
 
 
-def rate(
+def score_recalibrated(
     model: nn.Module,
     images: Sequence[Tensor],
     split: Split,
@@ -95,7 +96,7 @@ def rate(
     batch: int = 256,
     workers: int = 0,
 ) -> tuple[float, float]:
-    """`score` of a model whose BatchNorm statistics are first recalibrated on `images`."""
+    """Score a model whose BatchNorm statistics are first recalibrated on `images`."""
     recalibrate(model, images)
     return score(model, split, outputs, loss, batch, workers)
 

@@ -11,12 +11,17 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import OneCycleLR
 from tqdm import trange
 
-from export.checkpoint import Keeper
-from export.compiled import compiled
-from export.errors import UserError
-from export.precision import Precision, arithmetic
-from export.processes import average, gradients, is_first, same_everywhere
-from kd.targets import Batch, on_device
+from base.compiled import compiled
+from base.errors import UserError
+from base.phase import Phase
+from base.precision import Precision, arithmetic
+from base.processes import (
+    all_reduce_mean,
+    gradients,
+    is_main_process,
+    require_same_on_all_processes,
+)
+from kd.batches import Batch
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,7 @@ class FitSettings:
 
 
 class Means:
-    """Means over the images of an epoch so far."""
+    """Mean loss and accuracy over the images of an epoch so far."""
 
     def __init__(self) -> None:
         self.loss, self.right, self.images = 0.0, 0.0, 0
@@ -64,16 +69,15 @@ def fit(
     loss: Callable[[Tensor, Batch], Tensor],
     settings: FitSettings,
     steps_per_epoch: int,
-    description: str,
-    log: Callable[..., None],
-    checkpoint: Keeper,
+    phase: Phase,
 ) -> None:
     """Train `model` in place on `batches_from(step)`, and leave it in train mode.
 
-    Goes on where the checkpoint is. `log(step, loss=, accuracy=, learning_rate=)` is called at the
-    last step of every epoch with its means. Raises `UserError` when the loss stops being finite.
+    Batches are on the model's device. Goes on where the phase's checkpoint is, and logs the means
+    of loss and accuracy and the learning rate at the last step of every epoch. Raises `UserError`
+    when the loss stops being finite.
     """
-    device = next(model.parameters()).device
+    description = phase.name.replace("_", " ")
     model.to(memory_format=torch.channels_last).train()
     optimizer = SGD(
         param_groups_weight_decay(model, settings.weight_decay),
@@ -93,12 +97,14 @@ def fit(
     )
     means = Means()
     parts = {"model": model, "optimizer": optimizer, "schedule": schedule, "means": means}
-    start = same_everywhere(checkpoint.restore(parts), f"{description}: restored at step")
+    start = require_same_on_all_processes(
+        phase.checkpoint.restore(parts), f"{description}: restored at step"
+    )
     batches, network = batches_from(start), compiled(model, wanted=settings.compile)
-    quiet = not is_first()
+    quiet = not is_main_process()
     for step in (bar := trange(start, steps, desc=description, unit="step", disable=quiet)):
         optimizer.zero_grad()
-        batch = on_device(next(batches), device)
+        batch = next(batches)
         shares = batch.shares(settings.accumulate)
         value, right = _descend(network, shares, loss, settings.precision)
         if not math.isfinite(value):
@@ -113,9 +119,9 @@ def fit(
         means.add(value, right, len(batch.labels))
         bar.set_postfix(means.taken(), refresh=False)
         if (step + 1) % steps_per_epoch == 0:
-            log(step, **means.taken(), learning_rate=rate)
+            phase.log(step, **means.taken(), learning_rate=rate)
             means.load_state_dict(Means().state_dict())
-        checkpoint.keep(step + 1, steps, parts)
+        phase.checkpoint.save_if_due(step + 1, steps, parts)
 
 
 def _descend(
@@ -139,7 +145,7 @@ def _descend(
         told = logits.argmax(dim=1) == part.labels.argmax(dim=1)
         right += told.float().mean() / len(parts)
     buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
-    average([*gradients(list(model.parameters())), *buffers, value, right])
+    all_reduce_mean([*gradients(list(model.parameters())), *buffers, value, right])
     return value.item(), right.item()
 
 

@@ -6,8 +6,8 @@ from functools import partial
 from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax
 
+from kd.batches import Batch
 from kd.distances import DISTANCES, Distance, kl
-from kd.targets import Batch
 
 # The smallest positive half-precision number: what a stored probability of 0 may have been.
 SMALLEST_STORED = 2.0**-24

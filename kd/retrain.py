@@ -1,51 +1,32 @@
-"""A student trained from scratch, on all images but those of the test split."""
+"""A student trained from scratch on what its teacher says."""
 
-from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from torch import nn
 
-from export.checkpoint import Keeper
-from kd.config import SearchConfig, TrainConfig
-from kd.data import Data, join
+from base.phase import Phase
+from kd.batches import LoaderSettings, Outputs, endless
+from kd.evaluate import device_of
 from kd.fit import FitSettings, fit
-from kd.prepare import Teaching
-from kd.targets import endless
+from kd.images.splits import Split
+from kd.loss import Loss
 
 
 def retrain(
     student: nn.Module,
-    config: SearchConfig,
-    settings: TrainConfig,
-    data: Data,
-    taught: Teaching,
-    learns_from: str,
-    description: str,
-    log: Callable[..., None],
-    checkpoint: Keeper,
+    split: Split,
+    outputs: Outputs,
+    loss: Loss,
+    settings: FitSettings,
+    loader: LoaderSettings,
+    phase: Phase,
 ) -> None:
-    """Train `student` in place on the train and the search split, from "kd" or "labels" alone.
+    """Train `student` in place on `split` and the teacher's outputs for it.
 
-    Every student of a seed sees the same images in the same order. Raises `UserError` when the
-    loss stops being finite.
+    Every student of a seed sees the same images in the same order; a batch is never larger than the
+    split. Raises `UserError` when the loss stops being finite.
     """
-    split, outputs = join(data.train, data.search), taught.joined()
-    batch = min(settings.batch, len(split))
-    stream = (split, outputs, settings.views, batch, config.seed, settings.workers)
-    fit(
-        student,
-        partial(endless, *stream),
-        settings.loss(learns_from),
-        FitSettings(
-            config.epochs,
-            config.learning_rate,
-            config.weight_decay,
-            precision=config.precision,
-            accumulate=settings.accumulate,
-            compile=config.compile,
-        ),
-        len(split) // batch,
-        description,
-        log,
-        checkpoint,
-    )
+    loader = replace(loader, batch=min(loader.batch, len(split)))
+    batches = partial(endless, split, outputs, loader, device_of(student))
+    fit(student, batches, loss, settings, len(split) // loader.batch, phase)

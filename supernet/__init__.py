@@ -1,1 +1,1 @@
-"""What can be built: space, supernet, alpha, latency table, derivation, plain student."""
+"""What can be built: search space, students, shared weights and alpha."""

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from export.errors import UserError
+from base.errors import UserError
 from supernet.space import SearchSpace, StageSpace
 
 NO_SE, BOTH_SE = (False,), (False, True)

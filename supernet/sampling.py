@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from export.errors import UserError
-from supernet.latency import LAYER_DECISIONS, LatencyTable
+from base.errors import UserError
+from supernet.latency_table import LAYER_DECISIONS, LatencyTable
 from supernet.space import Architecture
 
 # Students that differ by less are as fast as each other.

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from export.errors import UserError
+from base.errors import UserError
 
 # A probability vector for every decision, by the decision's name; one-hot or relaxed.
 Choices = dict[str, Tensor]

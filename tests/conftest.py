@@ -8,9 +8,9 @@ import pytest
 import torch
 import wandb
 
-from supernet.derive import programme
-from supernet.latency import LatencyTable
-from supernet.measure import obtain_table
+from supernet.choice.programme import programme
+from supernet.latency.measurement import find_or_measure_table
+from supernet.latency_table import LatencyTable
 from supernet.space import Architecture, SearchSpace
 from tests.smoke import QUICK_SEARCH, SMOKE, run, table_of
 from tests.tiny import PATIENCE, UNIT, tiny_space, tiny_table
@@ -45,7 +45,7 @@ def table(space: SearchSpace) -> LatencyTable:
 def measured_run(space: SearchSpace, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the tiny space was measured; it is not changed."""
     folder = tmp_path_factory.mktemp("run")
-    obtain_table(folder, space, UNIT, PATIENCE, 0)
+    find_or_measure_table(folder, space, UNIT, PATIENCE, 0)
     return folder
 
 

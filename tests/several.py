@@ -10,18 +10,18 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from export.checkpoint import NoCheckpoint
-from export.processes import join_processes, merged, own_part
-from export.tensor_files import write_tensors
-from kd.data import DataSettings, load_data
+from base.phase import Phase
+from base.processes import gather_dict, join_processes, rank_shard
+from base.tensor_files import write_tensors
+from kd.batches import Labels, LoaderSettings, endless
 from kd.fit import FitSettings, fit
+from kd.images.splits import DataSettings, load_data
 from kd.loss import label_loss
-from kd.targets import Labels, endless
-from supernet.alpha_training import AlphaSettings, train_alpha
-from supernet.derive import programme
+from supernet.choice.programme import programme
 from supernet.sampling import fair_sampler
 from supernet.supernet import Supernet
-from supernet.w_training import WSettings, train_w
+from supernet.training.alpha import AlphaSettings, train_alpha
+from supernet.training.weights import WSettings, train_w
 from tests.tiny import tiny_space, tiny_table
 
 BATCH, STEPS = 16, 4
@@ -32,7 +32,9 @@ def main(folder: Path, accumulate: int) -> None:
     processes = join_processes()
     torch.set_num_threads(1)
     data = load_data(DataSettings(resolution=8, limit=200))
-    stream = partial(endless, data.train, Labels(data.train, 10), 2, BATCH, 0, 0)
+    stream = partial(
+        endless, data.train, Labels(data.train, 10), LoaderSettings(BATCH, 2), torch.device("cpu")
+    )
     lines: dict[str, torch.Tensor] = {}
 
     def log(phase: str, step: int, **numbers: float) -> None:
@@ -44,23 +46,24 @@ def main(folder: Path, accumulate: int) -> None:
     layers = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 10)
     network = nn.Sequential(*layers)
     settings = FitSettings(2, 0.05, accumulate=accumulate)
-    fit(network, stream, label_loss, settings, STEPS, "fit", partial(log, "fit"), NoCheckpoint())
+    fit(network, stream, label_loss, settings, STEPS, Phase("fit", partial(log, "fit")))
 
     space = tiny_space(classes=10)
     table = tiny_table(space)
     problem = programme(table)
     supernet = Supernet(space)
     sampler = fair_sampler(table, *problem.range_ms())
-    own = WSettings(0.05, 1e-4, "fp32", 0, accumulate)
-    train_w(supernet, sampler, STEPS, stream, label_loss, own, log, NoCheckpoint())
+    own = WSettings(STEPS, 0.05, 1e-4, "fp32", 0, accumulate)
+    train_w(supernet, sampler, stream, label_loss, own, Phase("w", partial(log, "w")))
     own = AlphaSettings(STEPS, 0.05, 0.05, 2.0, 0.5, 3, "fp32", 0, accumulate)
-    alpha = train_alpha(supernet, problem, stream, label_loss, own, log, NoCheckpoint())
+    phase, log_choices = Phase("alpha", partial(log, "alpha")), partial(log, "choices")
+    alpha = train_alpha(supernet, problem, stream, label_loss, own, phase, log_choices)
 
     found = {f"network.{name}": part for name, part in network.state_dict().items()}
     found |= {f"w.{name}": part for name, part in supernet.named_parameters()}
     found |= {f"alpha.{name}": part for name, part in alpha.state_dict().items()}
     for count in (1, 7):  # fewer than there are processes, and no multiple of them
-        squares = merged({n: n * n for n in own_part(range(count))})
+        squares = gather_dict({n: n * n for n in rank_shard(range(count))})
         found[f"squares.{count}"] = torch.tensor([squares[n] for n in range(count)])
     name = f"{processes.num_processes}-{processes.process_index}.safetensors"
     write_tensors(folder / name, {n: p.detach() for n, p in (found | lines).items()}, {})

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from supernet.latency import LatencyTable
+from supernet.latency_table import LatencyTable
 from supernet.presets import preset_space
 
 ROOT = Path(__file__).parent.parent

@@ -12,14 +12,14 @@ import torch
 from PIL import Image
 from torch import nn
 
-import export.kit_script
-from export.errors import UserError
+import export.timing.kit_script
+from base.errors import UserError
 from export.onnx_file import read_metadata, write_onnx
-from kd.black_boxes import OnnxNetwork
-from kd.networks import read_checkpoint
-from kd.pixels import decoded
-from kd.program_file import Program
-from kd.shards import read_index
+from kd.images.pixels import decoded
+from kd.images.shards import read_index
+from kd.teacher.black_boxes import OnnxNetwork
+from kd.teacher.networks import read_checkpoint
+from kd.teacher.program_file import Program
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (24, 20, 3), dtype=np.uint8)
 HEAD, RANDOM = 64, 120  # bytes whose every bit is turned; damages anywhere
@@ -85,7 +85,7 @@ FILES: dict[str, tuple[Write, Read]] = {
     "i.webp": (picture, read_picture),
     "i.tif": (lambda path: picture(path, compression="tiff_lzw"), read_picture),
     "train-0.tar": (shard, lambda path: read_index([path])),
-    "kit.zip": (kit, lambda _: export.kit_script.read("manifest.json")),
+    "kit.zip": (kit, lambda _: export.timing.kit_script.read("manifest.json")),
 }
 
 
@@ -110,7 +110,7 @@ def test_damage_is_one_line_or_does_no_harm(
 ) -> None:
     write, read = FILES[name]
     path, refusals = tmp_path / name, []
-    monkeypatch.setattr(export.kit_script, "KIT", path)
+    monkeypatch.setattr(export.timing.kit_script, "KIT", path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     write(path)
     read(path)

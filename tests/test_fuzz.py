@@ -13,23 +13,23 @@ import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from export.compare import read_run
-from export.errors import UserError
-from export.files import read_json
-from export.students import read_students, students_text
-from kd.config import TrainConfig
-from kd.run import read_metrics
-from kd.settings import settings_of, train_config_of
-from kd.store import Shape, open_targets
-from kd.teacher import read_facts
-from supernet.derive import candidates, check_budget, programme
-from supernet.latency import LatencyTable
-from supernet.pick import kept_pick
+from base.errors import UserError
+from base.files import read_json
+from export.report.compare import read_run
+from export.report.students import read_students, students_text
+from kd.run.config import TrainConfig
+from kd.run.folder import read_metrics
+from kd.run.settings import settings_of, train_config_of
+from kd.stored_outputs import StoredShape, open_outputs
+from kd.teacher.saved import read_facts
+from supernet.choice.pick import cached_pick
+from supernet.choice.programme import candidates, check_budget, programme
+from supernet.latency_table import LatencyTable
 from supernet.sampling import fair_sampler, log_uniform
 from supernet.space import Architecture, SearchSpace, StageSpace
-from supernet.storage import load_alpha, load_surrogate, load_weights
 from supernet.student import Student
 from supernet.supernet import Supernet
+from supernet.training.storage import load_alpha, load_surrogate, load_weights
 from tests.tiny import tiny_space, tiny_table
 
 SOLVER = 1e-5  # what the integer programme allows itself
@@ -195,14 +195,14 @@ def read_student(path: Path) -> str:
 
 
 def targets_json(folder: Path) -> dict:
-    shape = Shape(views=1, images=2, classes=4, kept=3)
+    shape = StoredShape(views=1, images=2, classes=4, kept=3)
     for name, (dtype, size) in shape.arrays().items():
         np.save(folder / f"{name}.npy", np.zeros(size, dtype))
     return {"identity": {"teacher": "t"}, "shape": asdict(shape), "batch": 2}
 
 
 def read_targets(path: Path) -> object:
-    return open_targets(path.parent, {"teacher": "t"}).rows(None, torch.tensor([0, 1]))
+    return open_outputs(path.parent, {"teacher": "t"}).rows(None, torch.tensor([0, 1]))
 
 
 def config_json(_: Path) -> dict:
@@ -213,7 +213,7 @@ def read_pick(path: Path) -> object:
     def never() -> None:
         raise UserError("searched anew")
 
-    return kept_pick(path, {}, never)
+    return cached_pick(path, {}, never)
 
 
 def said_of(read: Callable[[], object]) -> str:

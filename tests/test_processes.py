@@ -12,8 +12,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from export.processes import average, merged, own_part, same_everywhere, share_of
-from export.tensor_files import read_tensors
+from base.processes import (
+    all_reduce_mean,
+    gather_dict,
+    rank_shard,
+    rank_slice,
+    require_same_on_all_processes,
+)
+from base.tensor_files import read_tensors
 from tests.smoke import QUICK_SEARCH, ROOT, SMOKE, environment, table_of
 
 TWO = ("torch.distributed.run", "--standalone", "--nproc-per-node=2")
@@ -66,12 +72,12 @@ def test_it_did_learn(ends: dict[str, dict[str, Tensor]]) -> None:
 
 def test_one_process_needs_no_other() -> None:
     tensor = torch.ones(3)
-    average([tensor])
+    all_reduce_mean([tensor])
     assert torch.equal(tensor, torch.ones(3))
-    assert same_everywhere(7, "step") == 7
-    assert share_of(12) == slice(0, 12)
-    assert own_part([3, 1, 2]) == [3, 1, 2]
-    assert merged({"a": 1}) == {"a": 1}
+    assert require_same_on_all_processes(7, "step") == 7
+    assert rank_slice(12) == slice(0, 12)
+    assert rank_shard([3, 1, 2]) == [3, 1, 2]
+    assert gather_dict({"a": 1}) == {"a": 1}
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from export.files import UNFINISHED
-from supernet.derive import programme
+from base.files import UNFINISHED
+from supernet.choice.programme import programme
 from tests.smoke import QUICK_SEARCH, ROOT, SMOKE, environment, run, table_of
 
 # How often each phase is killed, in the order in which they come.

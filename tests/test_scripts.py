@@ -11,9 +11,9 @@ import onnxruntime
 import pytest
 import torch
 
+from base.tensor_files import read_tensors, write_tensors
 from export.onnx_file import read_metadata
-from export.tensor_files import read_tensors, write_tensors
-from supernet.derive import programme
+from supernet.choice.programme import programme
 from supernet.presets import preset_space
 from supernet.space import Architecture
 from supernet.student import Student

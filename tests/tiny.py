@@ -4,9 +4,9 @@ from dataclasses import asdict
 
 import torch
 
-from export.device import UnitOfWork, machine
-from export.stopwatch import Patience
-from supernet.latency import LatencyTable, table_shapes
+from export.timing.stopwatch import Patience
+from export.timing.unit_of_work import UnitOfWork, machine
+from supernet.latency_table import LatencyTable, table_shapes
 from supernet.space import SearchSpace, StageSpace
 
 UNIT = UnitOfWork(batch=2, resolution=8)

@@ -1,0 +1,93 @@
+"""Files and JSON, written whole or not at all."""
+
+import json
+import os
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+from base.errors import UserError
+
+# What building an object from foreign JSON can raise.
+DAMAGE = (AttributeError, KeyError, IndexError, TypeError, ValueError, OverflowError, UserError)
+# What reading an archive that is none, or a damaged one, can raise; NotImplementedError and
+# RecursionError are RuntimeErrors.
+BAD_ZIP = (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError)
+
+UNFINISHED = ".unfinished"
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raise `UserError` where the machine does not let `path` be written: disk full, read-only."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror or error}); make room there, make it "
+            "writable, or name another place"
+        ) from error
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write `content` to `path` through a temporary name, fsync and rename.
+
+    Raises `UserError` where the disk is full or the folder read-only; the old file stays.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        names = {"prefix": f".{path.name}.", "suffix": UNFINISHED}
+        with tempfile.NamedTemporaryFile(dir=path.parent, **names, delete=False) as file:
+            try:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+                Path(file.name).chmod(0o644)
+                Path(file.name).replace(path)
+            except BaseException:
+                Path(file.name).unlink(missing_ok=True)
+                raise
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what killed writers have left below `folder`, where nobody may be writing now."""
+    for left in folder.rglob(f".*{UNFINISHED}"):
+        left.unlink()
+
+
+def write_json(path: Path, value: object, indent: int | None = 2) -> None:
+    """Write `value` as JSON; NaN and infinity raise `ValueError`."""
+    write_whole(path, (json.dumps(value, indent=indent, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path) -> dict:
+    """Read a JSON object; raise `UserError` for what is missing, truncated, NaN or no object."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: cannot be read as JSON ({error}); make it again") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: holds a {type(value).__name__}, expected a JSON object")
+    return value
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number")
+
+
+def first_difference(found: object, expected: object, name: str = "") -> str | None:
+    """Name the first field in which two JSON values differ: `stages.0.widths 24, expected 16`."""
+    if isinstance(expected, Mapping) and isinstance(found, Mapping):
+        pairs = {key: (found.get(key), expected.get(key)) for key in {**expected, **found}}
+    elif isinstance(expected, list | tuple) and isinstance(found, list | tuple):
+        if len(found) != len(expected):
+            return f"{name} {list(found)}, expected {list(expected)}"
+        pairs = dict(enumerate(zip(found, expected, strict=True)))
+    else:
+        return None if found == expected else f"{name} {found!r}, expected {expected!r}"
+    inside = (first_difference(a, b, f"{name}.{key}".lstrip(".")) for key, (a, b) in pairs.items())
+    return next(filter(None, inside), None)

@@ -1,0 +1,89 @@
+"""What a person sees of a finished student: a table on the terminal, and report.html."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from export.report.figures import curves_figure
+from export.report.page import Section, write_report
+
+CONTROLS = {"random": ("random student", "search"), "labels": ("without teacher", "teacher")}
+
+
+def summary_rows(facts: Mapping, onnx_path: Path) -> list[tuple[str, str]]:
+    """Return the short table of a student's metrics.json."""
+    error = facts["onnx_max_abs_error"]
+    return [
+        ("target", f"{facts['target_ms']:g} ms for a {facts['unit_of_work']}"),
+        ("predicted", f"{facts['predicted_ms']:.2f} ms"),
+        ("measured", _measured(facts)),
+        ("student", f"{facts['test_accuracy']:.2%} of the test split"),
+        *_teacher(facts),
+        *_controls(facts),
+        ("size", f"{facts['params']:,} parameters, {facts['macs']:,} MACs an image"),
+        (
+            "ONNX parity",
+            f"{'passed' if facts['onnx_parity'] else 'FAILED'}: largest error "
+            f"{'not finite' if error is None else f'{error:.1e}'}, "
+            f"{facts['onnx_top1_agreement']:.2%} of answers agree",
+        ),
+        ("search", f"{facts['search_seconds']:.0f} s"),
+        ("retraining", f"{facts['retrain_seconds']:.0f} s"),
+        ("cost", facts["cost"]),
+        ("file", str(onnx_path)),
+    ]
+
+
+def _teacher(facts: Mapping) -> list[tuple[str, str]]:
+    if facts["teacher_test_accuracy"] is None:
+        return [("teacher", "its outputs for the test split are not stored")]
+    return [
+        ("teacher", f"{facts['teacher_test_accuracy']:.2%} of the test split"),
+        ("agreement", f"{facts['teacher_agreement']:.2%} of answers are the teacher's"),
+    ]
+
+
+def _controls(facts: Mapping) -> list[tuple[str, str]]:
+    """Say what the search brought over a random student, and the teacher over labels alone."""
+    rows = []
+    for kind, (title, cause) in CONTROLS.items():
+        if control := facts["controls"].get(kind):
+            points = 100 * (facts["test_accuracy"] - control["test_accuracy"])
+            ms = f"{control['predicted_ms']:.2f} ms predicted"
+            accuracy = f"{control['test_accuracy']:.2%} of the test split"
+            rows.append((title, f"{accuracy}, {ms}: the {cause} brought {points:+.2f} points"))
+    return rows
+
+
+def _measured(facts: Mapping) -> str:
+    if facts["measured_ms"] is None:
+        return f"not here: {facts['not_measured']}; time the file on its device"
+    verdict = "within budget" if facts["meets_target"] else "OVER BUDGET"
+    return f"{facts['measured_ms']:.2f} ms, {verdict} (spread {facts['measured_ms_spread']:.1%})"
+
+
+def write_student_report(
+    folder: Path,
+    facts: Mapping,
+    architecture: Mapping,
+    retraining: Sequence[Mapping[str, object]],
+) -> None:
+    """Write curves.png and report.html of one student; `architecture` is its JSON form.
+
+    `retraining` are the lines of metrics.jsonl that its training logged.
+    """
+    phase = f"student_{folder.name}"
+    curves_figure(folder / "curves.png", retraining, [(phase, "loss"), (phase, "accuracy")])
+    layers = [
+        (str(s), str(stage["width"]), str(i), str(layer["kernel"]), str(layer["expansion"]), gate)
+        for s, stage in enumerate(architecture["stages"], start=1)
+        for i, layer in enumerate(stage["layers"], start=1)
+        for gate in ["yes" if layer["squeeze_excite"] else "no"]
+    ]
+    header = ("stage", "width", "layer", "kernel", "expansion", "squeeze-and-excitation")
+    sections = [
+        Section("Result", table=summary_rows(facts, folder / "student.onnx")),
+        Section("Architecture", table=layers, header=header),
+        Section("Retraining", pictures=[folder / "curves.png"]),
+        Section("All numbers", table=[(key, str(value)) for key, value in facts.items()]),
+    ]
+    write_report(folder / "report.html", f"Oyster: student within {folder.name}", sections)

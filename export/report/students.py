@@ -1,0 +1,96 @@
+"""All students of a run: read from their metrics.json, listed, and drawn as one front."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from base.errors import UserError
+from base.files import read_json
+from export.report.figures import Point, students_figure
+
+NUMBERS = (
+    *("target_ms", "predicted_ms", "measured_ms"),
+    *("test_accuracy", "teacher_test_accuracy", "params", "macs"),
+)
+# Unknown where the device, or the teacher, is not at hand.
+MAY_BE_UNKNOWN = ("measured_ms", "teacher_test_accuracy")
+HEADER = ("student", "target", "predicted", "measured", "accuracy", "parameters", "MACs")
+
+
+def read_students(folder: Path, table: str) -> dict[str, dict]:
+    """Read every student in `folder` that was searched with latency `table`, fastest first.
+
+    One that is damaged raises `UserError`.
+    """
+    found = {path: read_json(path) for path in folder.glob("*/metrics.json")}
+    own = {path: facts for path, facts in found.items() if facts.get("table") == table}
+    for path, facts in own.items():
+        _check(path, facts)
+    named = {path.parent.name: facts for path, facts in own.items()}
+    return dict(sorted(named.items(), key=lambda item: milliseconds(item[1])))
+
+
+def _check(path: Path, facts: Mapping) -> None:
+    for field in NUMBERS:
+        value = facts.get(field, "missing")
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number and not (field in MAY_BE_UNKNOWN and value is None):
+            raise UserError(f"{path}: damaged: {field} {value!r}, expected a number; search again")
+    for field in ("test_accuracy", "teacher_test_accuracy"):
+        if facts[field] is not None and not 0 <= facts[field] <= 1:
+            raise UserError(f"{path}: damaged: {field} {facts[field]} is no share; search again")
+    if facts.get("meets_target", "missing") not in (True, False, None):
+        raise UserError(f"{path}: damaged: no meets_target; search again")
+
+
+def milliseconds(facts: Mapping) -> float:
+    """Measured milliseconds of a student, or predicted ones where it was not measured."""
+    return facts["predicted_ms"] if facts["measured_ms"] is None else facts["measured_ms"]
+
+
+def budget_kept(facts: Mapping) -> bool:
+    """Whether the student was not measured over its budget."""
+    return facts["meets_target"] is not False
+
+
+def students_text(students: Mapping[str, Mapping]) -> str:
+    """List the students in columns, for the terminal."""
+    if not students:
+        return "no students yet; next: python search.py --target-latency MS"
+    rows = [HEADER, *(_row(name, facts) for name, facts in students.items())]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+
+
+def _row(name: str, facts: Mapping) -> tuple[str, ...]:
+    measured = "not here" if facts["measured_ms"] is None else f"{facts['measured_ms']:.2f} ms"
+    return (
+        name,
+        f"{facts['target_ms']:g} ms",
+        f"{facts['predicted_ms']:.2f} ms",
+        measured if budget_kept(facts) else f"{measured}, OVER",
+        f"{facts['test_accuracy']:.2%}",
+        f"{facts['params']:,}",
+        f"{facts['macs']:,}",
+    )
+
+
+def write_pareto(path: Path, students: Mapping[str, Mapping], unit: str) -> None:
+    """Draw accuracy against latency of all `students`, beside their teacher's accuracy."""
+    assert students, "a search has found at least one"
+    points = {
+        name: Point(milliseconds(facts), facts["test_accuracy"]) for name, facts in students.items()
+    }
+    teachers = [facts["teacher_test_accuracy"] for facts in students.values()]
+    students_figure(path, points, pareto(list(points.values())), teachers[0], unit)
+
+
+def pareto(points: Sequence[Point]) -> list[Point]:
+    """Return the points that no other one beats in both latency and accuracy, fastest first."""
+    best: list[Point] = []
+    for point in sorted(points, key=lambda p: (p.ms, -p.accuracy)):
+        if not best or point.accuracy > best[-1].accuracy:
+            best.append(point)
+    return best

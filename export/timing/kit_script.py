@@ -1,0 +1,122 @@
+"""Time a search space on this device. Needs Python 3.10 or newer, numpy and onnxruntime alone.
+
+python kit.zip                          times everything and writes measurement.json
+python kit.zip --model student.onnx     milliseconds of a finished student, by that measurement
+
+Interrupted, the first command goes on where it was. measurement.json is what train.py and search.py
+take as --latency-table. (In the repository this file is export/timing/kit_script.py, in a kit
+__main__.py.)
+"""
+
+import argparse
+import json
+import sys
+import zipfile
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from base.errors import UserError
+from base.files import BAD_ZIP
+from export.onnx_session import check_provider
+from export.timing.measurement import (
+    Measurement,
+    anchor_ms,
+    measure,
+    new_measurement,
+    resume_measurement,
+)
+from export.timing.onnx_runner import onnx_runner
+from export.timing.stopwatch import Patience, Runner, Timing, rounds, timings_beside
+from export.timing.unit_of_work import UnitOfWork, machine, unit_of_work
+
+KIT = Path(__file__).parent
+
+
+def main(options: argparse.Namespace) -> None:
+    """Time the kit, or one model against the kit's reference."""
+    manifest = json.loads(read("manifest.json"))
+    unit = chosen_unit(manifest, options)
+    check_provider(unit.provider)
+    patience = Patience(options.spread, options.seconds)
+    if options.model:
+        timing = time_model(manifest, unit, options)
+        print(f"{options.model}: {timing.ms:.3f} ms (spread {timing.spread:.1%}) for a {unit}")
+        return
+    done = resume_measurement(
+        options.out, new_measurement(manifest["plan"], manifest["seed"], unit, machine())
+    )
+    if patience.is_over(done.rounds):
+        print(f"{options.out} is complete: {patience.progress(done.rounds)}")
+        return
+    print(f"opening {len(manifest['graphs'])} models for a {unit}", file=sys.stderr)
+    runners = {name: runner(entry, unit) for name, entry in manifest["graphs"].items()}
+    for latest in measure(
+        runners, runner(manifest["reference"], unit), done, patience, options.out
+    ):
+        print(f"round {len(latest.rounds)}: {patience.progress(latest.rounds)}", file=sys.stderr)
+    print(f"{options.out} is complete; take it back as --latency-table")
+
+
+def read(name: str) -> bytes:
+    """Read a file of the kit, zipped or unpacked; `UserError` when it is missing or damaged."""
+    try:
+        if KIT.is_dir():
+            return (KIT / name).read_bytes()
+        with zipfile.ZipFile(KIT) as kit:
+            return kit.read(name)
+    except (KeyError, *BAD_ZIP) as error:
+        raise UserError(f"{KIT}: {name} is missing or damaged; copy the whole kit again") from error
+
+
+def chosen_unit(manifest: dict, options: argparse.Namespace) -> UnitOfWork:
+    """Return the kit's unit of work, with what the options change."""
+    asked = {"threads": options.threads, "provider": options.provider}
+    changed = {field: value for field, value in asked.items() if value is not None}
+    return replace(unit_of_work(manifest["unit"]), **changed)
+
+
+def runner(entry: dict, unit: UnitOfWork) -> Runner:
+    """Open one of the kit's graphs."""
+    return onnx_runner(read(entry["file"]), tuple(entry["shape"]), unit)
+
+
+def time_model(manifest: dict, unit: UnitOfWork, options: argparse.Namespace) -> Timing:
+    """Time a model beside some of the kit's networks, at the speed of the measurement's day."""
+    stored = Measurement.load(options.out)
+    if stored.plan != manifest["plan"] or stored.unit != unit:
+        raise UserError(f"{options.out}: of a {stored.unit}, expected this kit's, of a {unit}")
+    known_ms = anchor_ms(stored)
+    runners = {name: runner(manifest["graphs"][name], unit) for name in known_ms}
+    runners["model"] = onnx_runner(options.model, (3, unit.resolution, unit.resolution), unit)
+    estimate = partial(timings_beside, known_ms=known_ms)
+    patience, done = Patience(options.spread / 2, 60), []
+    for latest in rounds(runners, runner(manifest["reference"], unit)):
+        done.append(latest)
+        if patience.is_over(done, estimate):
+            break
+    return estimate(done)["model"]
+
+
+def options_of(argv: list[str]) -> argparse.Namespace:
+    """Parse the command line."""
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("kit.zip", description=__doc__, formatter_class=formatter)
+    parser.add_argument("--out", type=Path, default=Path("measurement.json"), help="result")
+    parser.add_argument("--model", type=Path, help="an ONNX file to time")
+    parser.add_argument("--threads", type=int, help="CPU threads of a run")
+    parser.add_argument("--provider", help="ONNX Runtime execution provider")
+    parser.add_argument("--spread", type=float, default=0.01, help="go on until it is this small")
+    parser.add_argument("--seconds", type=float, default=1800, help="but no longer than this")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    try:
+        main(options_of(sys.argv[1:]))
+    except (UserError, OSError) as error:
+        print(f"kit: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("kit: stopped; the same command goes on", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,220 @@
+"""The only place where time is measured."""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from base.errors import UserError
+
+Runner = Callable[[], None]
+Clock = Callable[[], float]
+Result = TypeVar("Result")
+
+# A shared machine only ever slows a run down, and slows one network more than another. What is near
+# the fastest of many runs was not disturbed: this quantile repeats best.
+LOW_QUANTILE = 0.05
+# Errors are found by drawing stretches of consecutive rounds again: noise comes in spells.
+STRETCHES, RESAMPLES = 8, 40
+# As many of the runners of known milliseconds tell how to scale another one.
+NEAREST_KNOWN = 6
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds of one run, and their relative standard error."""
+
+    ms: float
+    spread: float
+
+    def with_another(self, other: "Timing") -> "Timing":
+        """Return the mean of two independent timings of the same thing."""
+        return Timing((self.ms + other.ms) / 2, math.hypot(self.spread, other.spread) / 2)
+
+
+@dataclass(frozen=True)
+class Round:
+    """One visit to every runner, in seconds; `reference` is the reference's, `took` the round's."""
+
+    seconds: Mapping[str, float]
+    reference: float
+    took: float
+
+
+Timings = dict[str, Timing]
+Estimate = Callable[[Sequence[Round]], Timings]
+
+
+def rounds(
+    runners: Mapping[str, Runner],
+    reference: Runner,
+    runs: int = 1,
+    seed: int = 0,
+    done: int = 0,
+    clock: Clock = time.perf_counter,
+) -> Iterator[Round]:
+    """Endless rounds, each of which visits every runner once, in a fresh random order.
+
+    Networks timed one after the other differ by 14-17 % between repeats on a busy machine; visited
+    in turn, all have their share of its calm moments. The reference is visited at the start and the
+    end of a round. A visit is the best of `runs` runs; more rounds are worth more than more runs.
+    `done` rounds are taken as done, so that a measurement can be continued. `clock` returns
+    seconds. Raises `ValueError` for no runners or no runs.
+    """
+    if not runners or runs < 1:
+        raise ValueError(f"{len(runners)} runners, runs={runs}: expected at least 1 of each")
+    names = list(runners)
+    for runner in (reference, *runners.values()):
+        _visit(runner, runs, clock)
+    while True:
+        order = np.random.default_rng((seed, done)).permutation(len(names))
+        yield _round({names[i]: runners[names[i]] for i in order}, reference, runs, clock)
+        done += 1
+
+
+def _round(runners: Mapping[str, Runner], reference: Runner, runs: int, clock: Clock) -> Round:
+    start = clock()
+    before = _visit(reference, runs, clock)
+    seconds = {name: _visit(runner, runs, clock) for name, runner in runners.items()}
+    after = _visit(reference, runs, clock)
+    return Round(seconds, min(before, after), clock() - start)
+
+
+def _visit(runner: Runner, runs: int, clock: Clock) -> float:
+    """Seconds of the fastest of `runs` runs."""
+    best = float("inf")
+    for _ in range(runs):
+        start = clock()
+        runner()
+        best = min(best, clock() - start)
+    return best
+
+
+def reference_ms(done: Sequence[Round]) -> float:
+    """Milliseconds of the undisturbed reference."""
+    return 1e3 * float(np.quantile([r.reference for r in done], LOW_QUANTILE))
+
+
+def timings(done: Sequence[Round]) -> Timings:
+    """Timing of every runner on the undisturbed machine: a low quantile of its seconds.
+
+    `spread` is its error beside the other runners: what all share, the speed that the machine had,
+    is left out.
+    """
+    log_ms = _log_ms(done)
+    ms = np.exp(_low(log_ms))
+    resampled = np.array([_low(log_ms[rows]) for rows in _resamples(len(done))])
+    spreads = (resampled - resampled.mean(axis=1, keepdims=True)).std(axis=0)
+    return {
+        name: Timing(float(m), float(s))
+        for name, m, s in zip(done[0].seconds, ms, spreads, strict=True)
+    }
+
+
+def timings_beside(done: Sequence[Round], known_ms: Mapping[str, float]) -> Timings:
+    """Timing on the day on which `known_ms` of some were found, of all the others.
+
+    A machine that shares its caches and memory slows large networks otherwise than small ones. So
+    each runner is scaled as the known ones of about its length are: by a line through the six
+    nearest, in the logarithm of their time.
+    """
+    names, log_ms = list(done[0].seconds), _log_ms(done)
+    is_known = np.array([name in known_ms for name in names])
+    log_known = np.log([known_ms[name] for name in names if name in known_ms])
+    now = _low(log_ms)
+    weights = np.array([_line_weights(now[is_known], x) for x in now[~is_known]])
+
+    def on_that_day(low: np.ndarray) -> np.ndarray:
+        return low[~is_known] + weights @ (log_known - low[is_known])
+
+    ms = np.exp(on_that_day(now))
+    resampled = [on_that_day(_low(log_ms[rows])) for rows in _resamples(len(done))]
+    unknown = [name for name in names if name not in known_ms]
+    spreads = np.std(resampled, axis=0)
+    return {n: Timing(float(m), float(s)) for n, m, s in zip(unknown, ms, spreads, strict=True)}
+
+
+def _log_ms(done: Sequence[Round]) -> np.ndarray:
+    """Logarithms [rounds, runners]."""
+    return np.log([[1e3 * r.seconds[name] for name in done[0].seconds] for r in done])
+
+
+def _low(log_ms: np.ndarray) -> np.ndarray:
+    return np.quantile(log_ms, LOW_QUANTILE, axis=0)
+
+
+def _resamples(count: int) -> list[np.ndarray]:
+    """Rows of the resampled measurements: a block bootstrap (Künsch 1989)."""
+    stretches = np.array_split(np.arange(count), min(count, STRETCHES))
+    draws = np.random.default_rng(0)
+    picks = draws.integers(len(stretches), size=(RESAMPLES, len(stretches)))
+    return [np.concatenate([stretches[i] for i in pick]) for pick in picks]
+
+
+def _line_weights(xs: np.ndarray, x: float) -> np.ndarray:
+    """Weights of the ys whose sum is the value at `x` of the line through the nearest points."""
+    nearest = np.argsort(np.abs(xs - x), kind="stable")[:NEAREST_KNOWN]
+    centred = xs[nearest] - xs[nearest].mean()
+    slope = centred / max(centred @ centred, np.finfo(float).tiny)
+    weights = np.zeros(len(xs))
+    weights[nearest] = 1 / len(nearest) + (x - xs[nearest].mean()) * slope
+    return weights
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to go on: until the spread is at most `spread`, but never beyond `seconds`.
+
+    The spread that counts is the `share` quantile over the runners: 0.5 is the typical runner's, 1
+    the worst one's. Raises `UserError` for bounds that are negative or not numbers.
+    """
+
+    spread: float
+    seconds: float
+    share: float = 0.5
+    least_rounds: int = 12
+
+    def __post_init__(self) -> None:
+        # Not a number would never be over.
+        if not (self.spread >= 0 and self.seconds >= 0):
+            raise UserError(
+                f"spread {self.spread} and {self.seconds} seconds of measuring: expected numbers, "
+                "0 or more"
+            )
+
+    def is_over(self, done: Sequence[Round], estimate: Estimate = timings) -> bool:
+        """Whether the rounds done are enough, or all that there is time for."""
+        if len(done) < self.least_rounds:
+            return False
+        took = sum(r.took for r in done)
+        return took + took / len(done) > self.seconds or self.is_settled(done, estimate)
+
+    def is_settled(self, done: Sequence[Round], estimate: Estimate = timings) -> bool:
+        """Whether the spread is within the bound."""
+        return len(done) >= self.least_rounds and self.spread_of(done, estimate) <= self.spread
+
+    def spread_of(self, done: Sequence[Round], estimate: Estimate = timings) -> float:
+        """Relative standard error that counts."""
+        return float(np.quantile([t.spread for t in estimate(done).values()], self.share))
+
+    def progress(self, done: Sequence[Round]) -> str:
+        """Say how far it is: the spread, its bound, and the time."""
+        return (
+            f"spread {self.spread_of(done):.1%} (until {self.spread:.1%}), "
+            f"{sum(r.took for r in done):.0f} of at most {self.seconds:.0f} s"
+        )
+
+
+def quick_ms(runner: Runner, runs: int = 3) -> float:
+    """Milliseconds of the fastest of a few runs, for a preview."""
+    return 1e3 * _visit(runner, runs, time.perf_counter)
+
+
+def timed(call: Callable[[], Result]) -> tuple[Result, float]:
+    """(what `call` returns, the seconds it took)."""
+    start = time.perf_counter()
+    result = call()
+    return result, time.perf_counter() - start

@@ -1,0 +1,134 @@
+"""What a step learns from: images, labels, and what the teacher says of them."""
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from base.processes import rank_slice
+from kd.images.loader import batches, shuffled
+from kd.images.splits import Split
+
+
+class Batch(NamedTuple):
+    """What one step learns from."""
+
+    images: Tensor  # [B, 3, R, R]
+    labels: Tensor  # [B, K], one-hot, or shares where images are mixed
+    probabilities: Tensor  # [B, K], the teacher's at temperature 1
+
+    def shares(self, count: int) -> list["Batch"]:
+        """Part the batch into `count` batches of as equal a size as can be."""
+        parts = zip(*(tensor.tensor_split(count) for tensor in self), strict=True)
+        return [Batch(*part) for part in parts]
+
+
+class Outputs(Protocol):
+    """A teacher's answers: stored (`kd.stored_outputs.Targets`) or computed (`Online`)."""
+
+    def rows(self, view: int | None, index: Tensor, images: Tensor) -> Tensor:
+        """Probabilities [B, K] for images [B, 3, R, R], number `index` [B], in version `view`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Online:
+    """The teacher itself: images [B, 3, R, R] -> probabilities [B, K], run in every step."""
+
+    probabilities: Callable[[Tensor], Tensor]
+
+    def rows(self, view: int | None, index: Tensor, images: Tensor) -> Tensor:
+        """Probabilities [B, K] of the images, whatever their version."""
+        return self.probabilities(images).cpu()
+
+
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """No teacher: the labels of `split` stand for its probabilities, mixed as the images are."""
+
+    split: Split
+    classes: int
+
+    def rows(self, view: int | None, index: Tensor, images: Tensor) -> Tensor:
+        """Shares of the classes [B, K] of images number `index` [B] in version `view`."""
+        return self.split.view(view).label_shares(index, self.classes)
+
+
+def distilled(
+    split: Split,
+    outputs: Outputs,
+    view: int | None,
+    batch: int,
+    order: Sequence[int] | None,
+    workers: int = 0,
+    drop_last: bool = False,
+) -> Iterator[Batch]:
+    """Draw one epoch of `split` in version `view`, with the teacher's outputs for that version."""
+    version = split.view(view)
+    for images, _, index in batches(version, batch, order, workers, drop_last):
+        probabilities = outputs.rows(view, index, images)
+        labels = version.label_shares(index, probabilities.shape[1])
+        yield Batch(images, labels, probabilities)
+
+
+@dataclass(frozen=True)
+class LoaderSettings:
+    """How a training draws its batches from a split."""
+
+    batch: int  # images, of all processes together
+    views: int  # augmented versions of every image, one an epoch, in turn
+    seed: int = 0  # of the order
+    workers: int = 0  # processes that decode images
+
+
+def endless(
+    split: Split,
+    outputs: Outputs,
+    loader: LoaderSettings,
+    device: torch.device,
+    start: int = 0,
+) -> Iterator[Batch]:
+    """Draw epochs without end, each in a new order and in the next of the views.
+
+    Only whole batches; `start` of them are left out, as if they had been drawn before. Of every
+    batch each of several processes sees its own share. Batches are on `device`, images in
+    channels-last order.
+    """
+    own = rank_slice(loader.batch)
+    an_epoch = max(1, len(split) // loader.batch)
+    for epoch in itertools.count(start // an_epoch):
+        order = shuffled(len(split), loader.seed, epoch)
+        whole = [
+            order[i * loader.batch :][: loader.batch][own]
+            for i in range(start % an_epoch, an_epoch)
+        ]
+        mine = list(itertools.chain.from_iterable(whole))
+        drawn = distilled(
+            split,
+            outputs,
+            view=epoch % loader.views,
+            batch=own.stop - own.start,
+            order=mine,
+            workers=loader.workers,
+            drop_last=True,
+        )
+        yield from (on_device(batch, device) for batch in drawn)
+        start = 0
+
+
+def on_device(batch: Batch, device: torch.device) -> Batch:
+    """Move a batch, its images in channels-last order."""
+    images = batch.images.to(device, memory_format=torch.channels_last, non_blocking=True)
+    return Batch(images, batch.labels.to(device), batch.probabilities.to(device))
+
+
+def steps_per_epoch(images: int, batch: int) -> int:
+    """Count the whole batches in a split of so many images, at least one."""
+    return max(1, images // batch)
+
+
+def micro_batch(batch: int, processes: int, accumulate: int) -> int:
+    """Return how many images of a batch pass a network at once, in one process."""
+    return batch // (processes * accumulate)

@@ -1,0 +1,68 @@
+"""What settings may be: checked before anything is opened, written or spent."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+
+from base.compiled import check_compiler
+from base.errors import UserError
+from kd.images.splits import Data
+from kd.run.config import SearchConfig, TrainConfig
+
+Bound = tuple[str, Callable[[float], bool]]
+COUNT: Bound = ("a whole number above 0", lambda value: value >= 1)
+SEVERAL: Bound = ("a whole number above 1", lambda value: value >= 2)
+NONE_OR_MORE: Bound = ("0 or more", lambda value: value >= 0)
+POSITIVE: Bound = ("a number above 0", lambda value: value > 0)
+SHARE: Bound = ("a number from 0 to 1", lambda value: 0 <= value <= 1)
+PART: Bound = ("a number between 0 and 1", lambda value: 0 < value < 1)
+
+BOUNDS: Mapping[str, Bound] = {
+    **dict.fromkeys(("limit", "views", "most_classes", "batch", "alpha_batch"), COUNT),
+    "accumulate": COUNT,
+    **dict.fromkeys(("teacher_epochs", "w_epochs", "alpha_steps", "epochs"), COUNT),
+    **dict.fromkeys(("latency_batch", "latency_threads", "candidates", "finalists"), COUNT),
+    **dict.fromkeys(("knots", "surveyed"), SEVERAL),
+    **dict.fromkeys(("seed", "workers", "weight_decay", "teacher_resolution"), NONE_OR_MORE),
+    **dict.fromkeys(("checkpoint_seconds", "latency_spread", "latency_seconds"), NONE_OR_MORE),
+    **dict.fromkeys(("measure_spread", "measure_seconds", "multiplier_rate"), NONE_OR_MORE),
+    **dict.fromkeys(("learning_rate", "teacher_learning_rate", "w_learning_rate"), POSITIVE),
+    **dict.fromkeys(("alpha_learning_rate", "kd_temperature", "tau_start", "tau_end"), POSITIVE),
+    "kd_weight": SHARE,
+    **dict.fromkeys(("search_fraction", "test_fraction"), PART),
+}
+
+
+def check_settings(config: TrainConfig | SearchConfig) -> None:
+    """Raise `UserError` for the first setting out of its bounds; it names option and bounds."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name not in BOUNDS or value is None:
+            continue
+        expected, holds = BOUNDS[field.name]
+        if not (math.isfinite(value) and holds(value)):
+            raise UserError(f"{_option(field.name)} {value}: expected {expected}")
+    if config.compile:
+        check_compiler()
+
+
+def check_batches(config: TrainConfig, data: Data, processes: int) -> None:
+    """Raise `UserError` for a batch larger than its split, or not to be parted evenly."""
+    parts = processes * config.accumulate
+    for name, split in (("batch", data.train), ("alpha_batch", data.search)):
+        batch = getattr(config, name)
+        if batch % parts:
+            raise UserError(
+                f"{_option(name)} {batch}: {processes} processes with --accumulate "
+                f"{config.accumulate} part it in {parts}; give a multiple of that"
+            )
+        if batch > len(split):
+            kind = "train" if split is data.train else "search"
+            raise UserError(
+                f"{_option(name)} {batch}: more than the {len(split)} images of the {kind} split; "
+                "give a smaller batch or more images"
+            )
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

@@ -1,0 +1,271 @@
+"""Every setting of the two scripts, and the groups in which the rest of the code takes them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import UseAppendAction
+
+from base.precision import Precision
+from export.timing.stopwatch import Patience
+from export.timing.unit_of_work import UnitOfWork
+from kd.batches import LoaderSettings
+from kd.fit import FitSettings
+from kd.images.loader import usable_workers
+from kd.images.mixing import Mix
+from kd.images.splits import DataSettings
+from kd.images.views import Augment
+from kd.loss import Loss, loss_of
+from kd.teacher.load import read_class_names
+from kd.teacher.networks import RGB, Channels
+from kd.teacher.outputs import OutputSettings
+from kd.teacher.request import PUBLISHED, TeacherRequest, TeacherSource, check_ensemble
+
+PresetName = Literal["digits", "cifar10", "imagenet"]
+DistanceName = Literal["kl", "dkd", "dist", "alpha_divergence"]
+DEFAULT_TEACHERS: Mapping[str, str] = {
+    "digits": "small_resnet18:2",
+    "cifar10": "small_resnet18:1",
+    "imagenet": "torchvision:resnet50",
+}
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Teacher -> supernet: the settings of train.py. The defaults shown are those of --preset."""
+
+    preset: PresetName = "digits"
+    """Search space and recipe."""
+    data: str = "digits"
+    """digits, cifar10, or a folder: train/<class>/ with val/ or test/, or one folder of classes."""
+    run: Path = Path("runs/digits")
+    """The run's folder."""
+    resume: bool = False
+    """Go on with the run in the folder, if it was begun."""
+    preview: bool = False
+    """Only say how long it would take, and what memory and disk; nothing is written."""
+    checkpoint_seconds: float = 60
+    """Training is kept this often, for --resume."""
+    teacher: UseAppendAction[tuple[str, ...]] = ()
+    """small_resnet18:STRIDE (trained here), torchvision:NAME, timm:NAME, onnx:FILE,
+    program:FILE.pt2 of torch.export, python:MODULE:FACTORY (runs that code), or stored:FOLDER with
+    another run's targets. Several make an ensemble. The preset's own when left out."""
+    teacher_checkpoint: UseAppendAction[tuple[Path, ...]] = ()
+    """Weights of a torchvision, timm or small_resnet18 teacher: safetensors, or a PyTorch file of
+    tensors only. For an ensemble one for each, in order; "published" stands for the library's."""
+    teacher_weight: UseAppendAction[tuple[float, ...]] = ()
+    """Weights of an ensemble's teachers, in order; equal when left out."""
+    teacher_mean: RGB | None = None
+    """Mean that the teacher normalises RGB in [0, 1] with; from its metadata when left out."""
+    teacher_std: RGB | None = None
+    """Standard deviation, likewise."""
+    teacher_resolution: int | None = None
+    """Pixels that images are resized to for the teacher; 0 leaves them; likewise."""
+    teacher_channels: Channels = "rgb"
+    """What the teacher takes for colour."""
+    teacher_classes: Path | None = None
+    """Text file of the teacher's own classes, one a line in its order, when they are not the
+    data's classes in the data's order."""
+    teacher_outputs: Literal["stored", "online"] = "stored"
+    """Store the teacher's outputs once, or run the teacher in every step."""
+    guide: Literal["teacher", "labels"] = "teacher"
+    """What the search learns from; labels is conventional architecture search, a control."""
+    seed: int = 0
+
+    limit: int | None = None
+    """At most so many training and as many test images, for quick looks."""
+    augment: Augment = "affine"
+    mix: Mix = "none"
+    """Mix every augmented image with another one; teacher and student see the same mixture."""
+    search_fraction: float = 0.2
+    """Share of the training images set apart for alpha and the surrogate."""
+    test_fraction: float = 0.2
+    """Share of all images set apart to report, where the data has no test split."""
+    views: int = 10
+    """Augmented versions of every image for which the teacher's outputs are stored."""
+    most_classes: int = 100
+    """Of more classes, only so many of the largest probabilities are stored for an image."""
+    batch: int = 128
+    workers: int = 0
+    """Processes that decode images; 0 decodes in the main one."""
+    precision: Precision = "fp32"
+    """Arithmetic of the networks while they train: bf16 is faster where the processor has it."""
+    accumulate: int = 1
+    """Parts that a batch, or a process's share of it, passes in one after the other: less memory,
+    and BatchNorm sees one part at a time."""
+
+    compile: bool = False
+    """Compile alpha's supernet with torch.compile: it pays from some thousand steps on."""
+    teacher_epochs: int = 16
+    teacher_learning_rate: float = 0.03
+    kd_distance: DistanceName = "kl"
+    """Distance between teacher and student."""
+    kd_temperature: float = 4.0
+    kd_weight: float = 0.9
+    """Weight of the teacher in the loss; the rest is the labels'."""
+    w_epochs: int = 40
+    w_learning_rate: float = 0.2
+    weight_decay: float = 1e-4
+    alpha_steps: int = 400
+    alpha_batch: int = 64
+    alpha_learning_rate: float = 0.05
+    multiplier_rate: float = 0.05
+    """Step of the dual ascent on the latency multiplier."""
+    tau_start: float = 5.0
+    tau_end: float = 0.5
+    """Gumbel temperature, annealed geometrically."""
+    knots: int = 6
+    """Knots in log T of alpha(T) and lambda(T)."""
+    surveyed: int = 128
+    """Random students that are scored with the shared weights, for the surrogate."""
+
+    latency_batch: int = 320
+    """Images in the unit of work whose milliseconds count."""
+    latency_threads: int = 1
+    latency_provider: str = "CPUExecutionProvider"
+    """ONNX Runtime execution provider, or torch:cpu or torch:cuda for PyTorch eager."""
+    latency_spread: float = 0.01
+    """The table is measured until the typical relative standard error is this small."""
+    latency_seconds: float = 40
+    """But no longer than this."""
+    latency_table: Path | None = None
+    """A table to use in place of measuring here: another run's latency.json, or what a device kit
+    returned. Its unit of work counts, not the one above."""
+
+    def patience(self) -> Patience:
+        """Return how long the latency table is measured."""
+        return Patience(self.latency_spread, self.latency_seconds)
+
+    def unit_of_work(self, resolution: int) -> UnitOfWork:
+        """Return what is timed, on images of `resolution` pixels."""
+        return UnitOfWork(
+            self.latency_batch, resolution, self.latency_threads, self.latency_provider
+        )
+
+    def data_settings(self, resolution: int) -> DataSettings:
+        """Return what decides the images of this run, at `resolution` pixels."""
+        return DataSettings(
+            source=self.data,
+            resolution=resolution,
+            augment=self.augment,
+            mix=self.mix,
+            search_fraction=self.search_fraction,
+            test_fraction=self.test_fraction,
+            seed=self.seed,
+            limit=self.limit,
+        )
+
+    def loader(self) -> LoaderSettings:
+        """Return how teacher, shared weights and student draw their batches."""
+        return LoaderSettings(self.batch, self.views, self.seed, usable_workers(self.workers))
+
+    def alpha_loader(self) -> LoaderSettings:
+        """Return how alpha draws its batches."""
+        return replace(self.loader(), batch=self.alpha_batch)
+
+    def loss(self, learns_from: str) -> Loss:
+        """Return the loss; one that learns from "labels" never sees the teacher: a control."""
+        return loss_of(learns_from, self.kd_distance, self.kd_temperature, self.kd_weight)
+
+    def teacher_request(self) -> TeacherRequest:
+        """Return which teachers, with which weights and inputs.
+
+        Raises `UserError` for settings that do not fit their number.
+        """
+        names = self.teacher or (DEFAULT_TEACHERS[self.preset],)
+        online = self.teacher_outputs == "online"
+        check_ensemble(names, self.teacher_checkpoint, self.teacher_weight, online=online)
+        checkpoints = self.teacher_checkpoint or (PUBLISHED,) * len(names)
+        wanted = TeacherSource(
+            mean=self.teacher_mean,
+            std=self.teacher_std,
+            resolution=self.teacher_resolution,
+            channels=self.teacher_channels,
+            classes=read_class_names(self.teacher_classes) if self.teacher_classes else None,
+        )
+        sources = (
+            replace(wanted, name=name, checkpoint=None if path == PUBLISHED else path)
+            for name, path in zip(names, checkpoints, strict=True)
+        )
+        return TeacherRequest(tuple(sources), self.teacher_weight or (1.0,) * len(names))
+
+    def teacher_training(self) -> FitSettings:
+        """Return how a teacher is trained here."""
+        return FitSettings(
+            self.teacher_epochs,
+            self.teacher_learning_rate,
+            precision=self.precision,
+            accumulate=self.accumulate,
+        )
+
+    def output_settings(self) -> OutputSettings:
+        """Return where the teacher's outputs are, or how they are made."""
+        return OutputSettings(
+            folder=self.run / "targets",
+            given=self.teacher_request().stored,
+            online=self.teacher_outputs == "online",
+            most_classes=self.most_classes,
+            precision=self.precision,
+        )
+
+    def guide_name(self) -> str:
+        """Name what the search learns from."""
+        return self.teacher_request().name if self.guide == "teacher" else "labels"
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """Budget -> student -> ONNX: the settings of search.py."""
+
+    target_latency: tuple[float, ...] = ()
+    """Budgets in milliseconds for the unit of work of the latency table."""
+    run: Path = Path("runs/digits")
+    """The folder that train.py made."""
+    retrain_with: Literal["kd", "labels"] = "kd"
+    """What the final student learns from; labels is a control."""
+    seed: int = 0
+    candidates: int = 16
+    """Architectures derived within the budget and ranked by the surrogate."""
+    finalists: int = 4
+    """Best of them that are measured whole."""
+    measure_spread: float = 0.004
+    """Whole students are timed until every one's relative standard error is this small."""
+    measure_seconds: float = 45
+    """But no longer than this."""
+    latency_table: Path | None = None
+    """Search for the device of this table in place of the run's: alpha is trained for it first."""
+    compile: bool = False
+    """Compile the student with torch.compile while it is retrained; what ships is not."""
+    checkpoint_seconds: float = 60
+    """Training is kept this often; the same command goes on after an interruption."""
+    controls: bool = False
+    """Retrain two more: a random student as fast, and this one without the teacher; say what the
+    search and the teacher each brought."""
+    list: bool = False
+    """Only show the feasible range and the students found so far."""
+    epochs: int = 40
+    learning_rate: float = 0.1
+    weight_decay: float = 5e-4
+    precision: Precision = "fp32"
+    """Arithmetic of the student while it trains: fp32 or bf16; what ships is fp32."""
+
+    def patience(self) -> Patience:
+        """Return how long whole students are timed: until the worst is within the spread."""
+        return Patience(self.measure_spread, self.measure_seconds, share=1.0, least_rounds=30)
+
+    def retraining(self, accumulate: int) -> FitSettings:
+        """Return how the student is trained; `accumulate` is that of train.py."""
+        return FitSettings(
+            self.epochs,
+            self.learning_rate,
+            self.weight_decay,
+            precision=self.precision,
+            accumulate=accumulate,
+            compile=self.compile,
+        )
+
+    def student_name(self, target_ms: float) -> str:
+        """Return the name of a student's folder: 20ms, or phone-20ms for the table phone.json."""
+        device = f"{self.latency_table.stem}-" if self.latency_table else ""
+        return f"{device}{target_ms:g}ms"

@@ -1,0 +1,100 @@
+"""The folder of a run: its settings, and what it has come to."""
+
+import json
+import platform
+import sys
+from importlib.metadata import distributions
+from pathlib import Path
+
+from base.errors import UserError
+from base.files import read_json, write_json
+
+RECORDED = {
+    *("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn"),
+    *("onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "wandb"),
+}
+
+
+def open_run(folder: Path, config: dict, resume: bool) -> None:
+    """Make `folder` with `config.json`, or go on with the run there if its settings are the same.
+
+    Raises `UserError` naming the fields that differ, for a run that was begun when it is not to be
+    resumed, or when the folder cannot be written.
+    """
+    path = folder / "config.json"
+    settings = json_values(config)
+    if path.exists():
+        _refuse_other(folder, _flat(read_config(folder).get("settings", {})), _flat(settings))
+        if not (resume or is_complete(folder)):
+            raise UserError(f"{folder}: begun already; --resume goes on, or give another --run")
+        return
+    installed = {package.name: package.version for package in distributions()}
+    versions = {name: installed[name] for name in sorted(RECORDED & installed.keys())}
+    versions["python"] = platform.python_version()
+    facts = {"settings": settings, "command": [Path(sys.argv[0]).name, *sys.argv[1:]]}
+    write_json(path, {**facts, "versions": versions})
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether train.py went to its end; the report is what it writes last."""
+    return (folder / "report.html").exists()
+
+
+def read_config(folder: Path) -> dict:
+    """`config.json` of a run: settings, command, versions; `UserError` when there is none."""
+    if not (folder / "config.json").exists():
+        raise UserError(f"{folder}: no run here; run train.py first, or give its folder as --run")
+    return read_json(folder / "config.json")
+
+
+def read_metrics(folder: Path) -> list[dict]:
+    """Every line of a run's metrics.jsonl; a last one that was cut off is left out.
+
+    Raises `UserError` where one is no JSON object of a phase, a step and numbers.
+    """
+    path = folder / "metrics.jsonl"
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        rows = [json.loads(line) for line in lines if line.endswith("\n")]
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: damaged ({error}); remove the damaged lines") from error
+    for number, row in enumerate(rows, start=1):
+        if not _is_of_metrics(row):
+            raise UserError(f"{path}: line {number} is damaged; remove it")
+    return rows
+
+
+def _is_of_metrics(row: object) -> bool:
+    if not isinstance(row, dict) or not isinstance(row.get("phase"), str):
+        return False
+    numbers = [value for name, value in row.items() if name != "phase"]
+    return isinstance(row.get("step"), int) and all(
+        isinstance(value, int | float | None) for value in numbers
+    )
+
+
+def json_values(config: dict) -> dict:
+    """Return `config` as JSON gives it back: paths are strings, tuples are lists."""
+    return json.loads(json.dumps(config, default=str, allow_nan=False))
+
+
+def _flat(settings: dict, prefix: str = "") -> dict[str, object]:
+    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    flat: dict[str, object] = {}
+    for name, value in settings.items():
+        flat |= (
+            _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        )
+    return flat
+
+
+def _refuse_other(folder: Path, stored: dict[str, object], given: dict[str, object]) -> None:
+    names = sorted(stored.keys() | given.keys())
+    missing = object()
+    differing = [n for n in names if stored.get(n, missing) != given.get(n, missing)]
+    if differing:
+        faults = [f"{n} is {stored.get(n)} there and {given.get(n)} here" for n in differing[:3]]
+        more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+        raise UserError(
+            f"{folder}: a run with other settings: {'; '.join(faults)}{more}; give another --run"
+        )

@@ -1,0 +1,131 @@
+"""What a run will cost in time, memory and disk: said before anything is spent."""
+
+import resource
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from export.timing.stopwatch import quick_ms
+from kd.evaluate import CALIBRATION_BATCHES
+from kd.images.loader import batches
+from kd.images.splits import Data, Split
+from kd.run.config import TrainConfig
+from kd.stored_outputs import size_text
+from kd.teacher.networks import build_network
+from kd.teacher.outputs import stored_shapes
+from kd.teacher.prepare import CheckedTeacher
+
+# A step of training costs about three passes forward.
+TRAINING_PASSES = 3
+LOADED_BATCHES = 4
+
+
+def teacher_work(config: TrainConfig, given: CheckedTeacher | None) -> str:
+    """Say what is done with the teacher."""
+    return str(given.check) if given else f"trained here for {config.teacher_epochs} epochs"
+
+
+def loading_seconds(split: Split, batch: int, workers: int) -> float:
+    """Time the decoding and augmenting of a batch, after the workers have started, in seconds."""
+    batch = min(batch, len(split))
+    count = min(LOADED_BATCHES * max(1, workers), len(split) // batch)
+    drawn = batches(split.view(0), batch, range(count * batch), workers)
+    next(drawn)
+    start = time.perf_counter()
+    left = sum(1 for _ in drawn)
+    if not left:
+        return _one_by_one(split, batch)
+    return (time.perf_counter() - start) / left
+
+
+def _one_by_one(split: Split, batch: int) -> float:
+    start = time.perf_counter()
+    for index in range(batch):
+        split.view(0)[index]
+    return time.perf_counter() - start
+
+
+def step_seconds(computing: float, loading: float, workers: int) -> float:
+    """Estimate a step: workers decode while it computes, the main process before it does."""
+    return max(computing, loading) if workers else computing + loading
+
+
+def teacher_seconds(
+    config: TrainConfig, data: Data, given: CheckedTeacher | None, pixels: Tensor, loading: float
+) -> dict[str, float]:
+    """Estimate the seconds of training the teacher and of storing its outputs for every view.
+
+    `pixels` [B, 3, R, R] are those that pass at once, and `loading` the seconds to decode them.
+    """
+    request = config.teacher_request()
+    if request.stored:
+        return {}
+    if given:
+        model, epochs = given.model, 0
+    else:
+        model = build_network(request.name, len(data.classes)).to(pixels.device).eval()
+        epochs = config.teacher_epochs
+    with torch.no_grad():
+        forward = quick_ms(lambda: model(pixels)[0, 0].item(), runs=2) / 1000
+    steps = config.accumulate * len(data.train) / config.batch
+    training = step_seconds(TRAINING_PASSES * forward, loading, config.workers) * steps * epochs
+    if config.teacher_outputs == "online":
+        return {"teacher": training, "teacher online": forward * steps * config.w_epochs}
+    shapes = stored_shapes(data, config.views, config.most_classes)
+    images = sum((shape.views + 1) * shape.images for _, shape in shapes.values())
+    outputs = step_seconds(forward, loading, config.workers) * images / len(pixels)
+    return {"teacher": training, "outputs": outputs}
+
+
+def scoring_seconds(images: int, batch: int, step: float, loading: float, workers: int) -> float:
+    """Estimate the seconds of scoring a student on `images`, where `step` trains on `batch`."""
+    scoring = step_seconds(step / TRAINING_PASSES, loading, workers) * images / batch
+    calibration = CALIBRATION_BATCHES * step / TRAINING_PASSES
+    return scoring + calibration
+
+
+def outputs_size(config: TrainConfig, data: Data) -> str:
+    """Say what is stored of the teacher, and how much that is."""
+    if config.teacher_outputs == "online":
+        return "not stored: the teacher runs in every step"
+    if given := config.teacher_request().stored:
+        return f"those in {given}"
+    found = stored_shapes(data, config.views, config.most_classes)
+    shapes = [shape for _, shape in found.values()]
+    size = size_text(sum(shape.size for shape in shapes))
+    free = size_text(shutil.disk_usage(_existing(config.run)).free)
+    place = config.run / "targets"
+    return f"{size} in {place}, {free} are free; of the train split {shapes[0]}"
+
+
+def _existing(folder: Path) -> Path:
+    return next(path for path in (folder, *folder.absolute().parents) if path.exists())
+
+
+def time_text(seconds: Mapping[str, float]) -> str:
+    """Say the sum, and each phase's part of it."""
+    parts = ", ".join(f"{name} {duration(value)}" for name, value in seconds.items() if value)
+    return f"roughly {duration(sum(seconds.values()))} on this machine: {parts}"
+
+
+def duration(seconds: float) -> str:
+    """Say seconds as people do."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 100 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def peak_memory(device: torch.device) -> str:
+    """Say what the timed steps have needed so far."""
+    if device.type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory
+        peak = torch.cuda.max_memory_allocated(device)
+        return f"peak {size_text(peak)} of the device's {size_text(total)} in such steps"
+    peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return f"peak {size_text(peak)} of this process in such steps"

@@ -1,0 +1,83 @@
+"""Settings as plain values: into files and back."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import get_type_hints
+
+from typeguard import TypeCheckError, check_type
+
+from base.errors import UserError
+from kd.run.config import SearchConfig, TrainConfig
+from kd.run.folder import read_config
+
+# What may change when a run is resumed; its folder may be moved.
+NOT_STORED = ("run", "resume", "preview", "checkpoint_seconds")
+
+
+def settings_of(config: TrainConfig | SearchConfig) -> dict:
+    """Return the settings as plain values, without what may change when a run is resumed."""
+    values = dataclasses.asdict(config)
+    return {name: _plain(value) for name, value in values.items() if name not in NOT_STORED}
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, tuple):
+        return tuple(map(_plain, value))
+    return str(value) if isinstance(value, Path) else value
+
+
+def train_config_of(settings: Mapping[str, object], run: Path) -> TrainConfig:
+    """Rebuild train.py's settings from a run's config.json; foreign ones raise `UserError`."""
+    path, expected = run / "config.json", settings_of(TrainConfig())
+    if not isinstance(settings, Mapping):
+        raise UserError(f"{path}: damaged: no settings; train again")
+    if settings.keys() != expected.keys():
+        odd = ", ".join(sorted(settings.keys() ^ expected.keys()))
+        raise UserError(f"{path}: settings of another version ({odd}); train again")
+    try:
+        return replace(TrainConfig(), run=run, **_restored(settings))
+    except (TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: damaged ({reason}); train again") from error
+
+
+def _restored(settings: Mapping[str, object]) -> dict[str, object]:
+    """Return plain values as what the fields hold; one of another type raises `TypeError`."""
+    restored = {name: _tupled(value) for name, value in settings.items()}
+    for name in ("teacher_classes", "latency_table"):
+        restored[name] = Path(settings[name]) if settings[name] else None
+    restored["teacher_checkpoint"] = tuple(map(Path, settings["teacher_checkpoint"]))
+    kinds = get_type_hints(TrainConfig)
+    for name, value in restored.items():
+        try:
+            check_type(value, kinds[name])
+        except TypeCheckError as error:
+            raise TypeError(f"{name} {value!r}: {error}") from error
+    return restored
+
+
+def _tupled(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def search_identity(config: SearchConfig, table: str) -> dict[str, str]:
+    """Return what the checkpoints of a search depend on, beside the run: settings and `table`."""
+    passing = ("target_latency", "controls", "list")
+    settings = {name: v for name, v in settings_of(config).items() if name not in passing}
+    return {"settings": json.dumps(settings), "table": table}
+
+
+def onnx_metadata(
+    target_ms: float, classes: Sequence[str], train: TrainConfig, search: SearchConfig
+) -> dict[str, str]:
+    """Return where an ONNX file comes from, all text; lists and settings as JSON."""
+    return {
+        "classes": json.dumps(classes),
+        "target_ms": f"{target_ms:g}",
+        "train_settings": json.dumps(settings_of(train), default=str),
+        "search_settings": json.dumps(settings_of(search), default=str),
+        "versions": json.dumps(read_config(train.run)["versions"]),
+    }

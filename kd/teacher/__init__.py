@@ -1,0 +1,1 @@
+"""The teacher: loaded, checked, and its outputs stored."""

@@ -1,0 +1,228 @@
+"""Is the teacher any good, and if not, what is wrong with it?"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+from torch.utils.data import Subset
+
+from base.errors import UserError
+from kd.evaluate import predict
+from kd.images.splits import Split
+from kd.teacher.model import Teacher
+from kd.teacher.networks import Input
+
+BINS = 15
+SHOWN_CONFUSIONS = 3
+# Another input or order is the right one when it is this much better, in points and in deviations.
+CLEARLY_BETTER, DEVIATIONS = 0.05, 3.0
+# A network that knows nothing has a better order of classes, too, but none that is right mostly.
+MOSTLY = 0.5
+TRIED_IMAGES = 200
+IMAGENET = Input((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+@dataclass(frozen=True)
+class Check:
+    """What a teacher is worth on the search split.
+
+    `calibration_error` is the expected calibration error over 15 bins; `confusions` are the most
+    frequent mistakes: (class, answer, share of the class).
+    """
+
+    images: int
+    accuracy: float
+    calibration_error: float
+    confusions: tuple[tuple[str, str, float], ...]
+
+    def __str__(self) -> str:
+        """Say it in one line."""
+        confused = ", ".join(
+            f"{true} as {seen} {share:.0%}" for true, seen, share in self.confusions
+        )
+        return (
+            f"{self.accuracy:.2%} of {self.images} images of the search split, calibration error "
+            f"{self.calibration_error:.1%}{f'; takes {confused}' if confused else ''}"
+        )
+
+    def summary(self) -> dict[str, float]:
+        """Return the numbers that a run's summary shows."""
+        return {
+            "teacher_search_accuracy": self.accuracy,
+            "teacher_calibration_error": self.calibration_error,
+        }
+
+
+def check_outputs(log_p: Tensor, labels: Tensor, classes: Sequence[str]) -> Check:
+    """Judge log-probabilities [N, K] for labels [N].
+
+    Raises `UserError` for answers that are not finite, in another order of classes, or guessed.
+    """
+    if not (finite := log_p.exp().isfinite().all(dim=1)).all():
+        raise UserError(
+            f"teacher: answers for {int((~finite).sum())} of {len(log_p)} images are not finite;"
+            " check its checkpoint, --teacher-mean and --teacher-std"
+        )
+    counts = confusion(log_p.argmax(dim=1), labels, len(classes))
+    _refuse_permuted(log_p.argmax(dim=1), labels, classes)
+    _refuse_guesses(counts)
+    return Check(
+        len(labels),
+        (counts.diagonal().sum() / counts.sum()).item(),
+        expected_calibration_error(log_p.exp(), labels),
+        _largest_confusions(counts, classes),
+    )
+
+
+def confusion(answers: Tensor, labels: Tensor, classes: int) -> np.ndarray:
+    """Counts [K, K] of (label, answer)."""
+    pairs = torch.bincount(labels * classes + answers, minlength=classes**2)
+    return pairs.reshape(classes, classes).numpy()
+
+
+def expected_calibration_error(probabilities: Tensor, labels: Tensor) -> float:
+    """Σ_b n_b/N |accuracy_b - confidence_b| over equal bins (Guo et al. 2017, arXiv:1706.04599).
+
+    probabilities [N, K], labels [N].
+    """
+    confidence, answers = probabilities.double().max(dim=1)
+    right = (answers == labels).double()
+    bins = (confidence * BINS).ceil().long().clamp(1, BINS) - 1
+    gaps = torch.zeros(BINS, dtype=torch.double).index_add(0, bins, right - confidence)
+    return gaps.abs().sum().item() / len(labels)
+
+
+def check_input(
+    teacher: Teacher,
+    split: Split,
+    batch: int,
+    workers: int,
+    own_resolution: bool = True,
+    own_values: bool = True,
+) -> None:
+    """Raise `UserError` when the teacher sees far better with another input than the one it has.
+
+    Wrong normalisation, a wrong range of values, exchanged channels, grey in place of colour and
+    wrong sizes leave a teacher that answers, but badly. `own_resolution` and `own_values` say
+    whether these come from metadata, and so may be wrong; what the user asked for is not doubted.
+    """
+    places = np.linspace(0, len(split) - 1, min(TRIED_IMAGES, len(split))).astype(int)
+    images = Subset(split.view(None), np.unique(places).tolist())
+    right = _right(teacher, images, batch, workers)
+    resolution = split.resolution
+    tried = []
+    for name, mend, wants in _others(teacher.wants, resolution, own_resolution, own_values):
+        other = Teacher(teacher.network, wants, teacher.identity).to(teacher.mean.device)
+        try:
+            tried.append((_right(other, images, batch, workers), name, mend))
+        except UserError:
+            raise
+        except Exception:  # a network that cannot take such an input does not want it
+            continue
+    better, name, mend = max(tried, key=lambda one: one[0].mean(), default=(right, "", ""))
+    if _clearly(better, right):
+        raise UserError(
+            f"teacher: {right.mean():.1%} of {len(right)} images as it is, but "
+            f"{better.mean():.1%} {name}; {mend}"
+        )
+
+
+def _right(teacher: Teacher, images: Subset, batch: int, workers: int) -> np.ndarray:
+    log_p, labels = predict(teacher, images, batch, workers)
+    return (log_p.argmax(dim=1) == labels).numpy()
+
+
+def _clearly(better: np.ndarray, worse: np.ndarray) -> bool:
+    """Whether it is right mostly, by a large difference, and no chance (McNemar 1947)."""
+    gained, lost = int((better & ~worse).sum()), int((worse & ~better).sum())
+    by_chance = DEVIATIONS * math.sqrt(gained + lost)
+    return better.mean() > MOSTLY and gained - lost > max(by_chance, CLEARLY_BETTER * len(worse))
+
+
+def _others(
+    wants: Input, resolution: int, own_resolution: bool, own_values: bool
+) -> Iterator[tuple[str, str, Input]]:
+    """(what is tried, the mend, the input) of the usual mistakes."""
+    if own_values:
+        values = {
+            "with ImageNet's mean and std": (IMAGENET.mean, IMAGENET.std),
+            "with values from 0 to 1": ((0.0,) * 3, (1.0,) * 3),
+            "with values from -1 to 1": ((0.5,) * 3, (0.5,) * 3),
+            "with values from 0 to 255": ((0.0,) * 3, (1 / 255,) * 3),
+            "with black and white exchanged": ((1.0,) * 3, (-1.0,) * 3),
+        }
+        for name, (mean, std) in values.items():
+            if (mean, std) != (wants.mean, wants.std):
+                options = f"--teacher-mean {_words(mean)} --teacher-std {_words(std)}"
+                yield name, f"give {options}", replace(wants, mean=mean, std=std)
+    channels = "rgb" if wants.channels != "rgb" else "bgr"
+    yield (
+        f"with channels in the order {channels.upper()}",
+        f"give --teacher-channels {channels}",
+        replace(wants, channels=channels),
+    )
+    if wants.channels != "grey":
+        yield "with grey images", "give --teacher-channels grey", replace(wants, channels="grey")
+    if own_resolution and wants.resolution not in (None, resolution):
+        yield (
+            f"at {resolution} pixels",
+            f"give --teacher-resolution {resolution}",
+            replace(wants, resolution=resolution),
+        )
+
+
+def _words(values: Sequence[float]) -> str:
+    return " ".join(f"{value:.6g}" for value in values)
+
+
+def _refuse_permuted(answers: Tensor, labels: Tensor, classes: Sequence[str]) -> None:
+    """Fit the best order of classes to half of the images, and try it on the other half."""
+    fitted, tried = slice(0, None, 2), slice(1, None, 2)
+    counts = confusion(answers[fitted], labels[fitted], len(classes))
+    own, answered = linear_sum_assignment(counts, maximize=True)
+    order = torch.from_numpy(answered)
+    as_it_is = (answers == labels)[tried].numpy()
+    reordered = (answers == order[labels])[tried].numpy()
+    if _clearly(reordered, as_it_is):
+        moved = [i for i in own if answered[i] != i and counts[i, answered[i]] > 0]
+        first = max(moved, key=lambda i: counts[i, answered[i]])
+        raise UserError(
+            f"teacher: its classes are in another order: it answers {classes[answered[first]]} "
+            f"where the data says {classes[first]}; in the best order {reordered.mean():.1%} are "
+            f"right, now {as_it_is.mean():.1%}; name its classes in its order with "
+            "--teacher-classes FILE"
+        )
+
+
+def _refuse_guesses(counts: np.ndarray) -> None:
+    """Raise `UserError` when the accuracy is that of guessing.
+
+    Guessing is to give the same answers to shuffled images: p = Σ_k P(label k) P(answer k), 1/K for
+    balanced classes (the chance of Cohen's kappa, 1960). A teacher passes when its accuracy is more
+    than 5 binomial standard deviations above p, or half way from p to 1, which decides where there
+    are few images.
+    """
+    count = counts.sum()
+    accuracy = counts.diagonal().sum() / count
+    chance = float((counts.sum(axis=0) / count) @ (counts.sum(axis=1) / count))
+    needed = min(chance + 5 * (chance * (1 - chance) / count) ** 0.5, (1 + chance) / 2)
+    if accuracy <= needed:
+        raise UserError(
+            f"teacher: accuracy {accuracy:.3f} on {count} images, where guessing gives"
+            f" {chance:.3f} and more than {needed:.3f} is expected; check its weights, the order of"
+            " its classes, --teacher-mean and --teacher-std"
+        )
+
+
+def _largest_confusions(
+    counts: np.ndarray, classes: Sequence[str]
+) -> tuple[tuple[str, str, float], ...]:
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    np.fill_diagonal(shares, 0)
+    largest = np.argsort(shares, axis=None, kind="stable")[::-1][:SHOWN_CONFUSIONS]
+    pairs = [np.unravel_index(place, shares.shape) for place in largest]
+    return tuple((classes[i], classes[j], float(shares[i, j])) for i, j in pairs if shares[i, j])

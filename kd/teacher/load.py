@@ -1,0 +1,120 @@
+"""A teacher loaded from wherever it is, made to answer with the data's classes."""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from base.errors import UserError
+from kd.teacher.black_boxes import OnnxNetwork, file_fingerprint, python_network
+from kd.teacher.model import Logarithm, Reordered, Teacher
+from kd.teacher.networks import Input, published_input, with_weights
+from kd.teacher.program_file import Program
+from kd.teacher.request import TeacherSource
+
+# Rows of probabilities sum to 1 within this, half precision included.
+SUM_TOLERANCE = 5e-3
+
+
+def load_teacher(source: TeacherSource, classes: Sequence[str], resolution: int) -> Teacher:
+    """The teacher for data of these `classes`, images of `resolution` pixels.
+
+    Raises `UserError` for an unknown name, unreadable or unfitting weights, a failed download, and
+    for a network that does not answer a batch of images with one row a class.
+    """
+    known = source.classes or tuple(classes)
+    network, wants, identity = _opened(source, len(known))
+    wants = replace(
+        wants,
+        mean=source.mean or wants.mean,
+        std=source.std or wants.std,
+        resolution=wants.resolution if source.resolution is None else source.resolution or None,
+        channels=source.channels,
+    )
+    teacher = Teacher(network, wants, identity)
+    outputs = probe(teacher, source.name, len(known), resolution)
+    if outputs.min() >= 0 and (outputs.sum(dim=1) - 1).abs().max() < SUM_TOLERANCE:
+        network = Logarithm(network)
+    if source.classes:
+        network = Reordered(network, class_order(source.classes, classes))
+    return Teacher(network, wants, identity)
+
+
+def _opened(source: TeacherSource, classes: int) -> tuple[nn.Module, Input, str | None]:
+    """(network, what it wants to see, what stands for weights that cannot be seen)."""
+    kind, _, reference = source.name.partition(":")
+    if source.checkpoint and kind in ("onnx", "program", "python"):
+        raise UserError(f"teacher {source.name}: holds its own weights; leave --teacher-checkpoint")
+    match kind:
+        case "onnx":
+            network = OnnxNetwork(Path(reference))
+            return network, Input(resolution=network.resolution), file_fingerprint(Path(reference))
+        case "program":
+            network = Program(Path(reference))
+            return network, Input(resolution=network.resolution), file_fingerprint(Path(reference))
+        case "python":
+            network, code = python_network(reference)
+            return network, Input(), file_fingerprint(code)
+        case _:
+            network = with_weights(source.name, source.checkpoint, classes)
+            return network, published_input(source.name), None
+
+
+def probe(teacher: Teacher, name: str, classes: int, resolution: int) -> Tensor:
+    """Outputs [2, K] of the bare network for two images of noise; `UserError` when it has none."""
+    noise = torch.rand(2, 3, resolution, resolution, generator=torch.Generator().manual_seed(0))
+    size = teacher.wants.resolution or resolution
+    images = (interpolate(noise, (size, size)) - teacher.mean) / teacher.std
+    try:
+        with torch.no_grad():
+            outputs = teacher.network(images)
+    except Exception as error:  # the network may raise anything
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"teacher {name}: fails on images of {size} pixels ({type(error).__name__}: {reason});"
+            " see --teacher-resolution"
+        ) from error
+    if not isinstance(outputs, Tensor) or outputs.ndim != 2 or len(outputs) != 2:
+        found = list(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+        raise UserError(
+            f"teacher {name}: answers 2 images with {found}, expected [2, {classes}]: a row of"
+            " logits or probabilities an image"
+        )
+    if outputs.shape[1] != classes:
+        raise UserError(
+            f"teacher {name}: answers {outputs.shape[1]} classes, expected {classes}; give a"
+            " teacher of these classes, or name its own in order with --teacher-classes FILE"
+        )
+    return outputs.float()
+
+
+def read_class_names(path: Path) -> tuple[str, ...]:
+    """Names in a text file, one a line; raise `UserError` when it is unreadable or repeats one."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read; expected one class name a line") from error
+    names = tuple(line.strip() for line in lines if line.strip())
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(f"{path}: holds {twice[0]} more than once; expected each class once")
+    return names
+
+
+def class_order(known: Sequence[str], classes: Sequence[str]) -> list[int]:
+    """Places of the data's `classes` among those that the teacher knows.
+
+    Raises `UserError` naming one that it does not know.
+    """
+    places = {name: i for i, name in enumerate(known)}
+    if missing := [name for name in classes if name not in places]:
+        close = difflib.get_close_matches(missing[0], known, n=1)
+        hint = f", did you mean {close[0]}?" if close else ""
+        raise UserError(
+            f"--teacher-classes: lacks {len(missing)} of the data's {len(classes)} classes, such as"
+            f" {missing[0]}{hint}"
+        )
+    return [places[name] for name in classes]

@@ -1,0 +1,106 @@
+"""The teacher as a network: frozen, resizes and normalises for itself; alone or an ensemble."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+from torchvision.transforms.v2.functional import rgb_to_grayscale
+
+from kd.teacher.networks import Input
+
+
+class Teacher(nn.Module):
+    """A frozen network in eval mode, always: batch statistics would change the teacher.
+
+    `identity` stands for the weights where they cannot be seen.
+    """
+
+    def __init__(
+        self, network: nn.Module, wants: Input | None = None, identity: str | None = None
+    ) -> None:
+        super().__init__()
+        self.wants, self.identity = wants or Input(), identity
+        self.network = network.requires_grad_(False)
+        self.register_buffer("mean", torch.tensor(self.wants.mean).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(self.wants.std).view(3, 1, 1))
+        self.train()
+
+    def train(self, mode: bool = True) -> "Teacher":
+        """Stay in eval mode whatever `mode` says."""
+        return super().train(False)
+
+    # no_grad and not inference_mode: the outputs enter losses that autograd follows.
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        """Images [B, 3, H, W] in [0, 1] -> log-probabilities [B, K], without gradient."""
+        size = self.wants.resolution or images.shape[-1]
+        if images.shape[-1] != size:
+            mode = self.wants.interpolation
+            images = interpolate(images, (size, size), mode=mode, antialias=True).clamp(0, 1)
+        if self.wants.channels == "bgr":
+            images = images.flip(dims=(1,))
+        if self.wants.channels == "grey":
+            images = rgb_to_grayscale(images, num_output_channels=3)
+        return self.network((images - self.mean) / self.std).float().log_softmax(dim=1)
+
+    def fingerprint(self) -> str:
+        """Hash of all that its outputs depend on."""
+        digest = hashlib.sha256(f"{asdict(self.wants)}{self.identity}".encode())
+        for name, tensor in sorted(self.state_dict().items()):
+            digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()[:32]
+
+
+class Ensemble(nn.Module):
+    """Several teachers whose probabilities are averaged, with weights that sum to 1."""
+
+    def __init__(self, teachers: Sequence[Teacher], weights: Sequence[float]) -> None:
+        super().__init__()
+        self.teachers = nn.ModuleList(teachers)
+        self.register_buffer("weights", torch.tensor(weights) / sum(weights))
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        """Images [B, 3, H, W] in [0, 1] -> log Σ_i w_i p_i, [B, K], without gradient."""
+        weighed = [
+            log_w + teacher(images)
+            for log_w, teacher in zip(self.weights.log(), self.teachers, strict=True)
+        ]
+        return torch.stack(weighed).logsumexp(dim=0)
+
+    def fingerprint(self) -> str:
+        """Hash of all that its outputs depend on."""
+        parts = [teacher.fingerprint() for teacher in self.teachers]
+        return hashlib.sha256(f"{parts}{self.weights.tolist()}".encode()).hexdigest()[:32]
+
+
+AnyTeacher = Teacher | Ensemble
+
+
+class Logarithm(nn.Module):
+    """A network whose outputs are probabilities, made to answer with their logarithms."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images -> log-probabilities; 0 is taken as the smallest number that is none."""
+        return self.network(images).float().clamp(min=torch.finfo().tiny).log()
+
+
+class Reordered(nn.Module):
+    """A network that knows other classes: the data's are taken from among them, in their order."""
+
+    def __init__(self, network: nn.Module, order: Sequence[int]) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("order", torch.tensor(order))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images -> outputs [B, K] of the data's classes."""
+        return self.network(images)[:, self.order]

@@ -1,0 +1,109 @@
+"""The teacher's outputs for the splits of a run: made once, then found again."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from base.precision import Precision, arithmetic
+from kd.batches import LoaderSettings, Online, Outputs
+from kd.images.splits import Data, Split
+from kd.outputs_writer import store_outputs
+from kd.stored_outputs import StoredOutputs, StoredShape, join_outputs, open_outputs, stored_shape
+from kd.teacher.model import AnyTeacher
+
+
+@dataclass(frozen=True)
+class OutputSettings:
+    """Where a run's teacher outputs are, or how they are made."""
+
+    folder: Path  # where they are stored
+    given: Path | None = None  # a folder of another run's, in place of a teacher
+    online: bool = False  # the teacher runs in every step, and nothing is stored
+    most_classes: int = 100  # of more classes, only so many of the largest are stored
+    precision: Precision = "fp32"
+
+
+@dataclass(frozen=True)
+class TeacherOutputs:
+    """The teacher's outputs for the splits of a run; those for the test split may be unknown."""
+
+    train: Outputs
+    search: Outputs
+    test: Outputs | None
+
+    def joined(self) -> Outputs:
+        """Return the outputs for the train and the search split as one."""
+        if isinstance(self.train, StoredOutputs) and isinstance(self.search, StoredOutputs):
+            return join_outputs(self.train, self.search)
+        return self.train
+
+
+def stored_shapes(
+    data: Data, views: int, most_classes: int
+) -> dict[str, tuple[Split, StoredShape]]:
+    """Return what is stored of every split; test images have no views, they only report."""
+    classes = len(data.classes)
+    return {
+        "train": (data.train, stored_shape(data.train, views, classes, most_classes)),
+        "search": (data.search, stored_shape(data.search, views, classes, most_classes)),
+        "test": (data.test, stored_shape(data.test, 0, classes, most_classes)),
+    }
+
+
+def prepare_outputs(
+    settings: OutputSettings,
+    fingerprint: str,
+    load: Callable[[], AnyTeacher],
+    data: Data,
+    loader: LoaderSettings,
+) -> TeacherOutputs:
+    """Return the outputs of the teacher called `fingerprint`, and store them if they are not yet.
+
+    `load` is called only where the teacher itself is needed. Raises `UserError` for stored outputs
+    of another teacher or of other data.
+    """
+    if settings.online:
+        online = Online(_probabilities(load(), settings.precision))
+        return TeacherOutputs(online, online, online)
+    identity = {"data": data.fingerprint(), "teacher": fingerprint}
+    if settings.given:
+        return _given_outputs(settings.given, identity)
+    found, teacher = {}, None
+    shapes = stored_shapes(data, loader.views, settings.most_classes)
+    for name, (split, shape) in shapes.items():
+        place = settings.folder / name
+        if place.exists():
+            found[name] = open_outputs(place, identity)
+            continue
+        teacher = teacher or _probabilities(load(), settings.precision)
+        found[name] = store_outputs(
+            teacher,
+            split,
+            shape,
+            folder=place,
+            identity=identity,
+            batch=loader.batch,
+            workers=loader.workers,
+            description=f"teacher's outputs, {name}",
+        )
+    return TeacherOutputs(**found)
+
+
+def _given_outputs(folder: Path, identity: dict[str, str]) -> TeacherOutputs:
+    train, search = (open_outputs(folder / name, identity) for name in ("train", "search"))
+    test = open_outputs(folder / "test", identity) if (folder / "test").exists() else None
+    return TeacherOutputs(train, search, test)
+
+
+def _probabilities(
+    model: AnyTeacher, precision: Precision
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    device = next(model.buffers()).device
+
+    def run(images: torch.Tensor) -> torch.Tensor:
+        with arithmetic(device, precision):
+            return model(images.to(device)).exp()
+
+    return run

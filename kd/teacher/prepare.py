@@ -1,0 +1,188 @@
+"""The run's teacher: opened and checked, or trained, or found in the run's folder."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from base.errors import UserError
+from base.phase import Phase
+from base.processes import is_main_process
+from kd.batches import Labels, LoaderSettings, endless, steps_per_epoch
+from kd.evaluate import predict
+from kd.fit import FitSettings, fit
+from kd.images.splits import Data
+from kd.loss import label_loss
+from kd.stored_outputs import open_outputs, stored_identity
+from kd.teacher.check import Check, check_input, check_outputs
+from kd.teacher.load import load_teacher
+from kd.teacher.model import AnyTeacher, Ensemble, Teacher
+from kd.teacher.networks import build_network
+from kd.teacher.request import TeacherRequest, TeacherSource
+from kd.teacher.saved import read_facts, save_teacher, saved_teacher, write_facts
+
+
+@dataclass(frozen=True)
+class CheckedTeacher:
+    """A teacher that was checked; `model` is None where only its stored outputs are at hand."""
+
+    fingerprint: str
+    check: Check
+    model: AnyTeacher | None
+
+
+def open_teacher(
+    request: TeacherRequest, data: Data, loader: LoaderSettings, device: torch.device
+) -> CheckedTeacher | None:
+    """Return the teacher that the user gives, checked before anything is written.
+
+    None when it is to be trained here. Raises `UserError` when it cannot be loaded, only guesses,
+    or would be far better with another input or order of classes.
+    """
+    if request.stored:
+        return _stored(request.stored, data, loader.views)
+    if request.trained_here:
+        build_network(request.name, len(data.classes))
+        return None
+    teachers = [_loaded(source, data, loader, device) for source in request.sources]
+    if len(teachers) == 1:
+        return teachers[0]
+    model = Ensemble([teacher.model for teacher in teachers], request.weights)
+    return _checked(model.to(device), data, loader)
+
+
+def _loaded(
+    source: TeacherSource, data: Data, loader: LoaderSettings, device: torch.device
+) -> CheckedTeacher:
+    """Load and check one teacher, alone or of an ensemble."""
+    model = load_teacher(source, data.classes, data.settings.resolution).to(device)
+    check_input(
+        model,
+        data.search,
+        loader.batch,
+        loader.workers,
+        own_resolution=source.resolution is None,
+        own_values=source.mean is None and source.std is None,
+    )
+    return _checked(model, data, loader)
+
+
+def _checked(model: AnyTeacher, data: Data, loader: LoaderSettings) -> CheckedTeacher:
+    plain = data.search.view(None)
+    log_p, labels = predict(model, plain, loader.batch, loader.workers, "teacher's check")
+    check = check_outputs(log_p, labels, data.classes)
+    return CheckedTeacher(model.fingerprint(), check, model)
+
+
+def _stored(folder: Path, data: Data, views: int) -> CheckedTeacher:
+    """Check the outputs that the user gives in place of a teacher."""
+    teacher = stored_identity(folder / "search").get("teacher")
+    identity = {"data": data.fingerprint(), "teacher": str(teacher)}
+    for name in ("train", "search"):
+        found = open_outputs(folder / name, identity)
+        if found.views < views:
+            raise UserError(
+                f"{folder}: holds {found.views} views, expected {views}; give --views {found.views}"
+            )
+    rows = found.rows(None, torch.arange(len(data.search)))
+    check = check_outputs(rows.log(), data.search.labels, data.classes)
+    return CheckedTeacher(str(teacher), check, None)
+
+
+def prepare_teacher(
+    request: TeacherRequest,
+    opened: CheckedTeacher | None,
+    data: Data,
+    loader: LoaderSettings,
+    folder: Path,
+    device: torch.device,
+    train: Callable[[], Teacher],
+) -> CheckedTeacher:
+    """Return the run's teacher: the opened one, that in `folder`, or one trained now; write facts.
+
+    Raises `UserError` when the run was begun with another teacher, and for one that only guesses.
+    """
+    begun = (folder / "teacher.json").exists()
+    if opened is None and begun:
+        teacher = _checked(reload_teacher(request, data, folder, device), data, loader)
+    elif opened is None:
+        teacher = _checked(train(), data, loader)
+        if is_main_process():
+            save_teacher(teacher.model, request.sources[0], folder)
+    else:
+        teacher = opened
+        if begun:
+            _refuse_another(read_facts(folder)["fingerprint"], teacher.fingerprint, folder)
+    if is_main_process():
+        write_facts(folder, _facts(request, teacher, data))
+    return teacher
+
+
+def _facts(request: TeacherRequest, teacher: CheckedTeacher, data: Data) -> dict[str, object]:
+    """Say what the teacher is, how good, and for which classes."""
+    model, check = teacher.model, teacher.check
+    members = list(model.teachers) if isinstance(model, Ensemble) else [model]
+    return {
+        "teachers": [
+            _described(source, member)
+            for source, member in zip(request.sources, members, strict=True)
+        ],
+        "fingerprint": teacher.fingerprint,
+        "classes": list(data.classes),
+        "search_accuracy": check.accuracy,
+        "calibration_error": check.calibration_error,
+        "confusions": [list(confusion) for confusion in check.confusions],
+    }
+
+
+def _described(source: TeacherSource, member: Teacher | None) -> Mapping[str, object]:
+    return source.facts() | (asdict(member.wants) if member else {})
+
+
+def reload_teacher(
+    request: TeacherRequest, data: Data, folder: Path, device: torch.device
+) -> AnyTeacher:
+    """Load the teacher that a run was begun with; `UserError` when it is no longer the same."""
+    if request.trained_here:
+        model = saved_teacher(request.sources[0], folder, len(data.classes))
+    else:
+        resolution = data.settings.resolution
+        teachers = [load_teacher(source, data.classes, resolution) for source in request.sources]
+        model = teachers[0] if len(teachers) == 1 else Ensemble(teachers, request.weights)
+    model.to(device)
+    _refuse_another(read_facts(folder)["fingerprint"], model.fingerprint(), folder)
+    return model
+
+
+def _refuse_another(stored: str, found: str, folder: Path) -> None:
+    if stored != found:
+        raise UserError(
+            f"{folder}: begun with another teacher ({stored}, now {found}); bring that one back or "
+            "give another --run"
+        )
+
+
+def train_teacher(
+    source: TeacherSource,
+    data: Data,
+    settings: FitSettings,
+    loader: LoaderSettings,
+    device: torch.device,
+    phase: Phase,
+) -> Teacher:
+    """Train a teacher on the labels of the train split, every epoch on another view."""
+    torch.manual_seed(loader.seed)
+    classes = len(data.classes)
+    network = build_network(source.name, classes).to(device)
+    own = replace(loader, views=settings.epochs)
+    fit(
+        network,
+        partial(endless, data.train, Labels(data.train, classes), own, device),
+        label_loss,
+        settings,
+        steps_per_epoch(len(data.train), loader.batch),
+        phase,
+    )
+    return Teacher(network)

@@ -1,0 +1,78 @@
+"""Which teacher a run asks for: one, an ensemble, or stored outputs in place of one."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from base.errors import UserError
+from kd.teacher.networks import RGB, SMALL, Channels
+
+STORED = "stored:"
+PUBLISHED = Path("published")
+
+
+@dataclass(frozen=True)
+class TeacherSource:
+    """Which teacher, with whose weights, and what it wants to see.
+
+    `name` is small_resnet18:STRIDE, torchvision:NAME, timm:NAME, onnx:FILE, program:FILE.pt2 or
+    python:MODULE:FACTORY. What is None comes from the library's metadata or the file.
+    `resolution` 0 takes images as they are. `classes` names the teacher's own classes in order.
+    """
+
+    name: str = "small_resnet18:2"
+    checkpoint: Path | None = None
+    mean: RGB | None = None
+    std: RGB | None = None
+    resolution: int | None = None
+    channels: Channels = "rgb"
+    classes: tuple[str, ...] | None = None
+
+    @property
+    def trained_here(self) -> bool:
+        """Whether nobody has trained this teacher yet."""
+        return self.name.startswith(SMALL) and self.checkpoint is None
+
+    def facts(self) -> dict[str, object]:
+        """Return it as plain values."""
+        checkpoint = None if self.checkpoint is None else str(self.checkpoint)
+        return {**asdict(self), "checkpoint": checkpoint}
+
+
+@dataclass(frozen=True)
+class TeacherRequest:
+    """The teachers that a run asks for; several make an ensemble with these weights."""
+
+    sources: tuple[TeacherSource, ...]
+    weights: tuple[float, ...]
+
+    @property
+    def name(self) -> str:
+        """What the teacher is called in reports."""
+        return " + ".join(source.name for source in self.sources)
+
+    @property
+    def stored(self) -> Path | None:
+        """The folder of outputs that stands for a teacher, if one does."""
+        name = self.sources[0].name
+        return Path(name.removeprefix(STORED)) if name.startswith(STORED) else None
+
+    @property
+    def trained_here(self) -> bool:
+        """Whether the teacher is to be trained in this run."""
+        return len(self.sources) == 1 and self.sources[0].trained_here
+
+
+def check_ensemble(
+    names: Sequence[str], checkpoints: Sequence[Path], weights: Sequence[float], *, online: bool
+) -> None:
+    """Raise `UserError` for options that do not fit the number of teachers, or their kind."""
+    for option, given in (("--teacher-checkpoint", checkpoints), ("--teacher-weight", weights)):
+        if given and len(given) != len(names):
+            raise UserError(f"{option}: {len(given)} for {len(names)} teachers; give one each")
+    if any(not 0 < weight < float("inf") for weight in weights):
+        raise UserError(f"--teacher-weight {tuple(weights)}: expected numbers above 0")
+    if len(names) > 1 and any(name.startswith(STORED) for name in names):
+        raise UserError("--teacher stored: stands alone; an ensemble needs its teachers")
+    if names[0].startswith(STORED) and online:
+        raise UserError("--teacher-outputs online: needs a teacher; --teacher stored: is none")

@@ -1,0 +1,1 @@
+"""The student for a budget: candidates, their order, the pick, its files."""

@@ -1,0 +1,151 @@
+"""The architecture for a budget: derived, ranked by the surrogate, and measured whole."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from base.errors import UserError
+from base.files import DAMAGE, read_json, write_json
+from base.processes import is_main_process
+from export.timing.stopwatch import Timing
+from supernet.choice.programme import FILLS, Programme, candidates
+from supernet.space import Architecture, Choices
+
+# A finalist leaves this share of the budget, or its own standard error, to being timed again.
+MARGIN = 0.012
+# With that added it should use this much; where none does, the one is taken that uses most.
+FILL = 0.99
+ATTEMPTS = 6
+
+Expect = Callable[[Architecture], float]
+Measure = Callable[[Sequence[Architecture]], Mapping[Architecture, Timing]]
+
+
+@dataclass(frozen=True)
+class Pick:
+    """The architecture chosen for a budget, before it is retrained.
+
+    `expected_loss` is the surrogate's; `measured` is None where students of the table cannot be
+    timed.
+    """
+
+    architecture: Architecture
+    predicted_ms: float
+    measured: Timing | None
+    expected_loss: float
+
+
+def cached_pick(path: Path, identity: Mapping[str, str], find: Callable[[], Pick]) -> Pick:
+    """Return the pick kept at `path` for the same `identity`, or find one and keep it.
+
+    What was measured is not measured again when a retraining is resumed. Raises `UserError` for a
+    damaged file.
+    """
+    if path.exists() and (stored := read_json(path)).get("identity") == dict(identity):
+        try:
+            own = {**stored["pick"]}
+            own["architecture"] = Architecture.from_json(own["architecture"])
+            own["measured"] = Timing(**own["measured"]) if own["measured"] else None
+            return Pick(**own)
+        except DAMAGE as error:
+            raise UserError(f"{path}: damaged ({error}); remove it and search again") from error
+    pick = find()
+    if is_main_process():
+        write_json(path, {"identity": dict(identity), "pick": asdict(pick)})
+    return pick
+
+
+def pick_measured(
+    problem: Programme,
+    log_p: Choices,
+    target_ms: float,
+    counts: tuple[int, int],
+    expect: Expect,
+    measure: Measure,
+    draws: np.random.Generator,
+) -> Pick:
+    """Return the candidate of least loss among those measured within the budget and filling it.
+
+    `counts` are (candidates, finalists) of an attempt; `expect` gives the loss of one. What is
+    measured tells how far the table is off near this budget, and the next attempt asks the table
+    for that much more or less. Raises `UserError` when nothing was measured within the budget.
+    """
+    slowest_ms = problem.range_ms()[1]
+    asked_ms = min(target_ms / (1 + MARGIN), slowest_ms)
+    timings: dict[Architecture, Timing] = {}
+    twice: set[Architecture] = set()
+    best = None
+    for _ in range(ATTEMPTS):
+        found = candidates(problem, log_p, asked_ms, counts[0], draws)
+        fresh = [a for a in found if a not in timings]
+        if not fresh:
+            break
+        finalists = sorted(fresh, key=expect)[: counts[1]]
+        timings |= measure(finalists)
+        least_ms = FILL * target_ms if asked_ms < slowest_ms else 0.0
+        best = _confirmed(timings, twice, expect, (least_ms, target_ms), measure)
+        if best is not None:
+            break
+        off = np.median([_safe_ms(timings[a]) / problem.table.predicted_ms(a) for a in finalists])
+        asked_ms = min(target_ms / float(off), slowest_ms)
+    for fill in FILLS:
+        bounds_ms = (fill * target_ms, target_ms)
+        best = best or _confirmed(timings, twice, expect, bounds_ms, measure)
+    if best is None:
+        raise UserError(
+            f"--target-latency {target_ms:g}: no student was measured within it, although the "
+            "table predicts some; the table may be from a quieter hour: try again, or remove it "
+            "and train again"
+        )
+    return Pick(best, problem.table.predicted_ms(best), timings[best], expect(best))
+
+
+def _confirmed(
+    timings: dict[Architecture, Timing],
+    twice: set[Architecture],
+    expect: Expect,
+    bounds_ms: tuple[float, float],
+    measure: Measure,
+) -> Architecture | None:
+    """Return the architecture of least loss within the bounds, also when it is timed once more.
+
+    The fastest of several is flattered by chance; so the mean of its two timings is kept, and it is
+    one of those timed `twice`.
+    """
+    while fitting := [a for a in timings if bounds_ms[0] <= _safe_ms(timings[a]) <= bounds_ms[1]]:
+        best = min(fitting, key=expect)
+        if best in twice:
+            return best
+        timings[best] = timings[best].with_another(measure([best])[best])
+        twice.add(best)
+    return None
+
+
+def _safe_ms(timing: Timing) -> float:
+    return timing.ms * (1 + max(MARGIN, timing.spread))
+
+
+def pick_predicted(
+    problem: Programme,
+    log_p: Choices,
+    target_ms: float,
+    count: int,
+    expect: Expect,
+    draws: np.random.Generator,
+) -> Pick:
+    """Return the candidate of least loss by the table alone, for a device that is not here.
+
+    The table's own error is left free in the budget. Raises `UserError` when nothing is predicted
+    within the rest.
+    """
+    error = float(problem.table.provenance.get("check", {}).get("error", MARGIN))
+    found = candidates(problem, log_p, target_ms * (1 - error), count, draws)
+    if not found:
+        raise UserError(
+            f"--target-latency {target_ms:g}: no student is predicted within it with the table's "
+            f"error of {error:.1%} to spare; ask for a little more"
+        )
+    best = min(found, key=expect)
+    return Pick(best, problem.table.predicted_ms(best), None, expect(best))

@@ -1,0 +1,223 @@
+"""Derivation: the most probable architecture under a budget, exactly, as an integer programme."""
+
+import math
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+import torch
+from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.sparse import csr_array
+
+from base.errors import UserError
+from supernet.latency_table import LAYER_DECISIONS, LatencyTable
+from supernet.space import Architecture, Choices
+
+# A candidate should use this much of the budget; less only where too few students do.
+FILLS = (0.985, 0.97, 0.95, 0.9, 0.8, 0.0)
+
+
+@dataclass(frozen=True)
+class Programme:
+    """Variables: one binary a choice, then one weight a joint choice of every layer.
+
+    Consistency rows tie each layer's joint weights to the choices, so binary choices force the
+    joint weights to be their product, and `ms` with the stem's is the table's exact sum.
+    """
+
+    table: LatencyTable
+    offsets: dict[str, int]
+    binaries: int
+    ms: np.ndarray
+    rows: csr_array
+    lower: np.ndarray
+    upper: np.ndarray
+
+    def solve(
+        self, value: np.ndarray, least_ms: float = 0.0, most_ms: float = np.inf
+    ) -> Architecture | None:
+        """Return the architecture of greatest `value` [binaries] with latency in the bounds.
+
+        None when there is no such architecture.
+        """
+        objective = np.zeros(len(self.ms))
+        objective[: self.binaries] = -value
+        return self._minimise(objective, least_ms, most_ms)
+
+    def range_ms(self) -> tuple[float, float]:
+        """Latencies of the fastest and the slowest architecture."""
+        return self.table.predicted_ms(self.fastest()), self.table.predicted_ms(self.slowest())
+
+    def fastest(self) -> Architecture:
+        """Return the architecture of least latency."""
+        return self._known(self._minimise(self.ms, 0.0, np.inf))
+
+    def slowest(self) -> Architecture:
+        """Return the architecture of greatest latency."""
+        return self._known(self._minimise(-self.ms, 0.0, np.inf))
+
+    @staticmethod
+    def _known(architecture: Architecture | None) -> Architecture:
+        assert architecture is not None, "a space without bounds has an architecture"
+        return architecture
+
+    def _minimise(
+        self, objective: np.ndarray, least_ms: float, most_ms: float
+    ) -> Architecture | None:
+        budget = LinearConstraint(
+            self.ms[None], least_ms - self.table.stem_ms, most_ms - self.table.stem_ms
+        )
+        result = milp(
+            objective,
+            integrality=np.arange(len(objective)) < self.binaries,
+            bounds=Bounds(0, 1),
+            constraints=[LinearConstraint(self.rows, self.lower, self.upper), budget],
+            options={"mip_rel_gap": 0.0},
+        )
+        if result.status == 2:
+            return None
+        assert result.status == 0, result.message
+        picked = {
+            d.name: int(result.x[self.offsets[d.name] :][: len(d.choices)].argmax())
+            for d in self.table.space.decisions()
+        }
+        return self.table.space.architecture(picked)
+
+    def value_of(self, choices: Choices) -> np.ndarray:
+        """Lay out a number for every choice as the values [binaries] that `solve` takes."""
+        return torch.cat(
+            [choices[d.name].detach().double() for d in self.table.space.decisions()]
+        ).numpy()
+
+    def of_existing_layers(self, value: np.ndarray) -> np.ndarray:
+        """Return values [binaries] by which an architecture is worth what its own layers are.
+
+        Absent layers have choices too, which the programme makes as it likes. So the best choice of
+        every decision of a layer is moved to the depths that have the layer, and is 0 there: with
+        log-probabilities the sum then is that of the architecture, whatever absent layers choose.
+        """
+        moved, sizes = value.copy(), {d.name: len(d.choices) for d in self.table.space.decisions()}
+        for s, stage in enumerate(self.table.space.stages, start=1):
+            depths = self.offsets[f"stage{s}.depth"] + np.arange(len(stage.depths))
+            for i, name in product(range(max(stage.depths)), LAYER_DECISIONS):
+                decision = f"stage{s}.layer{i + 1}.{name}"
+                own = self.offsets[decision] + np.arange(sizes[decision])
+                moved[own] -= value[own].max()
+                moved[depths[np.array(stage.depths) > i]] += value[own].max()
+        return moved
+
+
+def programme(table: LatencyTable) -> Programme:
+    """Build the integer programme of `table`'s space."""
+    offsets, binaries = {}, 0
+    for d in table.space.decisions():
+        offsets[d.name] = binaries
+        binaries += len(d.choices)
+    builder = _Builder(offsets, binaries, table)
+    for s, stage in enumerate(table.space.stages):
+        for i in range(max(stage.depths)):
+            builder.add_layer(s, i)
+    return builder.build()
+
+
+def check_budget(problem: Programme, target_ms: float) -> bool:
+    """Return whether the budget is more than any student needs.
+
+    Raises `UserError`, with the feasible range, when no student can meet it.
+    """
+    if not (math.isfinite(target_ms) and target_ms > 0):
+        raise UserError(f"--target-latency {target_ms}: expected milliseconds above 0")
+    fastest_ms, slowest_ms = problem.range_ms()
+    if target_ms < fastest_ms:
+        raise UserError(
+            f"--target-latency {target_ms:g}: too fast; students of this space take "
+            f"{fastest_ms:.2f} to {slowest_ms:.2f} ms for a {problem.table.unit_of_work()}"
+        )
+    return target_ms > slowest_ms
+
+
+class _Builder:
+    """Collects columns (latency) and rows (consistency) while the layers are walked once."""
+
+    def __init__(self, offsets: dict[str, int], binaries: int, table: LatencyTable) -> None:
+        self.offsets, self.binaries, self.table = offsets, binaries, table
+        self.ms = [np.zeros(binaries)]
+        self.columns = binaries
+        self.entries: list[tuple[int, int, float]] = []
+        self.lower: list[float] = []
+        self.upper: list[float] = []
+        for d in table.space.decisions():
+            at = offsets[d.name]
+            self._row({at + j: 1.0 for j in range(len(d.choices))}, 1.0, 1.0)
+        last = offsets[f"stage{len(table.space.stages)}.width"]
+        self.ms[0][last : last + len(table.head)] = table.head.numpy()
+
+    def _row(self, coefficients: dict[int, float], lower: float, upper: float) -> None:
+        self.entries += [(len(self.lower), column, c) for column, c in coefficients.items()]
+        self.lower.append(lower)
+        self.upper.append(upper)
+
+    def add_layer(self, s: int, i: int) -> None:
+        """Add layer `i` of stage `s`: its joint choices, their sum and their marginals."""
+        name = f"stage{s + 1}"
+        own = [f"{name}.layer{i + 1}.{d}" for d in LAYER_DECISIONS]
+        if i > 0:
+            entries, decisions = self.table.rest[s], [f"{name}.width", *own]
+        elif s == 0:
+            entries, decisions = self.table.first[s][0], [f"{name}.width", *own]
+        else:
+            entries = self.table.first[s]
+            decisions = [f"stage{s}.width", f"{name}.width", *own]
+        joint = self.columns + np.arange(entries.numel()).reshape(entries.shape)
+        self.ms.append(entries.numpy().ravel())
+        self.columns += entries.numel()
+
+        deep_enough = [j for j, depth in enumerate(self.table.space.stages[s].depths) if depth > i]
+        exists = {self.offsets[f"{name}.depth"] + j: -1.0 for j in deep_enough}
+        self._row(dict.fromkeys(joint.ravel().tolist(), 1.0) | exists, 0.0, 0.0)
+        for axis, decision in enumerate(decisions):
+            for choice in range(entries.shape[axis]):
+                having = np.take(joint, choice, axis).ravel().tolist()
+                chosen = self.offsets[decision] + choice
+                self._row(dict.fromkeys(having, 1.0) | {chosen: -1.0}, -np.inf, 0.0)
+
+    def build(self) -> Programme:
+        """Freeze what was collected."""
+        row, column, value = zip(*self.entries, strict=True)
+        shape = (len(self.lower), self.columns)
+        return Programme(
+            self.table,
+            self.offsets,
+            self.binaries,
+            np.concatenate(self.ms),
+            csr_array((value, (row, column)), shape=shape),
+            np.array(self.lower),
+            np.array(self.upper),
+        )
+
+
+def candidates(
+    problem: Programme, log_p: Choices, budget_ms: float, count: int, generator: np.random.Generator
+) -> list[Architecture]:
+    """Return distinct architectures within `budget_ms` that fill it: the most probable first.
+
+    Perturb-and-MAP (Papandreou & Yuille 2011): Gumbel noise on log-probabilities, solved again.
+    Without a budget that draws every decision from alpha, those of absent layers too.
+    At most `count`, of which those of a small space may fill it less; empty when no architecture
+    is within the budget.
+    """
+    value = problem.value_of(log_p)
+    found: dict[Architecture, None] = {}
+    for fill in FILLS:
+        best = problem.solve(problem.of_existing_layers(value), fill * budget_ms, budget_ms)
+        if best is None:
+            continue
+        found[best] = None
+        for _ in range(2 * count):
+            if len(found) >= count:
+                return list(found)
+            noise = generator.gumbel(size=len(value))
+            architecture = problem.solve(value + noise, fill * budget_ms, budget_ms)
+            assert architecture is not None, "the same bounds were feasible"
+            found[architecture] = None
+    return list(found)

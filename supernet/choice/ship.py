@@ -1,0 +1,64 @@
+"""A retrained student as files: architecture, weights, ONNX; and its time as it ships."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from base.files import write_json
+from base.tensor_files import write_tensors
+from export.onnx_file import add_metadata, write_onnx
+from export.timing.stopwatch import Patience
+from supernet.latency.measurement import machine_difference
+from supernet.latency.students import measure_shipped
+from supernet.latency_table import LatencyTable
+from supernet.space import Architecture
+from supernet.student import MEAN, STD, Student, parameters_and_macs
+
+
+def ship(
+    student: Student,
+    architecture: Architecture,
+    table: LatencyTable,
+    folder: Path,
+    metadata: Mapping[str, str],
+    patience: Patience,
+    seed: int,
+) -> dict[str, object]:
+    """Write student.onnx, student.safetensors and architecture.json into `folder`, and time it.
+
+    The ONNX file says what it is and takes, its time, and `metadata`. Returns size and milliseconds
+    for metrics.json; those measured are None where the table's device is not here.
+    """
+    write_json(folder / "architecture.json", architecture.to_json())
+    write_tensors(folder / "student.safetensors", student.state_dict(), {"name": folder.name})
+    example = torch.zeros(2, 3, table.space.resolution, table.space.resolution)
+    path, predicted_ms = folder / "student.onnx", table.predicted_ms(architecture)
+    write_onnx(student, example, path, {**_facts(architecture, table), **metadata})
+    measured, elsewhere = None, machine_difference(table)
+    if not elsewhere:
+        measured = measure_shipped(student, path, predicted_ms, table, patience, seed)
+        add_metadata(path, {"measured_ms": f"{measured.ms:.4f}"})
+    parameters, macs = parameters_and_macs(table.space, architecture)
+    return {
+        "predicted_ms": predicted_ms,
+        "measured_ms": measured.ms if measured else None,
+        "measured_ms_spread": measured.spread if measured else None,
+        "not_measured": elsewhere,
+        "unit_of_work": table.unit_of_work(),
+        "table": table.fingerprint(),
+        "params": parameters,
+        "macs": macs,
+    }
+
+
+def _facts(architecture: Architecture, table: LatencyTable) -> dict[str, str]:
+    size = table.space.resolution
+    return {
+        "architecture": json.dumps(architecture.to_json()),
+        "input": f"RGB [batch, 3, {size}, {size}], float32 in [0, 1]",
+        "normalisation": f"inside the graph: (x - {MEAN}) / {STD}",
+        "unit_of_work": table.unit_of_work(),
+        "predicted_ms": f"{table.predicted_ms(architecture):.4f}",
+    }

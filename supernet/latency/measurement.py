@@ -1,0 +1,138 @@
+"""The latency table of a run: given, found in its folder, or measured on this machine."""
+
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from tqdm import tqdm
+
+from base.errors import UserError
+from base.files import first_difference, read_json
+from export.timing.measurement import Measurement, measure, new_measurement, resume_measurement
+from export.timing.stopwatch import Patience
+from export.timing.unit_of_work import UnitOfWork
+from supernet.latency.fit import fit_table
+from supernet.latency.plan import TimingPlan, part_name, timing_plan
+from supernet.latency.runners import part_runner, student_runner, this_machine, unit_of_table
+from supernet.latency_table import LatencyTable
+from supernet.space import SearchSpace
+
+
+def measure_plan(plan: TimingPlan, unit: UnitOfWork, patience: Patience, path: Path) -> Measurement:
+    """Time all of the plan, interleaved, until patience is over; go on from `path` if it is there.
+
+    Raises `UserError` when the measurement there is of something else or of another machine.
+    """
+    done = resume_measurement(
+        path, new_measurement(plan.fingerprint(), plan.seed, unit, this_machine(unit))
+    )
+    if patience.is_over(done.rounds):
+        return done
+    runners = {part_name(place): part_runner(part, unit) for place, part in plan.parts.items()}
+    runners |= {name: student_runner(plan.space, a, unit) for name, a in plan.networks.items()}
+    reference = student_runner(plan.space, plan.reference, unit)
+    with tqdm(desc="latency table", unit="round", initial=len(done.rounds)) as bar:
+        for latest in measure(runners, reference, done, patience, path):
+            bar.set_postfix_str(patience.progress(latest.rounds))
+            bar.update()
+    if not patience.is_settled(latest.rounds):
+        progress = patience.progress(latest.rounds)
+        print(f"latency table: {progress}; the machine is busy, more time helps", file=sys.stderr)
+    return latest
+
+
+def find_or_measure_table(
+    folder: Path,
+    space: SearchSpace,
+    unit: UnitOfWork,
+    patience: Patience,
+    seed: int,
+    given: LatencyTable | None = None,
+) -> LatencyTable:
+    """Return the table in the run's `folder`, or the given one, or one that is measured now.
+
+    A measurement that was interrupted is continued. A table of another space, unit of work or
+    machine raises `UserError`.
+    """
+    path = folder / "latency.json"
+    if path.exists():
+        table = LatencyTable.load(path, space)
+        check_table(table, unit, path)
+        return table
+    if given is None:
+        plan = timing_plan(space, seed)
+        table = fit_table(plan, measure_plan(plan, unit, patience, folder / "measurement.json"))
+    else:
+        table = replace(given, provenance={**given.provenance, "brought": True})
+    table.save(path)
+    return table
+
+
+def given_table(path: Path, space: SearchSpace) -> LatencyTable:
+    """Read a table that the user gives: a run's latency.json, or a device's measurement.json.
+
+    It may come from another machine. Raises `UserError` when it is of another space or damaged.
+    """
+    if "rounds" in read_json(path):
+        measurement = Measurement.load(path)
+        table = fit_table(timing_plan(space, measurement.seed), measurement)
+    else:
+        table = LatencyTable.load(path, space)
+    resolution = unit_of_table(table).resolution
+    if resolution != space.resolution:
+        raise UserError(
+            f"{path}: table of images of {resolution} pixels, expected {space.resolution}; "
+            f"measure it for {space.name}"
+        )
+    return table
+
+
+def machine_difference(table: LatencyTable) -> str | None:
+    """Name what of the table's machine is not this one's; None when students can be timed here."""
+    ours, theirs = this_machine(unit_of_table(table)), table.provenance["machine"]
+    fields = ("cpu", "device", "onnxruntime", "torch")
+    theirs, ours = ({f: m[f] for f in fields if f in m} for m in (theirs, ours))
+    return first_difference(theirs, ours, "machine")
+
+
+def check_table(table: LatencyTable, unit: UnitOfWork, path: Path) -> None:
+    """Raise `UserError` when the table is of another unit of work or of another machine."""
+    differs = first_difference(asdict(unit_of_table(table)), asdict(unit), "unit of work")
+    if not table.provenance.get("brought"):
+        differs = differs or machine_difference(table)
+    if differs:
+        raise UserError(
+            f"{path}: {differs}; remove the file to measure here, or give it as --latency-table "
+            "if it is the device that counts"
+        )
+
+
+def load_run_table(folder: Path, space: SearchSpace) -> LatencyTable:
+    """Read the table of a run; `UserError` when it is foreign, damaged or of another machine."""
+    path = folder / "latency.json"
+    table = LatencyTable.load(path, space)
+    check_table(table, unit_of_table(table), path)
+    return table
+
+
+def describe_table(table: LatencyTable, range_ms: tuple[float, float]) -> list[tuple[str, str]]:
+    """Say which budgets are feasible, of what, and how good the table is."""
+    fastest_ms, slowest_ms = range_ms
+    device = table.provenance["machine"]
+    return [
+        ("latency of the space", f"{fastest_ms:.2f} to {slowest_ms:.2f} ms"),
+        ("one unit of work", table.unit_of_work()),
+        ("measured on", f"{device.get('device', device['cpu'])}, {table.provenance['date']}"),
+        ("table's error", describe_check(table)),
+    ]
+
+
+def describe_check(table: LatencyTable) -> str:
+    """Say how well the table predicts networks that its fit has not seen."""
+    check = table.provenance.get("check", {})
+    if "error" not in check:
+        return "not known: no networks were left to check it on"
+    return (
+        f"{check['error']:.1%} (mean) on {check['networks']} networks not seen before, "
+        f"rank correlation {check['spearman']:.3f}, repeatability {check['repeatability']:.1%}"
+    )

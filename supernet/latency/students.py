@@ -1,0 +1,100 @@
+"""Whole students timed beside networks whose milliseconds the table knows."""
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+from base.errors import UserError
+from export.timing.stopwatch import NEAREST_KNOWN, Patience, Runner, Timing, rounds, timings_beside
+from supernet.latency.runners import shipped_runner, student_runner, unit_of_table
+from supernet.latency_table import LatencyTable
+from supernet.space import Architecture
+from supernet.student import Student
+
+
+def measure_students(
+    runners: Mapping[str, Runner],
+    predicted_ms: Sequence[float],
+    table: LatencyTable,
+    patience: Patience,
+    seed: int,
+) -> dict[str, Timing]:
+    """Time whole students beside the table's anchors, interleaved.
+
+    The anchors are networks from the fastest to the slowest whose milliseconds the table knows;
+    those about as fast as the students, whose predictions are given, are timed with them. How long
+    they take now says how long the students would take at the speed that the machine had when the
+    table was measured; other load cancels. Raises `UserError` when the table has no anchors.
+    """
+    unit, anchors = unit_of_table(table), _around(_anchors(table), predicted_ms)
+    named = {f"anchor/{i}": a for i, a in enumerate(anchors)}
+    known_ms = {name: anchors[a] for name, a in named.items()}
+    beside = {name: student_runner(table.space, a, unit) for name, a in named.items()}
+    reference = student_runner(table.space, table.space.smallest(), unit)
+    estimate, done = partial(timings_beside, known_ms=known_ms), []
+    for latest in rounds({**runners, **beside}, reference, seed=seed):
+        done.append(latest)
+        if patience.is_over(done, estimate):
+            break
+    return estimate(done)
+
+
+def _around(
+    anchors: Mapping[Architecture, float], predicted_ms: Sequence[float]
+) -> dict[Architecture, float]:
+    """Return the anchors that are nearest to any of the students, by the ratio of their times."""
+    near = {
+        a
+        for ms in predicted_ms
+        for a in sorted(anchors, key=lambda a: abs(math.log(anchors[a] / ms)))[:NEAREST_KNOWN]
+    }
+    return {a: ms for a, ms in anchors.items() if a in near}
+
+
+def _anchors(table: LatencyTable) -> dict[Architecture, float]:
+    try:
+        anchors = {
+            Architecture.from_json(anchor["architecture"]): float(anchor["ms"])
+            for anchor in table.provenance["anchors"]
+        }
+        if not anchors or min(anchors.values()) <= 0:
+            raise ValueError(f"{list(anchors.values())} ms")
+        return anchors
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"latency table without whole networks to compare students with ({error}); measure it"
+        ) from error
+
+
+def measure_shipped(
+    student: Student,
+    onnx_path: Path,
+    predicted_ms: float,
+    table: LatencyTable,
+    patience: Patience,
+    seed: int,
+) -> Timing:
+    """Time a finished student as it ships: the mean of two sessions."""
+    once, again = (
+        measure_students(
+            {"student": shipped_runner(student, onnx_path, table)},
+            [predicted_ms],
+            table,
+            patience,
+            seed=session_seed,
+        )["student"]
+        for session_seed in (seed, seed + 1)
+    )
+    return once.with_another(again)
+
+
+def measure_architectures(
+    table: LatencyTable, patience: Patience, seed: int, architectures: Sequence[Architecture]
+) -> dict[Architecture, Timing]:
+    """Time whole students with random weights, as `measure_students` does."""
+    unit = unit_of_table(table)
+    runners = {str(i): student_runner(table.space, a, unit) for i, a in enumerate(architectures)}
+    predicted_ms = [table.predicted_ms(a) for a in architectures]
+    timings = measure_students(runners, predicted_ms, table, patience, seed)
+    return {a: timings[str(i)] for i, a in enumerate(architectures)}

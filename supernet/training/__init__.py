@@ -1,0 +1,1 @@
+"""How shared weights and alpha are trained."""

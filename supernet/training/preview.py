@@ -1,0 +1,82 @@
+"""What steps and the latency table will cost: timed on made-up images, before anything is spent."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from export.timing.stopwatch import quick_ms
+from export.timing.unit_of_work import UnitOfWork
+from supernet.latency.plan import CALIBRATION_NETWORKS, CHECK_NETWORKS
+from supernet.latency.runners import student_runner
+from supernet.latency_table import table_shapes
+from supernet.space import Architecture, SearchSpace
+from supernet.student import parameters_and_macs
+from supernet.supernet import Supernet
+from supernet.training.weights import FAIR
+
+# In ONNX Runtime, which packs a copy of the weights. Within 45 % for the presets (docs/log.md).
+PARAMETER_BYTES, MODEL_BYTES = 8, 2.5 * 2**20
+
+
+def w_seconds(supernet: Supernet, images: Tensor) -> float:
+    """Seconds of a step of w on images [B, 3, R, R]: largest, smallest and middle students."""
+    space = supernet.space
+    students = [space.largest(), space.smallest(), *([space.middle()] * FAIR)]
+
+    def step() -> None:
+        for architecture, share in zip(students, images.tensor_split(len(students)), strict=True):
+            supernet.student_logits(share, architecture).sum().backward()
+
+    return _seconds(supernet, step)
+
+
+def alpha_seconds(supernet: Supernet, images: Tensor) -> float:
+    """Seconds of a step of alpha on images [B, 3, R, R], shared weights frozen."""
+    choices = supernet.space.one_hot(supernet.space.largest())
+    choices = {name: p.requires_grad_() for name, p in choices.items()}
+    supernet.requires_grad_(False)
+    seconds = _seconds(supernet, lambda: supernet(images, choices).sum().backward())
+    supernet.requires_grad_(True)
+    return seconds
+
+
+def student_seconds(supernet: Supernet, images: Tensor) -> float:
+    """Seconds of a step of the middle student's training on images [B, 3, R, R]."""
+    student: Architecture = supernet.space.middle()
+    return _seconds(supernet, lambda: supernet.student_logits(images, student).sum().backward())
+
+
+def _seconds(supernet: Supernet, step: Callable[[], None]) -> float:
+    def finished() -> None:
+        step()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+
+    seconds = quick_ms(finished, runs=2) / 1000
+    supernet.zero_grad()
+    return seconds
+
+
+def table_rows(space: SearchSpace, unit: UnitOfWork, given: Path | None) -> list[tuple[str, str]]:
+    """Say roughly how long students take, and what is in memory while the table is measured."""
+    if given:
+        return [("latency", f"{given}: a {unit}")]
+    ends = space.smallest(), space.largest()
+    smallest, largest = (quick_ms(student_runner(space, a, unit)) for a in ends)
+    parts, networks = count_parts(space), min(CALIBRATION_NETWORKS + CHECK_NETWORKS, space.size())
+    parameters = networks * sum(parameters_and_macs(space, a)[0] for a in ends) / len(ends)
+    memory = (parameters * PARAMETER_BYTES + (parts + networks) * MODEL_BYTES) / 2**30
+    timed = f"{parts} parts and {networks} networks timed, all in memory: roughly {memory:.1f} GiB"
+    return [
+        ("latency", f"about {smallest:.1f} to {largest:.1f} ms for a {unit}"),
+        ("latency table", timed),
+    ]
+
+
+def count_parts(space: SearchSpace) -> int:
+    """Count the entries of a table of `space`: one for the stem, and all others."""
+    shapes = table_shapes(space)
+    return 1 + sum(math.prod(shape) for shape in (*shapes.first, *shapes.rest, shapes.head))

@@ -1,0 +1,187 @@
+"""Figures show their data: other data, other pixels; the same data, the same file."""
+
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgb
+
+from export.report.figures import (
+    Point,
+    choices_figure,
+    curves_figure,
+    front_figure,
+    predicted_figure,
+    students_figure,
+)
+
+SEARCHED = [Point(2, 0.70), Point(5, 0.80), Point(9, 0.85)]
+RANDOM = [Point(3, 0.66), Point(6, 0.75), Point(8, 0.72)]
+ACCENT, DEEP, MUTED = "#e07a1f", "#0b5d7a", "#7b8794"
+
+
+def share(path: Path, color: str) -> float:
+    """The share of a PNG's pixels that have exactly this colour."""
+    pixels = matplotlib.image.imread(path)[..., :3]
+    assert min(pixels.shape[:2]) > 100
+    return float(np.isclose(pixels, to_rgb(color), atol=2 / 255).all(axis=-1).mean())
+
+
+def front(path: Path, searched: list[Point], random: list[Point], **more: object) -> bytes:
+    front_figure(path, searched, random, "1 image at 16×16", "test accuracy", **more)
+    return path.read_bytes()
+
+
+def test_front_depends_on_the_points_and_not_on_their_order(tmp_path: Path) -> None:
+    path = tmp_path / "front.png"
+    drawn = front(path, SEARCHED, RANDOM)
+    assert drawn.startswith(b"\x89PNG")
+    assert share(path, DEEP) > 0.003
+    assert drawn == front(path, [*SEARCHED[1:], SEARCHED[0]], RANDOM)
+    assert drawn != front(path, [*SEARCHED[:2], Point(9, 0.84)], RANDOM)
+    assert drawn != front(path, SEARCHED, [*RANDOM[:2], Point(8, 0.70)])
+
+
+def test_front_marks_the_student_and_the_budget(tmp_path: Path) -> None:
+    path = tmp_path / "front.png"
+    front(path, SEARCHED, RANDOM)
+    plain = share(path, ACCENT)
+    front(path, SEARCHED, RANDOM, student=Point(5, 0.81))
+    star = share(path, ACCENT)
+    front(path, SEARCHED, RANDOM, student=Point(5, 0.81), target_ms=5.5)
+    assert plain == 0 < star < share(path, ACCENT)
+
+
+@pytest.mark.parametrize(
+    "points", [([], []), (SEARCHED, []), ([], RANDOM), ([Point(20, 0.5)], [Point(1, 0.4)])]
+)
+def test_front_takes_any_number_of_points(
+    tmp_path: Path, points: tuple[list[Point], list[Point]]
+) -> None:
+    assert front(tmp_path / "front.png", *points).startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("accuracy", [96.1, -0.1, float("nan")])
+def test_an_accuracy_is_a_fraction(accuracy: float) -> None:
+    with pytest.raises(ValueError, match="fraction"):
+        Point(1.0, accuracy)
+
+
+def curves(path: Path, rows: list[dict], panels: list[tuple[str, str]]) -> bytes:
+    curves_figure(path, rows, panels)
+    return path.read_bytes()
+
+
+def test_curves_draw_their_own_phase_and_number(tmp_path: Path) -> None:
+    path = tmp_path / "curves.png"
+    rows = [{"phase": "weights", "step": i, "loss": 1 / (1 + i), "lr": None} for i in range(60)]
+    noise = [{"phase": "alpha", "step": i, "loss": i, "other": 1.0} for i in range(9)]
+    panels = [("weights", "loss")]
+    drawn = curves(path, rows, panels)
+    assert share(path, DEEP) > 0.002
+    assert drawn == curves(path, rows + noise, panels)
+    assert drawn != curves(path, rows[:-20], panels)
+    assert drawn != curves(path, rows + noise, [("alpha", "loss")])
+    curves(path, rows, [("weights", "lr")])
+    assert share(path, DEEP) == 0
+
+
+def test_no_panels_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        curves_figure(tmp_path / "curves.png", [], [])
+
+
+def test_a_certain_choice_is_dark_and_an_open_one_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "choices.png"
+    choices_figure(path, {"kernel": {"3": 1.0, "5": 0.0}, "expansion": {"1": 0.5, "3": 0.5}})
+    assert share(path, DEEP) > 0.05
+    choices_figure(path, {"kernel": {"3": 0.5, "5": 0.5}, "expansion": {"1": 0.5, "3": 0.5}})
+    assert share(path, DEEP) == 0
+
+
+def test_many_decisions_fold_into_columns(tmp_path: Path) -> None:
+    path = tmp_path / "choices.png"
+    choices_figure(path, {f"layer {i}": {"3": 0.6, "5": 0.4} for i in range(60)})
+    height, width, _ = matplotlib.image.imread(path).shape
+    assert width > height
+
+
+STUDENTS = {"2ms": Point(2, 0.70), "5ms": Point(5, 0.80), "6ms": Point(6, 0.75)}
+
+
+def students(path: Path, named: dict[str, Point], front: list[str], teacher: float = 0.9) -> bytes:
+    students_figure(path, named, [named[name] for name in front], teacher, "1 image at 16×16")
+    return path.read_bytes()
+
+
+def test_students_are_drawn_with_their_names_front_and_teacher(tmp_path: Path) -> None:
+    path = tmp_path / "pareto.png"
+    drawn = students(path, STUDENTS, ["2ms", "5ms"])
+    stars, line = share(path, ACCENT), share(path, DEEP)
+    assert drawn == students(path, dict(STUDENTS), ["2ms", "5ms"])
+    renamed = {name + " again": point for name, point in STUDENTS.items()}
+    others = [
+        students(path, STUDENTS, ["2ms", "5ms"], teacher=0.95),
+        students(path, renamed, ["2ms again", "5ms again"]),
+        students(path, {**STUDENTS, "6ms": Point(6, 0.72)}, ["2ms", "5ms"]),
+    ]
+    assert drawn not in others
+    students(path, {"2ms": STUDENTS["2ms"], "5ms": STUDENTS["5ms"]}, ["2ms", "5ms"])
+    assert 0 < share(path, ACCENT) < stars
+    students(path, STUDENTS, ["2ms"])
+    assert share(path, DEEP) < line
+
+
+@pytest.mark.parametrize("slowest", [3.0, 30.0, 3000.0])
+def test_students_may_be_far_apart_or_alone(tmp_path: Path, slowest: float) -> None:
+    path = tmp_path / "pareto.png"
+    students(path, {"a": Point(2, 0.7)}, ["a"])
+    one = share(path, ACCENT)
+    students(path, {"a": Point(2, 0.7), "b": Point(slowest, 0.8)}, ["a", "b"])
+    assert 0 < one < share(path, ACCENT)
+
+
+def predicted(path: Path, **panels: tuple[list[float], list[float]]) -> bytes:
+    predicted_figure(path, panels)
+    return path.read_bytes()
+
+
+def test_predictions_are_drawn_against_measurements(tmp_path: Path) -> None:
+    path = tmp_path / "predicted.png"
+    drawn = predicted(path, table=([1, 2, 4], [1.1, 2.2, 4.1]))
+    three = share(path, DEEP)
+    assert drawn == predicted(path, table=([1, 2, 4], [1.1, 2.2, 4.1]))
+    assert drawn != predicted(path, table=([1, 2, 4], [1.1, 2.5, 4.1]))
+    assert drawn != predicted(path, other=([1, 2, 4], [1.1, 2.2, 4.1]))
+    assert drawn != predicted(path, table=([1.1, 2.2, 4.1], [1, 2, 4]))
+    predicted(path, table=([1], [1.1]))
+    assert 0 < share(path, DEEP) < three
+
+
+def test_perfect_predictions_lie_on_the_diagonal(tmp_path: Path) -> None:
+    """The dots then hide more of the grey line than dots that are off it."""
+    path = tmp_path / "predicted.png"
+    ms = [float(x) for x in range(1, 13)]
+    predicted(path, table=(ms, ms))
+    hidden = share(path, MUTED)
+    predicted(path, table=(ms, [1.0, *(x - 1 for x in ms[1:-1]), 12.0]))
+    assert hidden < share(path, MUTED)
+
+
+def test_predictions_lie_along_and_measurements_upwards(tmp_path: Path) -> None:
+    path = tmp_path / "predicted.png"
+    predicted(path, table=([2.0] * 5, [1.0, 1.5, 2.0, 2.5, 3.0]))
+    pixels = matplotlib.image.imread(path)[..., :3]
+    rows, columns = np.isclose(pixels, to_rgb(DEEP), atol=2 / 255).all(axis=-1).nonzero()
+    assert np.ptp(rows) > 10 * np.ptp(columns) > 0
+
+
+def test_every_panel_of_predictions_is_as_wide_as_one(tmp_path: Path) -> None:
+    path = tmp_path / "predicted.png"
+    sizes = []
+    for count in (1, 2, 3):
+        predicted(path, **{f"panel {i}": ([1, 2], [1, 2 + i]) for i in range(count)})
+        sizes.append(matplotlib.image.imread(path).shape[:2])
+    (height, width), *_ = sizes
+    assert sizes == [(height, width * count) for count in (1, 2, 3)]

@@ -1,0 +1,79 @@
+"""The table at the end says what was kept and what was not."""
+
+from pathlib import Path
+
+from export.report.student_page import summary_rows, write_student_report
+
+FACTS = {
+    **{"target_ms": 20.0, "predicted_ms": 19.5, "measured_ms": 19.75, "measured_ms_spread": 0.02},
+    **{"meets_target": True, "test_accuracy": 0.98, "teacher_test_accuracy": 0.99},
+    **{"teacher_agreement": 0.97, "params": 1234567, "macs": 7654321, "onnx_max_abs_error": 2e-6},
+    **{"onnx_top1_agreement": 1.0, "onnx_parity": True, "search_seconds": 3, "retrain_seconds": 40},
+    **{"unit_of_work": "batch of 1 image", "controls": {}, "cost": "9 images"},
+}
+
+
+def test_kept_promises() -> None:
+    rows = dict(summary_rows(FACTS, Path("student.onnx")))
+    assert rows["target"] == "20 ms for a batch of 1 image"
+    assert rows["measured"] == "19.75 ms, within budget (spread 2.0%)"
+    assert rows["ONNX parity"].startswith("passed: largest error 2.0e-06")
+    assert rows["size"] == "1,234,567 parameters, 7,654,321 MACs an image"
+
+
+def test_broken_promises_are_loud() -> None:
+    broken = {"meets_target": False, "onnx_parity": False, "onnx_max_abs_error": None}
+    rows = dict(summary_rows({**FACTS, **broken}, Path("student.onnx")))
+    assert "OVER BUDGET" in rows["measured"]
+    assert rows["ONNX parity"].startswith("FAILED: largest error not finite")
+
+
+def test_a_teacher_that_is_not_known_for_the_test_split_is_said() -> None:
+    unknown = {"teacher_test_accuracy": None, "teacher_agreement": None}
+    rows = dict(summary_rows({**FACTS, **unknown}, Path("student.onnx")))
+    assert rows["teacher"] == "its outputs for the test split are not stored"
+    assert "agreement" not in rows
+    known = dict(summary_rows(FACTS, Path("student.onnx")))
+    assert known["teacher"] == "99.00% of the test split"
+    assert known["agreement"] == "97.00% of answers are the teacher's"
+
+
+def test_controls_say_what_search_and_teacher_brought() -> None:
+    controls = {
+        "random": {"test_accuracy": 0.965, "predicted_ms": 19.25},
+        "labels": {"test_accuracy": 0.9825, "predicted_ms": 19.5},
+    }
+    rows = dict(summary_rows({**FACTS, "controls": controls}, Path("student.onnx")))
+    assert rows["random student"] == (
+        "96.50% of the test split, 19.25 ms predicted: the search brought +1.50 points"
+    )
+    assert rows["without teacher"].endswith("19.50 ms predicted: the teacher brought -0.25 points")
+
+
+ELSEWHERE = {
+    **{"measured_ms": None, "measured_ms_spread": None, "meets_target": None},
+    "not_measured": "the table is of another machine",
+}
+
+
+def test_a_student_of_another_device_says_why_it_was_not_measured(tmp_path: Path) -> None:
+    facts = {**FACTS, **ELSEWHERE}
+    rows = summary_rows(facts, tmp_path / "20ms" / "student.onnx")
+    measured = dict(rows)["measured"]
+    assert measured == ("not here: the table is of another machine; time the file on its device")
+    assert [key for key, _ in rows] == [key for key, _ in summary_rows(FACTS, tmp_path)]
+    write_student_report(tmp_path / "20ms", facts, {"stages": []}, [])
+    page = (tmp_path / "20ms" / "report.html").read_text()
+    assert measured in page
+    assert "budget" not in page.lower()
+
+
+def test_report_lists_the_layers(tmp_path: Path) -> None:
+    layer = {"kernel": 5, "expansion": 3, "squeeze_excite": True}
+    architecture = {"stages": [{"width": 24, "layers": [layer]}]}
+    retraining = [{"phase": "student_20ms", "step": 1, "loss": 0.5, "accuracy": 0.9}]
+    folder = tmp_path / "20ms"
+    write_student_report(folder, FACTS, architecture, retraining)
+    page = (folder / "report.html").read_text()
+    assert "<td>24</td><td>1</td><td>5</td><td>3</td><td>yes</td>" in page
+    assert "within budget" in page

@@ -1,0 +1,136 @@
+"""Sessions are as the unit of work says; what cannot be opened is refused in one line."""
+
+from pathlib import Path
+
+import onnx
+import onnxruntime
+import pytest
+
+from base.errors import UserError
+from export.onnx_session import check_provider, onnx_session
+from export.timing.onnx_runner import onnx_runner
+from export.timing.unit_of_work import UnitOfWork
+
+
+def relu(inputs: str = "2, 3, 4, 5") -> bytes:
+    """A model whose input has these dimensions: one letter each for free ones."""
+    return onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["": 20]> '
+        f"g (float[{inputs}] x) => (float[{inputs}] y) {{ y = Relu(x) }}"
+    ).SerializeToString()
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_session_has_the_threads_it_is_told(threads: int) -> None:
+    options = onnx_session(relu(), threads).get_session_options()
+    assert options.intra_op_num_threads == threads
+    assert options.inter_op_num_threads == 1
+    assert options.execution_mode == onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    assert options.graph_optimization_level == onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+
+
+def test_a_runner_opens_a_session_as_its_unit_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+
+    def session(*arguments: object) -> onnxruntime.InferenceSession:
+        opened.append(onnx_session(*arguments))
+        return opened[-1]
+
+    monkeypatch.setattr("export.timing.onnx_runner.onnx_session", session)
+    onnx_runner(relu(), (3, 4, 5), UnitOfWork(2, 4, threads=3))()
+    assert [s.get_session_options().intra_op_num_threads for s in opened] == [3]
+    assert opened[0].get_providers()[0] == "CPUExecutionProvider"
+
+
+@pytest.mark.parametrize("from_file", [False, True])
+@pytest.mark.parametrize("dimensions", ["2, 3, 4, 5", "N, 3, H, W"])
+def test_a_runner_runs_the_model_time_and_again(
+    tmp_path: Path, dimensions: str, from_file: bool
+) -> None:
+    path = tmp_path / "relu.onnx"
+    path.write_bytes(relu(dimensions))
+    run = onnx_runner(path if from_file else relu(dimensions), (3, 4, 5), UnitOfWork(2, 4))
+    assert [run(), run(), run()] == [None] * 3
+
+
+@pytest.mark.parametrize(
+    ("batch", "shape"), [(1, (3, 4, 5)), (2, (1, 4, 5)), (2, (3, 5, 5)), (2, (3, 4, 4))]
+)
+def test_images_of_another_shape_fail(batch: int, shape: tuple[int, int, int]) -> None:
+    """So the images are [batch, C, H, W], and the model is really run on them."""
+    with pytest.raises(Exception, match=r"(?i)dimension") as raised:
+        onnx_runner(relu(), shape, UnitOfWork(batch, 4))()
+    assert not isinstance(raised.value, UserError)
+
+
+INDEX = """<ir_version: 10, opset_import: ["": 20]>
+g (float[4, 3, 8, 8] x) => (int64[4, 3, 8, 8] y)
+<int64[1] table = {7}, float scale = {SCALE}, float shift = {SHIFT}>
+{
+    scaled = Mul (x, scale)
+    shifted = Add (scaled, shift)
+    floor = Floor (shifted)
+    index = Cast <to = 7> (floor)
+    y = Gather (table, index)
+}"""
+
+
+@pytest.mark.parametrize(
+    ("scale", "shift", "runs"),
+    [(1.0, 0.0, True), (1.0, -1.0, True), (1.1, 0.0, False), (1.0, -1.1, False)],
+)
+def test_the_images_are_random_between_0_and_1(scale: float, shift: float, runs: bool) -> None:
+    """A table of one entry takes the indices -1 and 0: all else that x becomes stops the run."""
+    text = INDEX.replace("SCALE", str(scale)).replace("SHIFT", str(shift))
+    model = onnx.parser.parse_model(text).SerializeToString()
+    run = onnx_runner(model, (3, 8, 8), UnitOfWork(4, 8))
+    if runs:
+        run()
+    else:
+        with pytest.raises(Exception, match="out of data bounds"):
+            run()
+
+
+def test_an_unknown_provider_names_the_available_ones() -> None:
+    unit = UnitOfWork(1, 1, provider="AbacusExecutionProvider")
+    with pytest.raises(UserError, match=r"AbacusExecutionProvider.*CPUExecutionProvider"):
+        onnx_runner(relu(), (3, 4, 5), unit)
+    with pytest.raises(UserError, match=r"AbacusExecutionProvider.*CPUExecutionProvider"):
+        check_provider(unit.provider)
+    check_provider("CPUExecutionProvider")
+
+
+def test_a_provider_that_does_not_start_is_not_replaced_by_the_cpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Fallen:
+        def __init__(self, *_: object, **__: object) -> None:
+            self.providers = ["CPUExecutionProvider"]
+
+        def get_providers(self) -> list[str]:
+            return self.providers
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["SlowExecutionProvider"])
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Fallen)
+    with pytest.raises(UserError, match="SlowExecutionProvider: did not start here"):
+        onnx_session(relu(), provider="SlowExecutionProvider")
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "truncated", "foreign", "folder"])
+def test_a_file_that_is_no_model_is_refused_in_one_line(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "student.onnx"
+    contents = {"empty": b"", "truncated": relu()[:-9], "foreign": b"\x80\x04pickled\x00\xff" * 9}
+    if damage in contents:
+        path.write_bytes(contents[damage])
+    elif damage == "folder":
+        path.mkdir()
+    with pytest.raises(UserError, match="ONNX Runtime cannot open it") as raised:
+        onnx_session(path)
+    assert str(path) in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_bytes_that_are_no_model_are_no_fault_of_the_user() -> None:
+    with pytest.raises(Exception, match=r"(?i)protobuf") as raised:
+        onnx_session(b"\x80\x04pickled\x00\xff" * 9)
+    assert not isinstance(raised.value, UserError)

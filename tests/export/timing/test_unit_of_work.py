@@ -1,0 +1,116 @@
+"""The unit of work refuses nonsense and reads as a sentence; the machine says what it is."""
+
+import json
+import os
+from dataclasses import FrozenInstanceError, asdict
+from pathlib import Path
+
+import onnxruntime
+import pytest
+
+from base.errors import UserError
+from export.timing.unit_of_work import UnitOfWork, cpu_name, machine, unit_of_work
+
+
+@pytest.mark.parametrize("field", ["batch", "resolution", "threads"])
+@pytest.mark.parametrize("value", [0, -1, True, 1.5, 8.0, "8", None], ids=repr)
+def test_a_count_is_a_whole_number_above_0(field: str, value: object) -> None:
+    with pytest.raises(UserError) as raised:
+        UnitOfWork(**{"batch": 1, "resolution": 1, field: value})
+    text = f"unit of work: {field} {value!r}, expected a whole number above 0"
+    assert str(raised.value) == text
+
+
+def test_a_foreign_precision_is_refused() -> None:
+    with pytest.raises(UserError, match=r"precision 'int8', expected fp32"):
+        UnitOfWork(1, 16, precision="int8")
+
+
+SENTENCES = {
+    "batch of 64 images at 16×16, 1 thread, fp32, ONNX Runtime CPUExecutionProvider": (
+        UnitOfWork(64, 16)
+    ),
+    "batch of 1 image at 224×224, 4 threads, fp32, ONNX Runtime P": (
+        UnitOfWork(1, 224, threads=4, provider="P")
+    ),
+    "batch of 2 images at 32×32, 1 thread, fp32, PyTorch eager cpu": (
+        UnitOfWork(2, 32, provider="torch:cpu")
+    ),
+    "batch of 1 image at 8×8, 2 threads, fp32, PyTorch eager cuda": (
+        UnitOfWork(1, 8, threads=2, provider="torch:cuda")
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "unit"), SENTENCES.items())
+def test_a_unit_of_work_reads_as_a_sentence(text: str, unit: UnitOfWork) -> None:
+    assert str(unit) == text
+    assert unit.in_torch is ("PyTorch" in text)
+    assert unit_of_work(json.loads(json.dumps(asdict(unit)))) == unit
+
+
+def test_a_unit_of_work_does_not_change() -> None:
+    with pytest.raises(FrozenInstanceError):
+        UnitOfWork(1, 16).batch = 2
+
+
+def test_json_without_the_later_fields_has_their_defaults() -> None:
+    assert unit_of_work({"batch": 1, "resolution": 16}) == UnitOfWork(1, 16)
+
+
+FOREIGN = {
+    "'resolution'": {"batch": 1},
+    "'colour'": {"batch": 1, "resolution": 16, "colour": "red"},
+    "threads 0,": {"batch": 1, "resolution": 16, "threads": 0},
+    "batch '8',": {"batch": "8", "resolution": 16},
+    "precision 'fp7'": {"batch": 1, "resolution": 16, "precision": "fp7"},
+    "'batch' and 'resolution'": {},
+    "after \\*\\* must be a mapping": None,
+    "mapping, not list": [1, 16],
+    "mapping, not str": "batch",
+}
+
+
+@pytest.mark.parametrize(("text", "value"), FOREIGN.items())
+def test_foreign_json_is_refused_with_its_field(text: str, value: object) -> None:
+    with pytest.raises(UserError, match=f"^unit of work: .*{text}") as raised:
+        unit_of_work(value)
+    assert "\n" not in str(raised.value)
+
+
+def test_the_machine_is_filled_in() -> None:
+    found = machine()
+    assert found["cpu"] == cpu_name() != ""
+    assert int(found["cores"]) == os.cpu_count()
+    assert found["onnxruntime"] == onnxruntime.__version__
+    assert os.uname().release in found["os"]
+    assert all(isinstance(text, str) and text for text in found.values())
+
+
+CPUINFO = {
+    "x86": ("processor\t: 0\nmodel\t\t: 85\nmodel name\t: Fast: 2 GHz\nflags\t: fpu\n" * 2),
+    "board": "processor\t: 0\nCPU part\t: 0xd08\n\nRevision\t: c03111\nModel\t\t: Fast: 2 GHz\n",
+    "old board": "processor\t: 0\nHardware\t: Fast: 2 GHz\n",
+}
+
+
+@pytest.mark.parametrize("content", CPUINFO.values(), ids=CPUINFO.keys())
+def test_the_processor_is_the_one_that_linux_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
+) -> None:
+    (tmp_path / "cpuinfo").write_text(content)
+    monkeypatch.setattr("export.timing.unit_of_work.Path", lambda _: tmp_path / "cpuinfo")
+    assert cpu_name() == "Fast: 2 GHz"
+
+
+@pytest.mark.parametrize("content", [None, "", "processor\t: 0\nCPU part\t: 0xd08\n"])
+@pytest.mark.parametrize("processor", ["", "Fast"])
+def test_the_platform_names_a_processor_that_linux_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None, processor: str
+) -> None:
+    if content is not None:
+        (tmp_path / "cpuinfo").write_text(content)
+    monkeypatch.setattr("export.timing.unit_of_work.Path", lambda _: tmp_path / "cpuinfo")
+    monkeypatch.setattr("platform.processor", lambda: processor)
+    monkeypatch.setattr("platform.machine", lambda: "risc")
+    assert cpu_name() == (processor or "risc")

@@ -1,0 +1,89 @@
+"""Every number among the settings has bounds, and what lies outside is named in one line."""
+
+import dataclasses
+import math
+from dataclasses import replace
+
+import pytest
+
+from base.errors import UserError
+from kd.images.splits import load_data
+from kd.run.bounds import BOUNDS, check_batches, check_settings
+from kd.run.config import SearchConfig, TrainConfig
+from kd.run.recipes import SEARCH_RECIPES, TRAIN_RECIPES
+
+CONFIGS = (TrainConfig(), SearchConfig())
+
+
+def numbers(config: TrainConfig | SearchConfig) -> set[str]:
+    found = set()
+    for field in dataclasses.fields(config):
+        plain = isinstance(field.default, int | float) and not isinstance(field.default, bool)
+        if plain or field.name in ("limit", "teacher_resolution"):
+            found.add(field.name)
+    return found
+
+
+def test_every_number_has_bounds_and_nothing_else() -> None:
+    assert set().union(*map(numbers, CONFIGS)) == BOUNDS.keys()
+
+
+@pytest.mark.parametrize("config", [*TRAIN_RECIPES.values(), *SEARCH_RECIPES.values()])
+def test_recipes_are_within_them(config: TrainConfig | SearchConfig) -> None:
+    check_settings(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        *[(name, 0, "a whole number above 0") for name in ("teacher_epochs", "w_epochs", "views")],
+        *[(name, -3, "a whole number above 0") for name in ("limit", "batch", "alpha_steps")],
+        *[(name, 0, "a whole number above 0") for name in ("alpha_batch", "most_classes")],
+        *[(name, 0, "a whole number above 0") for name in ("latency_batch", "latency_threads")],
+        ("knots", 1, "a whole number above 1"),
+        *[(name, -1, "0 or more") for name in ("seed", "workers", "weight_decay")],
+        *[(name, -0.5, "0 or more") for name in ("latency_spread", "latency_seconds")],
+        *[(name, -1.0, "0 or more") for name in ("multiplier_rate", "checkpoint_seconds")],
+        ("teacher_resolution", -8, "0 or more"),
+        *[(name, 0.0, "a number above 0") for name in ("w_learning_rate", "kd_temperature")],
+        *[(name, -0.1, "a number above 0") for name in ("teacher_learning_rate", "tau_end")],
+        *[("alpha_learning_rate", bad, "a number above 0") for bad in (math.nan, math.inf)],
+        ("kd_weight", 1.1, "a number from 0 to 1"),
+        ("search_fraction", 0.0, "a number between 0 and 1"),
+        ("test_fraction", 1.0, "a number between 0 and 1"),
+    ],
+)
+def test_train_settings_out_of_bounds(name: str, value: float, expected: str) -> None:
+    with pytest.raises(UserError) as caught:
+        check_settings(replace(TrainConfig(), **{name: value}))
+    assert str(caught.value) == f"--{name.replace('_', '-')} {value}: expected {expected}"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("epochs", 0), ("candidates", 0), ("finalists", -1), ("learning_rate", math.nan)],
+)
+def test_search_settings_out_of_bounds(name: str, value: float) -> None:
+    with pytest.raises(UserError, match=f"--{name.replace('_', '-')} {value}: expected"):
+        check_settings(replace(SearchConfig(), **{name: value}))
+
+
+def test_batches_larger_than_their_split() -> None:
+    config = TrainConfig(limit=200, batch=160, alpha_batch=40)
+    data = load_data(config.data_settings(16))
+    assert (len(data.train), len(data.search)) == (160, 40)
+    check_batches(config, data, 1)
+    with pytest.raises(UserError, match="--batch 161: more than the 160 images of the train split"):
+        check_batches(replace(config, batch=161), data, 1)
+    with pytest.raises(UserError, match="--alpha-batch 41: more than the 40 images of the search"):
+        check_batches(replace(config, alpha_batch=41), data, 1)
+
+
+def test_batches_that_cannot_be_parted() -> None:
+    config = TrainConfig(limit=200, batch=32, alpha_batch=24, accumulate=2)
+    data = load_data(config.data_settings(16))
+    check_batches(config, data, 4)
+    with pytest.raises(UserError, match=r"--batch 36: 4 processes .* part it in 8; give a mult"):
+        check_batches(replace(config, batch=36), data, 4)
+    with pytest.raises(UserError, match="--alpha-batch 24: 8 processes"):
+        check_batches(config, data, 8)

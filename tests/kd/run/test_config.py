@@ -1,0 +1,147 @@
+"""Settings of the scripts: to config.json and back."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import tyro
+from torch.nn.functional import cross_entropy
+
+from base.errors import UserError
+from kd.batches import Batch
+from kd.distances import dkd
+from kd.loss import kd_loss
+from kd.run.config import TrainConfig
+from kd.run.recipes import SEARCH_RECIPES, TRAIN_RECIPES, option
+from kd.run.settings import settings_of
+from kd.run.settings import train_config_of as restored
+from kd.teacher.request import TeacherSource
+
+
+@pytest.mark.parametrize("preset", TRAIN_RECIPES)
+def test_settings_survive_json(preset: str) -> None:
+    config = replace(
+        TRAIN_RECIPES[preset],
+        run=Path("elsewhere"),
+        teacher=("timm:resnet18", "onnx:b.onnx"),
+        teacher_checkpoint=(Path("weights.pt"), Path("published")),
+        teacher_weight=(1.0, 2.5),
+        teacher_classes=Path("names.txt"),
+        latency_table=Path("phone.json"),
+        teacher_mean=(0.1, 0.2, 0.3),
+    )
+    stored = json.loads(json.dumps(settings_of(config), default=str))
+    assert restored(stored, Path("elsewhere")) == config
+
+
+def test_default_settings_survive_json() -> None:
+    stored = json.loads(json.dumps(settings_of(TrainConfig())))
+    assert restored(stored, TrainConfig().run) == TrainConfig()
+
+
+def test_settings_of_another_version_are_refused() -> None:
+    stored = settings_of(TrainConfig())
+    with pytest.raises(UserError, match=r"another version \(novelty\)"):
+        restored({**stored, "novelty": 1}, Path("x"))
+    del stored["seed"]
+    with pytest.raises(UserError, match=r"another version \(seed\)"):
+        restored(stored, Path("x"))
+
+
+def test_recipes_name_themselves() -> None:
+    assert {name: recipe.preset for name, recipe in TRAIN_RECIPES.items()} == {
+        name: name for name in TRAIN_RECIPES
+    }
+    for name, recipe in SEARCH_RECIPES.items():
+        assert recipe.run == TRAIN_RECIPES[name].run == Path("runs") / name
+
+
+def test_option_is_read_ahead() -> None:
+    assert option(["--seed", "1", "--preset", "cifar10"], "--preset", "digits") == "cifar10"
+    assert option(["--preset=imagenet"], "--preset", "digits") == "imagenet"
+    assert option(["--preset"], "--preset", "digits") == "digits"
+
+
+@pytest.mark.parametrize(
+    ("preset", "name"),
+    [
+        ("digits", "small_resnet18:2"),
+        ("cifar10", "small_resnet18:1"),
+        ("imagenet", "torchvision:resnet50"),
+    ],
+)
+def test_a_preset_has_a_teacher_of_its_own(preset: str, name: str) -> None:
+    config = TRAIN_RECIPES[preset]
+    request = config.teacher_request()
+    assert request.sources == (TeacherSource(name),)
+    assert request.name == config.guide_name() == name
+    assert request.trained_here == (preset != "imagenet")
+    assert request.stored is None
+
+
+def test_options_for_the_teacher_are_read_from_the_command_line(tmp_path: Path) -> None:
+    names = tmp_path / "names.txt"
+    names.write_text("b\na\n")
+    options = "--teacher timm:a --teacher onnx:b.onnx --teacher-weight 1 --teacher-weight 3"
+    inputs = "--teacher-mean 0.1 0.2 0.3 --teacher-resolution 32 --teacher-channels bgr"
+    weights = "--teacher-checkpoint a.pt --teacher-checkpoint published"
+    words = f"{options} {inputs} {weights}".split()
+    config = tyro.cli(TrainConfig, args=[*words, "--teacher-classes", str(names)])
+    shared = ((0.1, 0.2, 0.3), None, 32, "bgr", ("b", "a"))
+    request = config.teacher_request()
+    assert request.sources == (
+        TeacherSource("timm:a", Path("a.pt"), *shared),
+        TeacherSource("onnx:b.onnx", None, *shared),
+    )
+    assert request.weights == (1.0, 3.0)
+    assert request.name == "timm:a + onnx:b.onnx"
+    assert not request.trained_here
+
+
+def test_only_a_small_network_alone_and_without_weights_is_trained() -> None:
+    def trained_here(*teachers: str, **others: object) -> bool:
+        return TrainConfig(teacher=teachers, **others).teacher_request().trained_here
+
+    small = "small_resnet18:1"
+    assert trained_here(small)
+    assert not trained_here(small, teacher_checkpoint=(Path("c.pt"),))
+    assert not trained_here(small, "timm:resnet18")
+    assert not trained_here("timm:resnet18")
+    assert not trained_here("stored:there")
+
+
+def test_stored_outputs_stand_for_a_teacher() -> None:
+    config = TrainConfig(teacher=("stored:runs/a/targets",))
+    assert config.teacher_request().stored == Path("runs/a/targets")
+    assert config.output_settings().given == Path("runs/a/targets")
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"teacher_checkpoint": (Path("a"),)}, "--teacher-checkpoint: 1 for 2 teachers"),
+        ({"teacher_weight": (1.0, 2.0, 3.0)}, "--teacher-weight: 3 for 2 teachers"),
+        ({"teacher_weight": (1.0, 0.0)}, "expected numbers above 0"),
+        ({"teacher_weight": (1.0, float("nan"))}, "expected numbers above 0"),
+        ({"teacher_weight": (1.0, float("inf"))}, "expected numbers above 0"),
+        ({"teacher": ("stored:a", "timm:b")}, "stored: stands alone"),
+    ],
+)
+def test_ensembles_that_make_no_sense_are_refused(
+    changes: dict[str, object], expected: str
+) -> None:
+    config = replace(TrainConfig(teacher=("timm:a", "timm:b")), **changes)
+    with pytest.raises(UserError, match=expected):
+        config.teacher_request()
+
+
+def test_loss_is_that_of_the_settings() -> None:
+    logits = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    batch = Batch(torch.empty(0), torch.eye(4)[:3], logits.flip(0).softmax(dim=1))
+    config = TrainConfig(kd_distance="dkd", kd_temperature=2.0, kd_weight=0.7)
+    for learns_from in ("teacher", "kd"):  # as the search and as the retraining call it
+        expected = kd_loss(logits, batch, 2.0, 0.7, dkd)
+        assert torch.equal(config.loss(learns_from)(logits, batch), expected)
+    assert torch.equal(config.loss("labels")(logits, batch), cross_entropy(logits, batch.labels))

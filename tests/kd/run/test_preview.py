@@ -1,0 +1,119 @@
+"""What is said before anything is spent: it names every phase, and nothing is written."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from kd.batches import micro_batch
+from kd.images.splits import DataSettings, load_data
+from kd.run.config import TrainConfig
+from kd.run.preview import (
+    duration,
+    loading_seconds,
+    scoring_seconds,
+    step_seconds,
+    teacher_seconds,
+    time_text,
+)
+from supernet.latency.parts import parts
+from supernet.presets import preset_space
+from supernet.space import SearchSpace
+from supernet.supernet import Supernet
+from supernet.training.preview import (
+    alpha_seconds,
+    count_parts,
+    student_seconds,
+    table_rows,
+    w_seconds,
+)
+from tests.smoke import SMOKE, run
+from tests.tiny import UNIT
+
+
+def test_preview_says_everything_and_writes_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    done = run("train.py", "--run", folder, *SMOKE, "--preview")
+    assert done.returncode == 0, done.stderr
+    assert not folder.exists()
+    for said in (
+        "of w at",
+        "decoding",
+        "free",
+        "teacher ",
+        "alpha ",
+        "survey ",
+        "a student",
+        "memory",
+    ):
+        assert said in done.stdout
+    assert "next:" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(12.4, "12 s"), (130, "2 min"), (5990, "100 min"), (9000, "2.5 h")]
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_phases_of_no_time_are_left_out() -> None:
+    assert time_text({"a": 30, "b": 0.0, "c": 60}) == "roughly 90 s on this machine: a 30 s, c 60 s"
+
+
+def test_workers_decode_while_a_step_computes() -> None:
+    assert step_seconds(2.0, 3.0, workers=0) == 5.0
+    assert step_seconds(2.0, 3.0, workers=2) == 3.0
+
+
+def test_a_student_is_scored_on_the_search_split_after_calibration() -> None:
+    """40 images to decode and pass in batches of 20, after 4 batches that are decoded already."""
+    data = load_data(DataSettings(resolution=8, limit=200))
+    assert len(data.search) == 40
+    assert scoring_seconds(len(data.search), 20, 3.0, 0.5, workers=0) == pytest.approx(2 * 1.5 + 4)
+
+
+@pytest.mark.parametrize("preset", ["digits", "cifar10", "imagenet"])
+def test_parts_of_the_table_are_counted_without_being_made(preset: str) -> None:
+    space = preset_space(preset, 10)
+    assert count_parts(space) == len(parts(space))
+
+
+def test_the_table_is_timed_roughly_or_brought(space: SearchSpace) -> None:
+    (_, latency), (_, memory) = table_rows(space, UNIT, None)
+    assert re.fullmatch(rf"about \S+ to \S+ ms for a {re.escape(str(UNIT))}", latency)
+    assert memory.startswith(f"{len(parts(space))} parts and 78 networks timed, all in memory")
+    assert table_rows(space, UNIT, Path("phone.json")) == [("latency", f"phone.json: a {UNIT}")]
+
+
+@pytest.mark.parametrize(("processes", "accumulate"), [(1, 1), (2, 1), (1, 2), (2, 4)])
+def test_a_batch_passes_in_shares_and_parts(processes: int, accumulate: int) -> None:
+    assert micro_batch(64, processes, accumulate) * processes * accumulate == 64
+
+
+def test_steps_are_timed_and_leave_no_trace(space: SearchSpace) -> None:
+    supernet, images = Supernet(space).train(), torch.rand(8, 3, 8, 8)
+    before = {name: part.clone() for name, part in supernet.named_parameters()}
+    for seconds in (w_seconds, alpha_seconds, student_seconds):
+        assert 0 < seconds(supernet, images) < 60
+    assert all(torch.equal(part, before[name]) for name, part in supernet.named_parameters())
+    assert all(part.grad is None and part.requires_grad for part in supernet.parameters())
+
+
+@pytest.mark.parametrize("batch", [16, 100])
+def test_decoding_is_timed_for_one_batch_or_many(batch: int) -> None:
+    split = load_data(DataSettings(resolution=8, limit=130)).train
+    assert 0 < loading_seconds(split, batch, 0) < 60
+
+
+def test_a_stored_teacher_costs_nothing(tmp_path: Path) -> None:
+    config = TrainConfig(limit=200, batch=16)
+    data, pixels = load_data(config.data_settings(16)), torch.rand(16, 3, 16, 16)
+    trained = teacher_seconds(config, data, None, pixels, 0.0)
+    assert trained.keys() == {"teacher", "outputs"}
+    longer = replace(config, teacher_epochs=1600)
+    assert teacher_seconds(longer, data, None, pixels, 0.0)["teacher"] > 5 * trained["teacher"]
+    stored = replace(config, teacher=(f"stored:{tmp_path}",))
+    assert teacher_seconds(stored, data, None, pixels, 0.0) == {}

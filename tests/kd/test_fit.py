@@ -1,0 +1,106 @@
+"""Training a network: it learns, it repeats, and it stops when the loss breaks."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from base.errors import UserError
+from base.phase import Phase
+from kd.batches import Batch, Labels, LoaderSettings, endless
+from kd.evaluate import accuracy, predict
+from kd.fit import FitSettings, fit
+from kd.images.splits import Data, DataSettings, load_data
+from kd.loss import label_loss
+
+
+@pytest.fixture(scope="module")
+def data() -> Data:
+    return load_data(DataSettings(resolution=8, limit=400))
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(1024, 10),
+    )
+
+
+def batches_of(data: Data) -> Callable[[int], Iterator[Batch]]:
+    labels, cpu = Labels(data.train, 10), torch.device("cpu")
+    return partial(endless, data.train, labels, LoaderSettings(32, 6), cpu)
+
+
+def trained(data: Data, settings: FitSettings) -> tuple[nn.Module, list[dict]]:
+    model, lines = network().eval(), []
+
+    def log(step: int, **numbers: float) -> None:
+        lines.append({"step": step, **numbers})
+
+    fit(model, batches_of(data), label_loss, settings, 10, Phase("test", log))
+    return model, lines
+
+
+def test_fit_learns_digits_and_logs_every_epoch(data: Data) -> None:
+    model, lines = trained(data, FitSettings(epochs=6, learning_rate=0.05))
+    assert accuracy(*predict(model, data.test, 100)) > 0.85
+    assert [line["step"] for line in lines] == [9, 19, 29, 39, 49, 59]
+    assert lines[-1]["loss"] < lines[0]["loss"] / 2
+    assert lines[-1]["accuracy"] > lines[0]["accuracy"]
+    assert lines[-1]["learning_rate"] < 1e-5 < lines[1]["learning_rate"]
+    assert model.training
+
+
+def test_two_seeded_runs_are_bitwise_equal(data: Data) -> None:
+    (a, first), (b, second) = (trained(data, FitSettings(epochs=2)) for _ in range(2))
+    assert first == second
+    assert all(torch.equal(a.state_dict()[n], t) for n, t in b.state_dict().items())
+    c, _ = trained(data, FitSettings(epochs=2, learning_rate=0.05))
+    assert not torch.equal(a[0].weight, c[0].weight)
+
+
+@pytest.mark.parametrize("steps", range(1, 8))
+def test_a_run_may_be_of_any_length(data: Data, steps: int) -> None:
+    lines = []
+
+    def log(step: int, **_: float) -> None:
+        lines.append(step)
+
+    settings = FitSettings(epochs=1)
+    fit(network(), batches_of(data), label_loss, settings, steps, Phase("test", log))
+    assert lines == [steps - 1]
+
+
+def test_weight_decay_leaves_biases_and_batchnorm_alone(data: Data) -> None:
+    def still(logits: Tensor, batch: Batch) -> Tensor:
+        return 0.0 * cross_entropy(logits, batch.labels)
+
+    model = network()
+    nn.init.ones_(model[0].bias)
+    before = {name: tensor.clone() for name, tensor in model.named_parameters()}
+    settings = FitSettings(epochs=1, weight_decay=0.1)
+    fit(model, batches_of(data), still, settings, 10, Phase("test"))
+    changed = {n for n, t in model.named_parameters() if not torch.equal(before[n], t)}
+    assert changed == {"0.weight", "4.weight"}
+    assert model[0].weight.norm() < before["0.weight"].norm()
+
+
+def test_a_loss_that_is_not_finite_is_a_user_error(data: Data) -> None:
+    steps = iter([1.0] * 12 + [float("nan")])
+
+    def breaking(logits: Tensor, batch: Batch) -> Tensor:
+        return cross_entropy(logits, batch.labels) * next(steps)
+
+    model = network()
+    with pytest.raises(
+        UserError, match=r"teacher: loss nan in epoch 2, step 13,.*learning rate 0\.1$"
+    ):
+        fit(model, batches_of(data), breaking, FitSettings(3), 10, Phase("teacher"))
+    assert all(parameter.isfinite().all() for parameter in model.parameters())

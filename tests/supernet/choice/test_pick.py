@@ -1,0 +1,203 @@
+"""What is picked for a budget, on made-up devices that the table knows more or less well."""
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pytest
+import torch
+
+from base.errors import UserError
+from export.timing.stopwatch import Timing
+from supernet.alpha import Alpha
+from supernet.choice.pick import FILL, MARGIN, pick_measured, pick_predicted
+from supernet.choice.programme import FILLS, Programme, candidates, programme
+from supernet.latency_table import LatencyTable, table_shapes
+from supernet.presets import preset_space
+from supernet.space import Architecture
+
+COUNTS = (3, 2)
+
+
+@dataclass
+class Device:
+    """Takes `bias` times what the table says, each time `noise` more or less; keeps the timings."""
+
+    table: LatencyTable
+    bias: float
+    noise: float = 0.01
+    spread: float = 0.003
+    calls: list[list[Architecture]] = field(default_factory=list)
+    timed: dict[Architecture, list[float]] = field(default_factory=dict)
+
+    def measure(self, architectures: Sequence[Architecture]) -> dict[Architecture, Timing]:
+        self.calls.append(list(architectures))
+        for a in architectures:
+            before = self.timed.setdefault(a, [])
+            seed = zlib.crc32(f"{a} {len(before)}".encode())
+            factor = 1 + np.random.default_rng(seed).normal(0, self.noise)
+            before.append(self.table.predicted_ms(a) * self.bias * factor)
+        return {a: Timing(self.timed[a][-1], self.spread) for a in architectures}
+
+
+def expect(architecture: Architecture) -> float:
+    """A loss that has nothing to do with the latency."""
+    return zlib.crc32(repr(architecture.to_json()).encode()) / 2**32
+
+
+@pytest.fixture(scope="module")
+def problem() -> Programme:
+    """The digits space, where everything larger takes longer."""
+    space, draws = preset_space("digits", 10), np.random.default_rng(0)
+
+    def monotone(shape: tuple[int, ...]) -> torch.Tensor:
+        ms = draws.uniform(0.005, 0.015, shape)
+        for axis in range(len(shape)):
+            ms = ms.cumsum(axis)
+        return torch.tensor(ms)
+
+    shapes = table_shapes(space)
+    parts = (tuple(map(monotone, shapes.first)), tuple(map(monotone, shapes.rest)))
+    provenance = {"unit_of_work": "made up", "check": {"error": 0.03}}
+    return programme(LatencyTable(space, 0.05, *parts, monotone(shapes.head), provenance))
+
+
+@pytest.fixture(scope="module")
+def alpha(problem: Programme) -> Alpha:
+    alpha = Alpha(problem.table.space, *problem.range_ms(), 3)
+    torch.nn.init.normal_(alpha.logits, generator=torch.Generator().manual_seed(0))
+    return alpha.requires_grad_(False)
+
+
+@pytest.mark.parametrize("bias", [0.9, 1.0, 1.1])
+def test_picks_keep_the_budget_and_fill_it(
+    problem: Programme, alpha: Alpha, bias: float, random: np.random.Generator
+) -> None:
+    """Whatever the table is off by; there are students in plenty near each of the ten budgets."""
+    fastest_ms, slowest_ms = problem.range_ms()
+    for target_ms in np.geomspace(1.5 * bias * fastest_ms, 0.9 * bias * slowest_ms, 10):
+        device = Device(problem.table, bias)
+        log_p = alpha(target_ms)
+        pick = pick_measured(problem, log_p, target_ms, (8, 4), expect, device.measure, random)
+        mean_ms = {a: sum(timings) / len(timings) for a, timings in device.timed.items()}
+        assert len(device.timed[pick.architecture]) == 2
+        assert pick.measured.ms == pytest.approx(mean_ms[pick.architecture])
+        assert pick.measured.spread == pytest.approx(0.003 / 2**0.5)
+        assert 0.97 * target_ms <= pick.measured.ms <= target_ms / (1 + MARGIN)
+        assert pick.predicted_ms == problem.table.predicted_ms(pick.architecture)
+        assert pick.expected_loss == expect(pick.architecture)
+        # Its spread is small, so the margin alone is added to what was measured.
+        safe_ms = {a: ms * (1 + MARGIN) for a, ms in mean_ms.items()}
+        fill = FILL if pick.measured.ms * (1 + MARGIN) >= FILL * target_ms else FILLS[0]
+        fitting = [a for a, ms in safe_ms.items() if fill * target_ms <= ms <= target_ms]
+        assert pick.architecture == min(fitting, key=expect)
+
+
+def test_only_the_best_expected_are_measured(
+    problem: Programme, alpha: Alpha, random: np.random.Generator
+) -> None:
+    target_ms, device, again = 0.8, Device(problem.table, 1.0), np.random.default_rng(0)
+    log_p = alpha(target_ms)
+    pick_measured(problem, log_p, target_ms, (6, 2), expect, device.measure, random)
+    first = candidates(problem, log_p, target_ms / (1 + MARGIN), 6, again)
+    assert device.calls[0] == sorted(first, key=expect)[:2]
+
+
+def test_a_flattered_student_is_not_taken(
+    problem: Programme, alpha: Alpha, random: np.random.Generator
+) -> None:
+    """The first to be timed again seemed to be within the budget, and is not."""
+    target_ms, device = 0.8, Device(problem.table, 1.0, noise=0.0)
+    slower: list[Architecture] = []
+
+    def flattering(architectures: Sequence[Architecture]) -> dict[Architecture, Timing]:
+        timings = device.measure(architectures)
+        again = [a for a in architectures if len(device.timed[a]) > 1]
+        slower.extend(again if not slower else [])
+        return timings | {a: Timing(1.05 * timings[a].ms, 0.0) for a in again if a in slower}
+
+    pick = pick_measured(problem, alpha(target_ms), target_ms, COUNTS, expect, flattering, random)
+    (flattered,) = slower
+    assert device.timed[flattered][0] * (1 + MARGIN) <= target_ms
+    assert len(device.timed[flattered]) == 2
+    assert pick.architecture != flattered
+    assert pick.measured.ms <= target_ms / (1 + MARGIN)
+
+
+def test_uncertain_timings_keep_their_distance(
+    problem: Programme, alpha: Alpha, random: np.random.Generator
+) -> None:
+    """The standard error is left of the budget, where that is more than the margin."""
+    device = Device(problem.table, 1.0, noise=0.0, spread=0.04)
+    pick = pick_measured(problem, alpha(0.8), 0.8, COUNTS, expect, device.measure, random)
+    assert FILL * 0.8 <= pick.measured.ms * 1.04 <= 0.8
+
+
+def test_nothing_measured_within_the_budget_is_an_error(
+    problem: Programme, alpha: Alpha, random: np.random.Generator
+) -> None:
+    """The device is so slow that the fastest student is not within it either."""
+    target_ms = 1.5 * problem.range_ms()[0]
+    device = Device(problem.table, 2.0)
+    with pytest.raises(UserError, match=r"--target-latency .*no student was measured within it"):
+        pick_measured(problem, alpha(target_ms), target_ms, COUNTS, expect, device.measure, random)
+    assert device.timed
+
+
+def test_a_generous_budget_gets_one_of_the_slowest_that_the_space_has(
+    problem: Programme, alpha: Alpha, random: np.random.Generator
+) -> None:
+    slowest_ms = problem.range_ms()[1]
+    device = Device(problem.table, 1.0)
+    log_p = alpha(3 * slowest_ms)
+    pick = pick_measured(problem, log_p, 3 * slowest_ms, COUNTS, expect, device.measure, random)
+    assert pick.predicted_ms >= FILLS[2] * slowest_ms
+    assert pick.architecture == min(device.timed, key=expect)
+    # One attempt is enough, and the pick is timed once more.
+    assert device.calls == [device.calls[0], [pick.architecture]]
+
+
+def test_unmeasured_picks_leave_the_tables_error_free(problem: Programme, alpha: Alpha) -> None:
+    fastest_ms, slowest_ms = problem.range_ms()
+    for target_ms in np.geomspace(1.5 * fastest_ms, 0.9 * slowest_ms, 5):
+        log_p = alpha(target_ms)
+        draws, again = np.random.default_rng(3), np.random.default_rng(3)
+        pick = pick_predicted(problem, log_p, target_ms, 4, expect, draws)
+        within_ms = 0.97 * target_ms
+        assert 0.97 * within_ms <= pick.predicted_ms <= within_ms
+        assert pick.measured is None
+        found = candidates(problem, log_p, within_ms, 4, again)
+        assert pick.architecture == min(found, key=expect)
+        assert pick.expected_loss == expect(pick.architecture)
+
+
+def test_unchecked_tables_leave_the_margin(problem: Programme, alpha: Alpha) -> None:
+    table = replace(problem.table, provenance={"unit_of_work": "made up", "check": {"networks": 1}})
+    unchecked, draws = replace(problem, table=table), np.random.default_rng(3)
+    pick = pick_predicted(unchecked, alpha(0.8), 0.8, 3, expect, draws)
+    assert 0.97 * 0.8 * (1 - MARGIN) <= pick.predicted_ms <= 0.8 * (1 - MARGIN)
+
+
+def test_nothing_predicted_within_the_rest_is_an_error(
+    problem: Programme, alpha: Alpha, random: np.random.Generator
+) -> None:
+    """The fastest student is within the budget, but not by the table's error of 3 %."""
+    target_ms = 1.01 * problem.range_ms()[0]
+    with pytest.raises(UserError, match=r"error of 3\.0% to spare"):
+        pick_predicted(problem, alpha(target_ms), target_ms, 3, expect, random)
+
+
+def test_a_sure_alpha_gets_its_way(problem: Programme, random: np.random.Generator) -> None:
+    """Where one student is far more probable than all others and fits, it is among the timed."""
+    space = problem.table.space
+    wanted = space.middle()
+    log_p = {name: (p + 1e-9).log() * 5 for name, p in space.one_hot(wanted).items()}
+    target_ms = 1.012 * problem.table.predicted_ms(wanted)
+    device = Device(problem.table, 1.0, noise=0.0)
+
+    def favour(architecture: Architecture) -> float:
+        return float(architecture != wanted)
+
+    pick = pick_measured(problem, log_p, target_ms, COUNTS, favour, device.measure, random)
+    assert pick.architecture == wanted

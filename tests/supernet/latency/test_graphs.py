@@ -1,0 +1,124 @@
+"""Graphs from shared exports compute what the modules compute."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+from export.onnx_file import to_onnx
+from supernet.latency.graphs import network_graph, part_graph
+from supernet.presets import preset_space
+from supernet.space import Architecture, Layer, SearchSpace
+from supernet.student import Head, MBConv, Stem, Student
+
+
+def with_statistics(part: nn.Module) -> nn.Module:
+    """Eval mode, with BatchNorm statistics that are not the initial ones."""
+    generator = torch.Generator().manual_seed(0)
+    for module in part.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(generator=generator)
+            module.running_var.uniform_(0.5, 1.5, generator=generator)
+    return part.eval()
+
+
+@pytest.mark.parametrize(
+    ("part", "channels"),
+    [
+        (Stem(6, 2), 3),
+        (MBConv(5, 7, Layer(3, 2, False), 2, False, 8), 5),
+        (MBConv(6, 6, Layer(5, 3, True), 1, True, 8), 6),
+        (MBConv(9, 9, Layer(5, 1, True), 1, True, 10), 9),
+        (Head(5, 11, 4), 5),
+    ],
+    ids=["stem", "first", "gated", "same structure, other widths", "head"],
+)
+@pytest.mark.parametrize(("batch", "size"), [(1, 8), (3, 13)])
+def test_part_graph_equals_the_part(part: nn.Module, channels: int, batch: int, size: int) -> None:
+    part = with_statistics(part)
+    x = torch.rand(batch, channels, size, size, generator=torch.Generator().manual_seed(1))
+    session = onnxruntime.InferenceSession(part_graph(part, size).SerializeToString())
+    with torch.no_grad():
+        expected = part(x).numpy()
+    np.testing.assert_allclose(session.run(None, {"x": x.numpy()})[0], expected, atol=2e-5)
+
+
+def test_network_graph_is_the_whole_student(space: SearchSpace) -> None:
+    """Its weights are those that a student made under the same seed has."""
+    for architecture in (space.smallest(), space.largest()):
+        torch.manual_seed(3)
+        graph = network_graph(space, architecture)
+        torch.manual_seed(3)
+        student = Student(space, architecture).eval()
+        session = onnxruntime.InferenceSession(graph.SerializeToString())
+        images = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+        with torch.no_grad():
+            expected = student(images).numpy()
+        (logits,) = session.run(None, {graph.graph.input[0].name: images.numpy()})
+        np.testing.assert_allclose(logits, expected, atol=1e-5)
+
+
+def test_shipped_presets_have_graphs_of_few_structures() -> None:
+    space = preset_space("imagenet", 10)
+    graph = network_graph(space, space.smallest())
+    assert {node.op_type for node in graph.graph.node} >= {"Conv", "Relu", "Gemm"}
+
+
+def optimised(graph: onnx.ModelProto, path: Path) -> onnx.GraphProto:
+    """What ONNX Runtime makes of a graph before it runs it on this CPU."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.optimized_model_filepath = str(path)
+    options.log_severity_level = 3  # errors only: it warns that the file suits this CPU alone
+    onnxruntime.InferenceSession(
+        graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    return onnx.load(path).graph
+
+
+def ops(graph: onnx.GraphProto) -> Counter[str]:
+    return Counter(node.op_type for node in graph.node)
+
+
+def fused_sums(graph: onnx.GraphProto) -> int:
+    """Convolutions that add a fourth input to what they give out."""
+    return sum(len(node.input) == 4 for node in graph.node if node.op_type.endswith("Conv"))
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_the_sum_of_a_residual_block_is_fused_into_its_convolution(
+    tmp_path: Path, gated: bool
+) -> None:
+    """Of a width that needs no layout of the runtime's own: only inside a network do others."""
+    graph = part_graph(MBConv(9, 9, Layer(3, 2, gated), 1, True, 8), 8)
+    assert ops(graph.graph)["Add"] == 1
+    found = optimised(graph, tmp_path / "block.onnx")
+    assert (ops(found)["Add"], fused_sums(found)) == (0, 1)
+
+
+def test_the_sums_of_a_network_are_fused_where_sizes_are_known(tmp_path: Path) -> None:
+    """The largest student of digits has 2 + 3 + 3 blocks, all but the first of a stage with one."""
+    space = preset_space("digits", 10)
+    graph = network_graph(space, space.largest())
+    assert ops(graph.graph)["Add"] == 5
+    found = optimised(graph, tmp_path / "network.onnx")
+    assert (ops(found)["Add"], fused_sums(found)) == (0, 5)
+    for axis in (2, 3):
+        graph.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = f"size{axis}"
+    assert ops(optimised(graph, tmp_path / "unknown.onnx"))["Add"] == 5
+
+
+@pytest.mark.parametrize("end", ["smallest", "middle", "largest"])
+def test_a_chained_network_is_optimised_as_the_exported_one(end: str, tmp_path: Path) -> None:
+    """So that a student timed by its graph costs what the shipped file costs."""
+    space = preset_space("digits", 10)
+    architecture: Architecture = getattr(space, end)()
+    student = with_statistics(Student(space, architecture))
+    exported = to_onnx(student, torch.zeros(2, 3, space.resolution, space.resolution))
+    chained = ops(optimised(network_graph(space, architecture), tmp_path / "chained.onnx"))
+    assert chained == ops(optimised(exported, tmp_path / "exported.onnx"))

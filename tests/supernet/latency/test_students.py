@@ -1,0 +1,149 @@
+"""Whole students, timed as they ship, beside networks that the table knows."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from base.errors import UserError
+from export.onnx_file import write_onnx
+from export.timing.stopwatch import Patience, Round, Timing
+from supernet.latency import students as measure
+from supernet.latency.runners import shipped_runner
+from supernet.latency.students import measure_architectures, measure_shipped, measure_students
+from supernet.latency_table import LatencyTable
+from supernet.space import Architecture, SearchSpace
+from supernet.student import Student
+from tests.tiny import PATIENCE, refuse
+
+
+def known(table: LatencyTable) -> dict[str, float]:
+    """Milliseconds of the networks that are timed beside the students."""
+    return {f"anchor/{i}": a["ms"] for i, a in enumerate(table.provenance["anchors"])}
+
+
+@pytest.mark.parametrize("power", [1.0, 1.3], ids=["all alike", "large ones more"])
+def test_students_are_brought_to_the_speed_of_the_tables_day(
+    measured: LatencyTable, monkeypatch: pytest.MonkeyPatch, power: float
+) -> None:
+    """The machine becomes slower and slower; students take as long as the known networks do."""
+    anchors = known(measured)
+
+    def slowing(runners: dict, *_: object, **__: object) -> Iterator[Round]:
+        assert set(runners) == anchors.keys() | students.keys()
+        for slower in (1.0, 1.5, 2.5, 4.0):
+            day_ms = {**anchors, **students}
+            seconds = {n: 1e-3 * slower * ms**power for n, ms in day_ms.items()}
+            yield Round(seconds, 3e-4 * slower, 10.0)
+
+    fastest, *_, slowest = sorted(anchors.values())
+    students = {"like the slowest": slowest, "between": (fastest * slowest) ** 0.5}
+    monkeypatch.setattr(measure, "rounds", slowing)
+    runners, predicted_ms = dict.fromkeys(students, refuse), list(anchors.values())
+    timings = measure_students(runners, predicted_ms, measured, PATIENCE, 0)
+    assert {name: timing.ms for name, timing in timings.items()} == pytest.approx(students)
+    assert max(timing.spread for timing in timings.values()) == pytest.approx(0, abs=1e-12)
+
+
+def test_measuring_goes_on_until_patience_is_over(
+    measured: LatencyTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What counts is the student's spread, not that of the steady networks beside it."""
+    drawn, anchors = [], known(measured)
+
+    def scattered(runners: dict, *_: object, **__: object) -> Iterator[Round]:
+        for i in range(100):
+            drawn.append(i)
+            seconds = {name: 1e-3 * anchors.get(name, 1.0 + i) for name in runners}
+            yield Round(seconds, 1.0, 1.0)
+
+    monkeypatch.setattr(measure, "rounds", scattered)
+    patience = Patience(0.1, 12.0, least_rounds=4)
+    measure_students({"a": refuse}, list(anchors.values()), measured, patience, 0)
+    assert len(drawn) == 12
+
+
+@pytest.mark.parametrize(
+    "damage", [None, [], "fast", [{"ms": 1.0}], [{"architecture": {}, "ms": 1}]]
+)
+def test_a_table_without_known_networks_cannot_be_compared_with(
+    measured: LatencyTable, damage: object
+) -> None:
+    table = replace(measured, provenance={**measured.provenance, "anchors": damage})
+    with pytest.raises(UserError):
+        measure_students({"a": refuse}, [1.0], table, PATIENCE, 0)
+
+
+@pytest.mark.parametrize(
+    ("predicted_ms", "expected"),
+    [
+        ([9.0], [1, 2, 3, 4, 5, 6]),
+        ([2.0**4.6], [2, 3, 4, 5, 6, 7]),
+        ([0.1], [0, 1, 2, 3, 4, 5]),
+        ([1e9], [4, 5, 6, 7, 8, 9]),
+        ([2.0**4.6, 2.0**5.6], [2, 3, 4, 5, 6, 7, 8]),
+        ([0.1, 1e9], range(10)),
+    ],
+)
+def test_only_the_anchors_nearest_to_the_students_are_timed(
+    measured: LatencyTable,
+    every_architecture: list[Architecture],
+    monkeypatch: pytest.MonkeyPatch,
+    predicted_ms: list[float],
+    expected: Sequence[int],
+) -> None:
+    """Of anchors of 1, 2, 4 … ms, the six nearest in ratio to each."""
+    drawn = every_architecture[1 :: len(every_architecture) // 10][:10]
+    ms = {a: 2.0 ** ((7 * i) % 10) for i, a in enumerate(drawn)}
+    anchors = [{"ms": ms[a], "architecture": a.to_json()} for a in drawn]
+    table = replace(measured, provenance={**measured.provenance, "anchors": anchors})
+    timed = []
+
+    def watched(_: SearchSpace, architecture: Architecture, __: object) -> Callable[[], None]:
+        timed.append(ms.get(architecture))
+        return lambda: None
+
+    monkeypatch.setattr(measure, "student_runner", watched)
+    measure_students({"a": lambda: None}, predicted_ms, table, Patience(1e9, 1.0), 0)
+    # The last runner is the reference's, the smallest student.
+    assert sorted(timed[:-1]) == [2.0**i for i in expected]
+
+
+def test_whole_students_are_timed_by_architecture(
+    measured: LatencyTable, space: SearchSpace
+) -> None:
+    architectures = [space.largest(), space.smallest()]
+    timings = measure_architectures(measured, PATIENCE, 0, architectures)
+    assert list(timings) == architectures
+    # The smallest is the reference itself, which the largest has several times the work of.
+    assert timings[space.smallest()].ms < timings[space.largest()].ms
+
+
+@pytest.mark.parametrize("provider", ["CPUExecutionProvider", "torch:cpu"])
+def test_finished_students_run_as_they_ship(
+    measured: LatencyTable, space: SearchSpace, tmp_path: Path, provider: str
+) -> None:
+    """The file where the table is of ONNX Runtime; in PyTorch there need be none."""
+    unit = {**measured.provenance["unit"], "provider": provider}
+    table = replace(measured, provenance={**measured.provenance, "unit": unit})
+    student, path = Student(space, space.smallest()), tmp_path / "student.onnx"
+    if provider == "torch:cpu":
+        shipped_runner(student, path, table)()
+    else:
+        with pytest.raises(UserError, match=r"student\.onnx"):
+            shipped_runner(student, path, table)
+        write_onnx(student, student.head.classifier.weight.new_zeros(2, 3, 8, 8), path, {})
+        shipped_runner(student, path, table)()
+
+
+def test_what_ships_is_timed_in_two_sessions(
+    measured: LatencyTable, space: SearchSpace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, timed = [], {0: Timing(4.0, 0.03), 1: Timing(5.0, 0.04)}
+    monkeypatch.setattr(measure, "shipped_runner", lambda *what: opened.append(what))
+    monkeypatch.setattr(measure, "measure_students", lambda *_, seed: {"student": timed[seed]})
+    student, path = Student(space, space.smallest()), tmp_path / "student.onnx"
+    found = measure_shipped(student, path, 4.4, measured, PATIENCE, 0)
+    assert (found.ms, found.spread) == (4.5, pytest.approx(0.025))
+    assert opened == [(student, path, measured)] * 2

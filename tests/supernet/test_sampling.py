@@ -1,0 +1,118 @@
+"""Fair sampling against the exact distribution by enumeration."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from base.errors import UserError
+from supernet.latency_table import LatencyTable
+from supernet.sampling import (
+    SAME_LATENCY,
+    FairSampler,
+    draw,
+    fair_sampler,
+    fair_students,
+    log_uniform,
+    mean_ms,
+    random_as_fast,
+)
+from supernet.space import Architecture
+
+
+def exact(table: LatencyTable, beta: float) -> dict[Architecture, float]:
+    """P(a) ∝ share of all assignments that mean a · exp(-beta ms(a)), by enumeration."""
+    decisions = table.space.decisions()
+    weights: Counter[Architecture] = Counter()
+    for picked in np.ndindex(*(len(d.choices) for d in decisions)):
+        named = {d.name: i for d, i in zip(decisions, picked, strict=True)}
+        architecture = table.space.architecture(named)
+        weights[architecture] += np.exp(-beta * table.predicted_ms(architecture))
+    total = sum(weights.values())
+    return {architecture: weight / total for architecture, weight in weights.items()}
+
+
+@pytest.mark.parametrize("beta", [-2.0, 0.0, 1.5])
+def test_mean_latency_is_exact(table: LatencyTable, beta: float) -> None:
+    by_hand = sum(p * table.predicted_ms(a) for a, p in exact(table, beta).items())
+    assert mean_ms(table, beta) == pytest.approx(by_hand, rel=1e-5)
+
+
+@pytest.mark.parametrize("beta", [0.0, 1.5])
+def test_draws_follow_the_distribution(
+    table: LatencyTable, beta: float, random: np.random.Generator
+) -> None:
+    count = 6000
+    drawn = Counter(draw(table, beta, random) for _ in range(count))
+    for architecture, p in exact(table, beta).items():
+        assert abs(drawn[architecture] / count - p) < 5 * (p * (1 - p) / count) ** 0.5 + 1e-4
+
+
+def test_sampler_hits_its_target_in_the_mean(
+    table: LatencyTable, every_architecture: list[Architecture], random: np.random.Generator
+) -> None:
+    ms = [table.predicted_ms(a) for a in every_architecture]
+    sampler = fair_sampler(table, min(ms), max(ms))
+    for target_ms in np.geomspace(min(ms) * 1.1, max(ms) * 0.9, 4):
+        drawn = [table.predicted_ms(sampler.near(target_ms, random)) for _ in range(800)]
+        assert np.mean(drawn) == pytest.approx(target_ms, rel=0.03)
+
+
+def test_budgets_are_log_uniform(random: np.random.Generator) -> None:
+    budgets = np.array([log_uniform((2.0, 32.0), random) for _ in range(4000)])
+    assert budgets.min() >= 2
+    assert budgets.max() <= 32
+    assert np.mean(budgets < 8) == pytest.approx(0.5, abs=0.04)
+
+
+@pytest.fixture
+def by_ms(table: LatencyTable, every_architecture: list[Architecture]) -> list[Architecture]:
+    """All students, the fastest first."""
+    return sorted(every_architecture, key=table.predicted_ms)
+
+
+@pytest.fixture
+def sampler(table: LatencyTable, by_ms: list[Architecture]) -> FairSampler:
+    return fair_sampler(table, table.predicted_ms(by_ms[0]), table.predicted_ms(by_ms[-1]))
+
+
+def test_random_students_as_fast_are_all_of_them_and_no_other(
+    table: LatencyTable,
+    sampler: FairSampler,
+    by_ms: list[Architecture],
+    random: np.random.Generator,
+) -> None:
+    given = by_ms[len(by_ms) // 2]
+    most_ms = table.predicted_ms(given)
+    as_fast = {
+        a for a in by_ms if (1 - SAME_LATENCY) * most_ms <= table.predicted_ms(a) <= most_ms
+    } - {given}
+    assert 2 <= len(as_fast) < len(by_ms) / 4
+    drawn = {random_as_fast(sampler, given, random) for _ in range(25 * len(as_fast))}
+    assert drawn == as_fast
+
+
+def test_fair_students_differ_and_small_spaces_run_out(
+    sampler: FairSampler, by_ms: list[Architecture], random: np.random.Generator
+) -> None:
+    again = np.random.default_rng(0)
+    drawn = fair_students(sampler, 30, random)
+    assert len(drawn) == len(set(drawn)) == 30
+    assert drawn == fair_students(sampler, 30, again)
+    most = fair_students(sampler, 2 * len(by_ms), random)
+    assert len(set(most)) == len(most)
+    assert set(most) <= set(by_ms)
+    assert 0.5 * len(by_ms) < len(most)
+
+
+def test_where_none_is_as_fast_the_nearest_below_is_taken(
+    table: LatencyTable,
+    sampler: FairSampler,
+    by_ms: list[Architecture],
+    random: np.random.Generator,
+) -> None:
+    ms = [table.predicted_ms(a) for a in by_ms]
+    alone = next(i for i in range(1, len(ms)) if ms[i - 1] < (1 - SAME_LATENCY) * ms[i])
+    assert random_as_fast(sampler, by_ms[alone], random) == by_ms[alone - 1]
+    with pytest.raises(UserError, match="no other student"):
+        random_as_fast(sampler, by_ms[0], random)
