@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from einops import einsum
 from torch import Tensor, nn
-from torch.func import functional_call
 from torchvision.ops import Conv2dNormActivation, SqueezeExcitation
 
+from supernet.slices import crop, sliced_student
 from supernet.space import Architecture, Choices, SearchSpace
 from supernet.student import MEAN, STD, MBConv, Student
 
@@ -92,30 +92,18 @@ class Supernet(nn.Module):
         """Map images [B, 3, R, R] to logits [B, K] of one student cut out of the shared weights.
 
         Gradients reach the shared weights. In training mode the slices' running statistics move.
+        Raises `UserError` for an architecture of another space.
         """
-        with torch.device("meta"):
-            skeleton = Student(self.space, architecture).train(self.training)
-        return functional_call(skeleton, self._slices(skeleton), images)
+        self.space.positions(architecture)
+        return sliced_student(self.largest, architecture, images)
 
     def extract(self, architecture: Architecture) -> Student:
         """Return a plain student with a copy of its slice of the shared weights."""
         student = Student(self.space, architecture).to(self.largest.head.classifier.weight)
-        student.load_state_dict(
-            {name: part.detach().clone() for name, part in self._slices(student).items()}
-        )
+        shared = self.largest.state_dict()
+        own = student.state_dict().items()
+        student.load_state_dict({name: crop(shared[name], part.shape) for name, part in own})
         return student
-
-    def _slices(self, student: Student) -> dict[str, Tensor]:
-        shared = dict(self.largest.named_parameters()) | dict(self.largest.named_buffers())
-        return {name: crop(shared[name], part.shape) for name, part in student.state_dict().items()}
-
-
-def crop(tensor: Tensor, shape: torch.Size) -> Tensor:
-    """View the leading channels (dimensions 0, 1) and the spatial centre (2, 3) of `tensor`."""
-    channels = [slice(size) for size in shape[:2]]
-    margins = [(full - size) // 2 for full, size in zip(tensor.shape[2:], shape[2:], strict=True)]
-    centre = [slice(m, m + size) for m, size in zip(margins, shape[2:], strict=True)]
-    return tensor[tuple(channels + centre)]
 
 
 def prefix_mask(p: Tensor, sizes: Sequence[int], channels: int) -> Tensor:
