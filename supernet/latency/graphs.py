@@ -100,7 +100,18 @@ def network_graph(space: SearchSpace, architecture: Architecture) -> onnx.ModelP
     for position, part in enumerate(parts):
         graphs.append(compose.add_prefix(part_graph(part, size), f"part{position}/"))
         size = -(-size // stride(part))
-    return reduce(_joined, graphs)
+    return _with_one_import_each(reduce(_joined, graphs))
+
+
+def _with_one_import_each(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Keep one import of every operator set: merging leaves one for each part.
+
+    ONNX Runtime runs such a file; its quantiser refuses it.
+    """
+    versions = {entry.domain: entry.version for entry in model.opset_import}
+    del model.opset_import[:]
+    model.opset_import.extend(onnx.helper.make_opsetid(*entry) for entry in versions.items())
+    return model
 
 
 def _joined(first: onnx.ModelProto, second: onnx.ModelProto) -> onnx.ModelProto:

@@ -18,6 +18,7 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import numpy_helper
+from onnxruntime.quantization import CalibrationDataReader, quantize_static
 
 from export.timing.measurement import Measurement
 from export.timing.stopwatch import Patience
@@ -217,6 +218,32 @@ def test_graphs_of_a_kit_are_those_that_are_timed_at_home(kit: Path, space: Sear
             packed = onnx.load_from_string(content.read(f"graphs/{i}.onnx"))
             assert form(packed.graph) == form(graph.graph)
         assert f"graphs/{len(graphs)}.onnx" not in content.namelist()
+
+
+class Noise(CalibrationDataReader):
+    """One batch to calibrate on."""
+
+    def __init__(self, name: str, shape: list[int]) -> None:
+        images = np.random.default_rng(0).random((2, *shape), np.float32)
+        self.left = iter([{name: images}])
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return next(self.left, None)
+
+
+def test_every_graph_of_a_kit_is_valid_and_can_be_quantised(kit: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(kit) as content:
+        manifest = json.loads(content.read("manifest.json"))
+        entries = [*manifest["graphs"].values(), manifest["reference"]]
+        graphs = [(content.read(entry["file"]), entry["shape"]) for entry in entries]
+    written, quantised = tmp_path / "graph.onnx", tmp_path / "quantised.onnx"
+    for graph, shape in graphs:
+        model = onnx.load_from_string(graph)
+        onnx.checker.check_model(model, full_check=True)
+        written.write_bytes(graph)
+        quantize_static(written, quantised, Noise(model.graph.input[0].name, shape))
+        kinds = {node.op_type for node in onnx.load(quantised).graph.node}
+        assert {"QuantizeLinear", "DequantizeLinear"} <= kinds
 
 
 def test_repeated_weights_keep_shape_size_and_operations() -> None:
