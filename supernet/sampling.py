@@ -7,6 +7,7 @@ draws over the whole range of budgets, where uniform sampling would only visit t
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,8 +32,12 @@ class FairSampler:
 
     def near(self, target_ms: float, generator: np.random.Generator) -> Architecture:
         """Draw one student whose latency is `target_ms` in the mean."""
+        return self.at(target_ms).draw(generator)
+
+    def at(self, target_ms: float) -> "TiltedStudents":
+        """Return the distribution of fair students whose latency is `target_ms` in the mean."""
         beta = np.interp(math.log(target_ms), np.log(self.targets_ms), self.betas)
-        return draw(self.table, float(beta), generator)
+        return tilted(self.table, float(beta))
 
 
 def fair_students(
@@ -57,8 +62,9 @@ def random_as_fast(
     """
     most_ms = sampler.table.predicted_ms(architecture)
     below: dict[Architecture, float] = {}
+    as_fast = sampler.at(most_ms)
     for _ in range(MOST_DRAWS):
-        drawn = sampler.near(most_ms, generator)
+        drawn = as_fast.draw(generator)
         ms = sampler.table.predicted_ms(drawn)
         if drawn == architecture or ms > most_ms:
             continue
@@ -97,27 +103,40 @@ def mean_ms(table: LatencyTable, beta: float, step: float = 1e-4) -> float:
     return (_log_partition(table, beta - step) - _log_partition(table, beta + step)) / (2 * step)
 
 
-def draw(table: LatencyTable, beta: float, generator: np.random.Generator) -> Architecture:
-    """Draw one student with probability proportional to exp(-beta · ms), exactly.
+@dataclass(frozen=True)
+class TiltedStudents:
+    """Students with probability proportional to exp(-beta · ms), drawn exactly.
 
     Widths chain the stages; everything else of a stage is independent given its two widths, so one
     backward pass of sums and one forward pass of draws suffice.
     """
-    backward = _backward(table, beta)
-    picked, c_in = {}, 0
-    for s, (first, rest) in enumerate(zip(table.first, table.rest, strict=True)):
-        stage = table.space.stages[s]
-        log_stage, log_depth = _log_stage(table, s, beta)
-        c = _pick(log_stage[c_in] + backward[s + 1], generator)
-        d = _pick(log_depth[c], generator)
-        picked |= {f"stage{s + 1}.width": c, f"stage{s + 1}.depth": d}
-        for i in range(stage.depths[d]):
-            ms = (first[c_in, c] if i == 0 else rest[c]).numpy()
-            at = np.unravel_index(_pick(-beta * ms.ravel(), generator), ms.shape)
-            for decision, position in zip(LAYER_DECISIONS, at, strict=True):
-                picked[f"stage{s + 1}.layer{i + 1}.{decision}"] = int(position)
-        c_in = c
-    return table.space.architecture(picked)
+
+    table: LatencyTable
+    beta: float
+    log_stages: list[tuple[np.ndarray, np.ndarray]]  # of every stage, as `_log_stage` gives them
+    backward: list[np.ndarray]  # of every stage boundary, as `_backward` gives them
+
+    def draw(self, generator: np.random.Generator) -> Architecture:
+        """Draw one student."""
+        table, picked, c_in = self.table, {}, 0
+        for s, (first, rest) in enumerate(zip(table.first, table.rest, strict=True)):
+            stage, (log_stage, log_depth) = table.space.stages[s], self.log_stages[s]
+            c = _pick(log_stage[c_in] + self.backward[s + 1], generator)
+            d = _pick(log_depth[c], generator)
+            picked |= {f"stage{s + 1}.width": c, f"stage{s + 1}.depth": d}
+            for i in range(stage.depths[d]):
+                ms = (first[c_in, c] if i == 0 else rest[c]).numpy()
+                at = np.unravel_index(_pick(-self.beta * ms.ravel(), generator), ms.shape)
+                for decision, position in zip(LAYER_DECISIONS, at, strict=True):
+                    picked[f"stage{s + 1}.layer{i + 1}.{decision}"] = int(position)
+            c_in = c
+        return table.space.architecture(picked)
+
+
+def tilted(table: LatencyTable, beta: float) -> TiltedStudents:
+    """Return the students of a table, tilted towards the fast ones where `beta` is above 0."""
+    log_stages = [_log_stage(table, s, beta) for s in range(len(table.first))]
+    return TiltedStudents(table, beta, log_stages, _backward(table, beta, log_stages))
 
 
 def _pick(log_weights: np.ndarray, generator: np.random.Generator) -> int:
@@ -139,14 +158,15 @@ def _log_stage(table: LatencyTable, s: int, beta: float) -> tuple[np.ndarray, np
     return log_first + _log_mean_exp(log_depth, (1,)), log_depth
 
 
-def _backward(table: LatencyTable, beta: float) -> list[np.ndarray]:
+def _backward(
+    table: LatencyTable, beta: float, log_stages: Sequence[tuple[np.ndarray, np.ndarray]]
+) -> list[np.ndarray]:
     """For each stage boundary the log sum [c] over everything behind it."""
     messages = [-beta * table.head.numpy()]
-    for s in reversed(range(len(table.first))):
-        log_stage, _ = _log_stage(table, s, beta)
+    for log_stage, _ in reversed(log_stages):
         messages.insert(0, _log_mean_exp(log_stage + messages[0], (1,)))
     return messages
 
 
 def _log_partition(table: LatencyTable, beta: float) -> float:
-    return float(_backward(table, beta)[0][0]) - beta * table.stem_ms
+    return float(tilted(table, beta).backward[0][0]) - beta * table.stem_ms

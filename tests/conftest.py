@@ -1,22 +1,33 @@
 """What many tests share: a small space and its table, one run at smoke size."""
 
+import fcntl
+import json
+import os
+import shutil
 import subprocess
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
+
+# Tiny networks gain nothing from threads, and lose much where several workers have them.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import pytest
 import torch
 import wandb
+from filelock import FileLock
 
-from supernet.choice.programme import programme
 from supernet.latency.measurement import find_or_measure_table
 from supernet.latency_table import LatencyTable
 from supernet.space import Architecture, SearchSpace
-from tests.smoke import QUICK_SEARCH, SMOKE, run, table_of
+from tests.smoke import QUICK_SEARCH, SMOKE, middle_ms, run
 from tests.tiny import PATIENCE, UNIT, tiny_space, tiny_table
 
-# Tiny networks gain nothing from threads, and lose much on a busy machine.
 torch.set_num_threads(1)
+LONGEST_FIRST = ("test_processes.py", "test_resume.py", "test_scripts.py", "test_pick.py")
+# The same in all workers of a test run.
+RUN = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
 
 
 @pytest.fixture(scope="session")
@@ -74,18 +85,73 @@ def random() -> np.random.Generator:
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A trained run's folder, and what train.py printed."""
-    folder = tmp_path_factory.mktemp("runs") / "smoke"
-    done = run("train.py", "--run", folder, *SMOKE)
+def shared(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A folder that all workers of a test run have in common."""
+    own = tmp_path_factory.getbasetemp()
+    return own if worker_id == "master" else own.parent
+
+
+@pytest.fixture(scope="session")
+def trained(shared: Path) -> tuple[Path, str]:
+    """A trained run's folder, and what train.py printed; it is not changed, searches copy it."""
+    folder = shared / "trained" / "smoke"
+    done = made_once(folder, lambda: run("train.py", "--run", folder, *SMOKE))
     assert done.returncode == 0, done.stderr
     return folder, done.stdout
 
 
 @pytest.fixture(scope="session")
-def searched(trained: tuple[Path, str]) -> tuple[Path, float, subprocess.CompletedProcess]:
+def searched(
+    shared: Path, trained: tuple[Path, str]
+) -> tuple[Path, float, subprocess.CompletedProcess]:
     """The student's folder, its budget, and the finished search."""
-    folder, _ = trained
-    budget = round(float(np.prod(programme(table_of(folder)).range_ms()) ** 0.5), 3)
-    done = run("search.py", "--run", folder, "--target-latency", budget, *QUICK_SEARCH)
-    return folder / "students" / f"{budget:g}ms", budget, done
+    folder = shared / "searched" / "smoke"
+    ms = middle_ms(trained[0])
+
+    def search() -> subprocess.CompletedProcess:
+        shutil.copytree(trained[0], folder)
+        return run("search.py", "--run", folder, "--target-latency", ms, *QUICK_SEARCH)
+
+    done = made_once(folder, search)
+    return folder / "students" / f"{ms:g}ms", ms, done
+
+
+@pytest.fixture
+def trained_copy(trained: tuple[Path, str], tmp_path: Path) -> Path:
+    """The trained run's folder, to be searched in."""
+    return shutil.copytree(trained[0], tmp_path / "copy" / "smoke")
+
+
+def made_once(
+    folder: Path, make: Callable[[], subprocess.CompletedProcess]
+) -> subprocess.CompletedProcess:
+    """Make what `folder` is to hold in the first worker that asks; return how that went."""
+    folder.parent.mkdir(exist_ok=True)
+    kept = folder.parent / "done.json"
+    with FileLock(folder.parent / "lock"):
+        if not kept.exists():
+            done = make()
+            kept.write_text(json.dumps([done.args, done.returncode, done.stdout, done.stderr]))
+    return subprocess.CompletedProcess(*json.loads(kept.read_text()))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> object:
+    """Let what is marked `alone` run while no other worker runs a test: it times something."""
+    alone = item.get_closest_marker("alone") is not None
+    with (Path(tempfile.gettempdir()) / f"oyster-{RUN}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        return (yield)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest; a file is one worker's."""
+    last = len(LONGEST_FIRST)
+    places = {name: place for place, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: places.get(item.path.name, last))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Remove the lock."""
+    if not hasattr(session.config, "workerinput"):
+        (Path(tempfile.gettempdir()) / f"oyster-{RUN}.lock").unlink(missing_ok=True)

@@ -20,7 +20,9 @@ from base.processes import (
     require_same_on_all_processes,
 )
 from base.tensor_files import read_tensors
+from supernet.latency_table import LatencyTable
 from tests.smoke import QUICK_SEARCH, ROOT, SMOKE, environment, table_of
+from tests.tiny import tiny_space
 
 TWO = ("torch.distributed.run", "--standalone", "--nproc-per-node=2")
 
@@ -33,13 +35,19 @@ def run_module(*words: object) -> subprocess.CompletedProcess:
 
 
 @pytest.fixture(scope="module")
-def ends(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Tensor]]:
-    """What each process ends with: one alone that takes a batch in two parts, and two at once."""
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What is left by one process, which takes a batch in two parts, and by two at once."""
     folder = tmp_path_factory.mktemp("ends")
     for launcher, accumulate in (((), 2), ((*TWO, "-m"), 1)):
         done = run_module(*launcher, "tests.several", folder, accumulate)
         assert done.returncode == 0, done.stderr
-    return {path.stem: read_tensors(path)[0] for path in folder.iterdir()}
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ends(folder: Path) -> dict[str, dict[str, Tensor]]:
+    """What each process ends with."""
+    return {path.stem: read_tensors(path)[0] for path in folder.glob("*.safetensors")}
 
 
 def test_two_processes_learn_what_one_learns(ends: dict[str, dict[str, Tensor]]) -> None:
@@ -64,6 +72,13 @@ def test_work_is_shared_out_and_everyone_knows_all_results(
         assert end["squares.7"].tolist() == [n * n for n in range(7)]
 
 
+def test_one_measures_the_table_that_all_have(folder: Path) -> None:
+    assert (folder / "run" / "measurement.json").exists()
+    first, second = ((folder / f"table-{rank}").read_text() for rank in range(2))
+    table = LatencyTable.load(folder / "run" / "latency.json", tiny_space(classes=10))
+    assert first == second == table.fingerprint()
+
+
 def test_it_did_learn(ends: dict[str, dict[str, Tensor]]) -> None:
     one = ends["1-0"]
     assert one["alpha.logits"].abs().max() > 0.05
@@ -81,10 +96,11 @@ def test_one_process_needs_no_other() -> None:
 
 
 @pytest.fixture(scope="module")
-def trained_by_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained_by_two(trained: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that two processes have trained, and nobody disturbed."""
-    folder = tmp_path_factory.mktemp("runs") / "two"
-    done = run_module(*TWO, "--", "train.py", "--run", folder, *SMOKE)
+    folder, table = tmp_path_factory.mktemp("runs") / "two", trained[0] / "latency.json"
+    options = ("--run", folder, *SMOKE, "--latency-table", table)
+    done = run_module(*TWO, "--", "train.py", *options)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("next: python search.py") == 1
     return folder

@@ -2,13 +2,11 @@
 
 import re
 import shlex
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.smoke import ROOT, run
+
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = [
     part.strip()
@@ -28,9 +26,7 @@ def test_every_option_of_the_readme_exists(script: str) -> None:
         if word.startswith("--")
     }
     used |= set(re.findall(rf"`{script} (--[\w-]+)", README))
-    shown = subprocess.run(
-        [sys.executable, script, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout
+    shown = run(script, "--help").stdout
     missing = {option for option in used if option not in shown}
     assert used
     assert not missing

@@ -17,7 +17,7 @@ from supernet.choice.programme import programme
 from supernet.presets import preset_space
 from supernet.space import Architecture
 from supernet.student import Student
-from tests.smoke import QUICK_SEARCH, SMOKE, run, table_of
+from tests.smoke import QUICK_SEARCH, SMOKE, middle_ms, run, table_of
 
 
 def test_train_leaves_the_run_folder(trained: tuple[Path, str]) -> None:
@@ -118,24 +118,23 @@ def test_search_leaves_a_verified_student(
     assert (folder.parent / "pareto.png").stat().st_size > 10_000
 
 
-def test_controls_are_retrained_beside_the_student(
-    searched: tuple[Path, float, subprocess.CompletedProcess],
-) -> None:
+def test_controls_are_retrained_beside_the_student(trained_copy: Path) -> None:
     """The random one is another architecture, as fast; the other differs by its loss alone."""
-    folder, budget, _ = searched
-    name = f"{budget + 0.001:g}"
+    folder = trained_copy
+    name = f"{middle_ms(folder) + 0.001:g}"
     options = ("--target-latency", name, *QUICK_SEARCH, "--controls")
-    done = run("search.py", "--run", folder.parents[1], *options)
+    done = run("search.py", "--run", folder, *options)
     assert done.returncode in (0, 1), done.stderr
-    facts = json.loads((folder.parent / f"{name}ms" / "metrics.json").read_text())
-    own = json.loads((folder.parent / f"{name}ms" / "architecture.json").read_text())
+    student = folder / "students" / f"{name}ms"
+    facts = json.loads((student / "metrics.json").read_text())
+    own = json.loads((student / "architecture.json").read_text())
     random, labels = facts["controls"]["random"], facts["controls"]["labels"]
     assert random["architecture"] != own == labels["architecture"]
     assert 0.9 * facts["predicted_ms"] <= random["predicted_ms"] <= facts["predicted_ms"]
     assert labels["predicted_ms"] == facts["predicted_ms"]
     for row in ("random student", "without teacher"):
         assert row in done.stdout
-    lines = (folder.parents[1] / "metrics.jsonl").read_text().splitlines()
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
     curves = {kind: [] for kind in ("", "-random", "-labels")}
     for line in map(json.loads, lines):
         for kind, curve in curves.items():
@@ -160,17 +159,17 @@ def test_list_shows_range_and_students_without_training(
 
 
 def test_search_for_another_device_trains_alpha_and_predicts(
-    trained: tuple[Path, str], tmp_path: Path
+    trained_copy: Path, tmp_path: Path
 ) -> None:
     """The run's own measurement, ten times slower and from another processor."""
-    folder, _ = trained
+    folder = trained_copy
     measurement = json.loads((folder / "measurement.json").read_text())
     for one in measurement["rounds"]:
         one["seconds"] = [10 * seconds for seconds in one["seconds"]]
     measurement["machine"]["cpu"] = "Telephone"
     phone = tmp_path / "phone.json"
     phone.write_text(json.dumps(measurement))
-    budget = round(10 * float(np.prod(programme(table_of(folder)).range_ms()) ** 0.5), 3)
+    budget = round(10 * middle_ms(folder), 3)
     options = ("--run", folder, "--latency-table", phone, "--target-latency", budget)
     done = run("search.py", *options, *QUICK_SEARCH)
     assert done.returncode == 0, done.stderr
@@ -244,8 +243,8 @@ def test_impossible_budgets_are_refused(trained: tuple[Path, str], budget: str) 
     refused(run("search.py", "--run", trained[0], "--target-latency", budget), "above 0")
 
 
-def test_generous_budget_says_so_and_takes_the_best(trained: tuple[Path, str]) -> None:
-    folder, _ = trained
+def test_generous_budget_says_so_and_takes_the_best(trained_copy: Path) -> None:
+    folder = trained_copy
     options = ("--target-latency", 9999, *QUICK_SEARCH, "--retrain-with", "labels")
     done = run("search.py", "--run", folder, *options)
     assert done.returncode == 0, done.stderr

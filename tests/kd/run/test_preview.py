@@ -1,6 +1,9 @@
 """What is said before anything is spent: it names every phase, and nothing is written."""
 
+import os
 import re
+import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,7 +32,7 @@ from supernet.training.preview import (
     table_rows,
     w_seconds,
 )
-from tests.smoke import SMOKE, run
+from tests.smoke import SMOKE, Started, run
 from tests.tiny import UNIT
 
 
@@ -50,6 +53,26 @@ def test_preview_says_everything_and_writes_nothing(tmp_path: Path) -> None:
     ):
         assert said in done.stdout
     assert "next:" not in done.stdout
+
+
+def test_an_interrupted_preview_has_nothing_to_go_on_with(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    started = Started("train.py", "--run", folder, *SMOKE, "--preview")
+    time.sleep(0.5)
+    printed = started.kill(signal.SIGINT)
+    assert started.returncode == 130
+    last = "train.py: interrupted; nothing was written; the same command begins anew"
+    assert printed.splitlines()[-1] == last
+    assert not folder.exists()
+
+
+def test_more_workers_than_cores_are_said_once(tmp_path: Path) -> None:
+    cores = len(os.sched_getaffinity(0))
+    options = ("--run", tmp_path / "run", *SMOKE, "--preview", "--workers", cores + 3)
+    done = run("train.py", *options)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(f"workers: {cores} of {cores + 3}, one for every core\n") == 1
+    assert "worker" not in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,7 @@ def test_only_the_anchors_nearest_to_the_students_are_timed(
     assert sorted(timed[:-1]) == [2.0**i for i in expected]
 
 
+@pytest.mark.alone
 def test_whole_students_are_timed_by_architecture(
     measured: LatencyTable, space: SearchSpace
 ) -> None:
