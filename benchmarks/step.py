@@ -7,10 +7,15 @@ students, each on a quarter of the batch, cut out of the shared weights; `w, one
 the whole batch through one student drawn at a log-uniform latency; `alpha` mixes all choices and
 gives each a gradient. Ratios are medians over the rounds, each against the static step of the same
 round. Memory is the peak of live bytes allocated in one step, from the profiler.
+
+Host time is what a student's forward pass takes of Python, on images so small that arithmetic is
+nothing: cut out of the shared weights, beside the same student as a module of its own.
 """
 
 import json
+import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,6 +40,7 @@ from supernet.supernet import Supernet
 from supernet.training.steps import AlphaDraw, AlphaState, alpha_step, w_step
 
 STATIC = "static largest"
+HOST_ROUNDS = 30
 
 
 @dataclass(frozen=True)
@@ -136,6 +142,25 @@ def peak_bytes(step: object) -> int:
     return peak
 
 
+def host_ms(space: SearchSpace, seed: int) -> dict[str, float]:
+    """Milliseconds of host time a student, medians over random ones, interleaved."""
+    shared, draws = Supernet(space).train(), np.random.default_rng(seed)
+    students = [space.largest(), space.smallest(), *(space.random(draws) for _ in range(6))]
+    side = space.stem_stride * math.prod(stage.stride for stage in space.stages)
+    images = torch.rand(2, 3, side, side)  # the last feature map is one pixel
+    calls = {}
+    for i, architecture in enumerate(students):
+        calls[f"sliced/{i}"] = partial(shared.student_logits, images, architecture)
+        calls[f"module/{i}"] = partial(shared.extract(architecture).train(), images)
+    endless = rounds(calls, calls["module/0"], seed=seed)
+    done = [next(endless) for _ in trange(HOST_ROUNDS, desc="host time", unit="round")]
+    ms = {name: 1e3 * float(np.median([r.seconds[name] for r in done])) for name in calls}
+    pairs = [(ms[f"sliced/{i}"], ms[f"module/{i}"]) for i in range(len(students))]
+    sliced, module = np.median(pairs, axis=0)
+    slicing = float(np.median([a - b for a, b in pairs]))
+    return {"sliced": float(sliced), "module": float(module), "slicing": slicing}
+
+
 def main(settings: Settings) -> None:
     """Time, print a table and write it with its provenance."""
     space = preset_space(settings.preset, 10)
@@ -156,8 +181,11 @@ def main(settings: Settings) -> None:
             f"{name:22} {row['ratio']:.2f}x  "
             f"{row['memory_mib']:7.1f} MiB  {row['memory_ratio']:.2f}x"
         )
+    host = host_ms(space, settings.seed)
+    print("host ms a student: " + ", ".join(f"{name} {ms:.2f}" for name, ms in host.items()))
     facts = {
         "static_largest_ms": reference_ms(done),
+        "host_ms": host,
         "largest_macs": parameters_and_macs(space, space.largest())[1],
         "steps": rows,
     }
