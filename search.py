@@ -45,7 +45,7 @@ from supernet.choice.programme import Programme, check_budget, programme
 from supernet.choice.ship import ship
 from supernet.latency.measurement import (
     describe_table,
-    given_table,
+    load_given_table,
     load_run_table,
     machine_difference,
 )
@@ -60,8 +60,8 @@ from supernet.training.alpha import AlphaSettings, train_alpha
 from supernet.training.storage import (
     is_of_table,
     load_alpha,
+    load_supernet,
     load_surrogate,
-    load_weights,
     save_alpha,
 )
 
@@ -70,7 +70,7 @@ DEVICE = PROCESSES.device
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedRun:
     """What train.py left in the run's folder, and the table of the device that counts."""
 
     config: TrainConfig
@@ -100,7 +100,7 @@ def main(config: SearchConfig) -> bool:
     train_config = train_config_of(read_config(config.run)["settings"], config.run)
     space = preset_space(train_config.preset, len(read_facts(config.run)["classes"]))
     given = config.latency_table
-    table = given_table(given, space) if given else load_run_table(config.run, space)
+    table = load_given_table(given, space) if given else load_run_table(config.run, space)
     problem = programme(table)
     if config.list:
         described = table_text(describe_table(table, problem.range_ms()))
@@ -115,7 +115,7 @@ def main(config: SearchConfig) -> bool:
     trained = load_trained(train_config, problem)
     seconds = config.checkpoint_seconds
     with open_metrics(config.run, settings_of(config), "search", seconds) as metrics:
-        alpha = alpha_of_table(config, trained, metrics)
+        alpha = load_or_train_alpha(config, trained, metrics)
         kept = [make_student(config, trained, alpha, ms, metrics) for ms in config.target_latency]
     if PROCESSES.is_main_process:
         folder = config.run / "students"
@@ -126,20 +126,20 @@ def main(config: SearchConfig) -> bool:
     return all(kept)
 
 
-def load_trained(config: TrainConfig, problem: Programme) -> Trained:
+def load_trained(config: TrainConfig, problem: Programme) -> TrainedRun:
     """Open the run; what is missing, damaged or foreign raises `UserError`."""
     data = load_data(config.data_settings(preset_resolution(config.preset)))
-    supernet = load_weights(config.run / "supernet.safetensors", problem.table.space)
+    supernet = load_supernet(config.run / "supernet.safetensors", problem.table.space)
     supernet.to(DEVICE, memory_format=torch.channels_last)
     fingerprint = read_facts(config.run)["fingerprint"]
     load = partial(reload_teacher, config.teacher_request(), data, config.run, DEVICE)
     with PROCESSES.main_process_first():
         settings, loader = config.output_settings(), config.loader()
         outputs = prepare_outputs(settings, fingerprint, load, data, loader)
-    return Trained(config, data, outputs, problem, supernet)
+    return TrainedRun(config, data, outputs, problem, supernet)
 
 
-def alpha_of_table(config: SearchConfig, trained: Trained, metrics: AnyMetrics) -> Alpha:
+def load_or_train_alpha(config: SearchConfig, trained: TrainedRun, metrics: AnyMetrics) -> Alpha:
     """Return alpha for the table: the run's, or for a given table one trained on the same w."""
     space, table = trained.table.space, trained.table.fingerprint()
     path = config.run / "supernet.safetensors"
@@ -167,18 +167,16 @@ def alpha_of_table(config: SearchConfig, trained: Trained, metrics: AnyMetrics) 
 
 
 def make_student(
-    config: SearchConfig, trained: Trained, alpha: Alpha, target_ms: float, metrics: AnyMetrics
+    config: SearchConfig, trained: TrainedRun, alpha: Alpha, target_ms: float, metrics: AnyMetrics
 ) -> bool:
     """Search, retrain, export and verify one student; return whether it kept its promises."""
     name = config.student_name(target_ms)
-    cache, depends_on = (
-        config.run / "checkpoint" / f"pick_{name}.json",
-        search_identity(config, trained.table.fingerprint()),
-    )
+    cache = config.run / "checkpoint" / f"pick_{name}.json"
+    identity = search_identity(config, trained.table.fingerprint())
     find = partial(search, config, trained, alpha, target_ms)
-    pick, search_seconds = timed(lambda: cached_pick(cache, depends_on, find))
+    pick, search_seconds = timed(lambda: cached_pick(cache, identity, find))
     own = Retraining(name, pick.architecture, config.retrain_with)
-    student, retrain_seconds = timed(lambda: retrained(config, trained, own, metrics))
+    student, retrain_seconds = timed(lambda: retrain_student(config, trained, own, metrics))
     compared = controls(config, trained, own, metrics) if config.controls else {}
     if not PROCESSES.is_main_process:
         return True
@@ -222,7 +220,7 @@ def make_student(
     return budget_kept(facts) and facts["onnx_parity"]
 
 
-def search(config: SearchConfig, trained: Trained, alpha: Alpha, target_ms: float) -> Pick:
+def search(config: SearchConfig, trained: TrainedRun, alpha: Alpha, target_ms: float) -> Pick:
     """Return the architecture for a budget.
 
     Candidates are derived from alpha at the budget and ranked by the loss that the surrogate
@@ -248,8 +246,8 @@ def search(config: SearchConfig, trained: Trained, alpha: Alpha, target_ms: floa
     )
 
 
-def retrained(
-    config: SearchConfig, trained: Trained, own: Retraining, metrics: AnyMetrics
+def retrain_student(
+    config: SearchConfig, trained: TrainedRun, own: Retraining, metrics: AnyMetrics
 ) -> Student:
     """Train a student from scratch on the train and the search split; the test split waits."""
     torch.manual_seed(config.seed)
@@ -275,7 +273,7 @@ def retrained(
 
 
 def controls(
-    config: SearchConfig, trained: Trained, own: Retraining, metrics: AnyMetrics
+    config: SearchConfig, trained: TrainedRun, own: Retraining, metrics: AnyMetrics
 ) -> dict[str, dict[str, object]]:
     """Retrain a random student as fast as the picked one, and that one without the teacher."""
     problem, test = trained.problem, trained.data.test.view(None)
@@ -287,7 +285,7 @@ def controls(
     }
     found = {}
     for kind, retraining in retrainings.items():
-        student = retrained(config, trained, retraining, metrics)
+        student = retrain_student(config, trained, retraining, metrics)
         found[kind] = {
             "test_accuracy": accuracy(*predict(student, test, trained.config.batch)),
             "predicted_ms": problem.table.predicted_ms(retraining.architecture),

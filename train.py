@@ -49,7 +49,7 @@ from kd.teacher.prepare import CheckedTeacher, open_teacher, prepare_teacher, tr
 from supernet.alpha import Alpha, named_probabilities, preferences
 from supernet.choice.programme import Programme, candidates, programme
 from supernet.choice.surrogate import fit_surrogate
-from supernet.latency.measurement import describe_table, find_or_measure_table, given_table
+from supernet.latency.measurement import describe_table, find_or_measure_table, load_given_table
 from supernet.latency.runners import check_unit, unit_of_table
 from supernet.latency_table import LatencyTable
 from supernet.presets import preset_resolution, preset_space
@@ -68,7 +68,7 @@ SHOWN_BUDGETS = 8
 Scores = Mapping[Architecture, tuple[float, float]]  # loss and accuracy with the shared weights
 
 
-class Learned(NamedTuple):
+class TrainedSupernet(NamedTuple):
     """What a run has found out about a teacher's students."""
 
     supernet: Supernet
@@ -84,7 +84,7 @@ def main(config: TrainConfig) -> None:
     data = load_data(config.data_settings(preset_resolution(config.preset)))
     check_batches(config, data, PROCESSES.num_processes)
     space = preset_space(config.preset, len(data.classes))
-    given = given_table(config.latency_table, space) if config.latency_table else None
+    given = load_given_table(config.latency_table, space) if config.latency_table else None
     unit = unit_of_table(given) if given else config.unit_of_work(space.resolution)
     if given is None:
         check_unit(unit)
@@ -109,8 +109,8 @@ def main(config: TrainConfig) -> None:
     seconds = config.checkpoint_seconds
     with open_metrics(config.run, settings_of(config), "train", seconds) as metrics:
         phase = open_phase(metrics, "teacher")
-        training = (request.sources[0], data, config.teacher_training(), loader, DEVICE, phase)
-        train = partial(train_teacher, *training)
+        training, source = config.teacher_training(), request.sources[0]
+        train = partial(train_teacher, source, data, training, loader, DEVICE, phase)
         teacher = prepare_teacher(request, opened, data, loader, config.run, DEVICE, train)
         metrics.summary(**teacher.check.summary())
         with PROCESSES.main_process_first():  # the others find what it has made
@@ -142,13 +142,17 @@ def main(config: TrainConfig) -> None:
         survey = score("survey", fair_students(sampler, config.surveyed, draws))
         front = score("front", preferred_students(alpha, problem, draws))
         if PROCESSES.is_main_process:
-            learned = Learned(supernet, alpha, problem, survey, front)
-            conclude(config, data, teacher, learned, metrics)
+            learned = TrainedSupernet(supernet, alpha, problem, survey, front)
+            finish_run(config, data, teacher, learned, metrics)
     PROCESSES.wait_for_everyone()
 
 
-def conclude(
-    config: TrainConfig, data: Data, teacher: CheckedTeacher, learned: Learned, metrics: Metrics
+def finish_run(
+    config: TrainConfig,
+    data: Data,
+    teacher: CheckedTeacher,
+    learned: TrainedSupernet,
+    metrics: Metrics,
 ) -> None:
     """Save what was learned; look for what went wrong; report."""
     supernet, alpha, problem, survey, _ = learned
@@ -258,7 +262,9 @@ def preferred_students(
     ]
 
 
-def report_of(config: TrainConfig, learned: Learned, rows: Sequence[tuple[str, str]]) -> RunReport:
+def report_of(
+    config: TrainConfig, learned: TrainedSupernet, rows: Sequence[tuple[str, str]]
+) -> RunReport:
     """Gather what the run's report shows."""
     alpha, table = learned.alpha, learned.problem.table
     middle_ms = float(np.sqrt(np.prod(alpha.range_ms())))

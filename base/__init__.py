@@ -1,1 +1,1 @@
-"""The ground floor, which knows no network and no image: errors, files, processes."""
+"""The ground floor, without networks or images: errors, files, checkpoints, processes."""

@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 
 from base.errors import UserError
-from base.files import write_whole
+from base.files import write_atomic
 
 HASH_SIZE = 32  # bytes of SHA-256, before the content
 
@@ -41,10 +41,10 @@ class Checkpointer(Protocol):
 
 
 class NoCheckpoint:
-    """For trainings that nobody would continue: keeps nothing, restores nothing."""
+    """A checkpoint that saves and restores nothing."""
 
     def restore(self, parts: Mapping[str, Stateful]) -> int:
-        """Nothing was done before."""
+        """Return 0: nothing was done before."""
         return 0
 
     def save_if_due(self, done: int, steps: int, parts: Mapping[str, Stateful]) -> None:
@@ -85,7 +85,7 @@ class Checkpoint:
         self._clock, self._kept = clock, clock()
 
     def done(self) -> int:
-        """How many steps were done when it was kept; 0 when there is none of this identity.
+        """Return how many steps were done when it was saved; 0 without one of this identity.
 
         Raises `UserError` for a damaged file.
         """
@@ -114,7 +114,7 @@ class Checkpoint:
         states = {name: part.state_dict() for name, part in parts.items()}
         torch.save({"identity": self.identity, "done": done, "parts": states}, content)
         # torch.load would not notice that a bit has turned.
-        write_whole(self.path, _hash(content.getvalue()) + content.getvalue())
+        write_atomic(self.path, _hash(content.getvalue()) + content.getvalue())
         self._kept = self._clock()
 
     def remove(self) -> None:

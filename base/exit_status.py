@@ -11,7 +11,7 @@ from typing import NoReturn
 from base.errors import UserError
 
 # Nothing more can be written: disk or quota full, size of files limited, disk read-only.
-NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
 
 def run_script(name: str, main: Callable[[], bool | None], resume: str) -> NoReturn:
@@ -33,7 +33,7 @@ def run_script(name: str, main: Callable[[], bool | None], resume: str) -> NoRet
             raise
         status = 141
     except OSError as error:
-        if error.errno not in NO_ROOM:
+        if error.errno not in UNWRITABLE:
             raise
         place = error.filename or "the disk"
         mend = "make it writable" if error.errno == errno.EROFS else "make room there"

@@ -13,10 +13,18 @@ from typing import NoReturn
 from base.errors import UserError
 
 # What building an object from foreign JSON can raise.
-DAMAGE = (AttributeError, KeyError, IndexError, TypeError, ValueError, OverflowError, UserError)
+PARSE_ERRORS = (
+    AttributeError,
+    KeyError,
+    IndexError,
+    TypeError,
+    ValueError,
+    OverflowError,
+    UserError,
+)
 # What reading an archive that is none, or a damaged one, can raise; NotImplementedError and
 # RecursionError are RuntimeErrors.
-BAD_ZIP = (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError)
+ARCHIVE_ERRORS = (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError)
 
 UNFINISHED = ".unfinished"
 
@@ -33,7 +41,7 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_atomic(path: Path, content: bytes) -> None:
     """Write `content` to `path` through a temporary name, fsync and rename.
 
     Raises `UserError` where the disk is full or the folder read-only; the old file stays.
@@ -61,7 +69,7 @@ def remove_unfinished(folder: Path) -> None:
 
 def write_json(path: Path, value: object, indent: int | None = 2) -> None:
     """Write `value` as JSON; NaN and infinity raise `ValueError`."""
-    write_whole(path, (json.dumps(value, indent=indent, allow_nan=False) + "\n").encode())
+    write_atomic(path, (json.dumps(value, indent=indent, allow_nan=False) + "\n").encode())
 
 
 def read_json(path: Path) -> dict:

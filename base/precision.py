@@ -7,7 +7,7 @@ import torch
 Precision = Literal["fp32", "bf16"]
 
 
-def arithmetic(device: torch.device, precision: Precision) -> torch.autocast:
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
     """Return the context in which networks on `device` run forward in `precision`.
 
     It is opened anew for every pass: autocast keeps converted weights until it is left.

@@ -15,12 +15,12 @@ from base.errors import UserError
 
 Key, Result = TypeVar("Key"), TypeVar("Result")
 # One process measures, or stores the teacher's outputs, while the others wait for it.
-LONGEST_WAIT = timedelta(days=7)
+PROCESS_TIMEOUT = timedelta(days=7)
 
 
 def join_processes() -> PartialState:
-    """Join the processes that torchrun started, if it did: who am I, of how many, which device."""
-    return PartialState(cpu=not torch.cuda.is_available(), timeout=LONGEST_WAIT)
+    """Join the processes that torchrun started, if it did: which one is this, on which device."""
+    return PartialState(cpu=not torch.cuda.is_available(), timeout=PROCESS_TIMEOUT)
 
 
 def is_main_process() -> bool:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from base.errors import UserError
-from base.files import write_whole
+from base.files import write_atomic
 
 DIGEST = "sha256 of the tensors"
 
@@ -24,7 +24,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     """
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     facts = {"facts": json.dumps({**metadata, DIGEST: _digest(whole)}, sort_keys=True)}
-    write_whole(path, safetensors.torch.save(whole, metadata=facts))
+    write_atomic(path, safetensors.torch.save(whole, metadata=facts))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

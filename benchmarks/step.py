@@ -30,7 +30,7 @@ from tqdm import trange
 from base.files import write_json
 from benchmarks.provenance import provenance
 from export.timing.stopwatch import reference_ms, rounds
-from supernet.alpha import Alpha, Multiplier
+from supernet.alpha import Alpha, LatencyMultiplier
 from supernet.latency_table import LatencyTable, table_shapes
 from supernet.presets import preset_space
 from supernet.sampling import FairSampler, fair_sampler, log_uniform
@@ -98,7 +98,7 @@ def steps(settings: Settings, space: SearchSpace) -> dict[str, object]:
     frozen = Supernet(space).to(memory_format=torch.channels_last).train().requires_grad_(False)
     alpha = Alpha(space, *ends, knots=6)
     alpha_optimizer = torch.optim.Adam(alpha.parameters(), 0.01)
-    state = AlphaState(alpha, Multiplier(alpha.log_knots, 0.01), alpha_optimizer)
+    state = AlphaState(alpha, LatencyMultiplier(alpha.log_knots, 0.01), alpha_optimizer)
     gumbel = torch.Generator().manual_seed(0)
     quarters = [Labelled(*part) for part in zip(*(t.tensor_split(4) for t in batch), strict=True)]
 

@@ -20,7 +20,7 @@ import tyro
 from base.files import write_json
 from benchmarks.provenance import provenance
 from export.timing.stopwatch import reference_ms, rounds
-from kd.batches import Batch, Labels, Online, distilled
+from kd.batches import Batch, LabelOutputs, OnlineOutputs, distillation_batches
 from kd.images.loader import shuffled
 from kd.images.splits import DataSettings, load_data
 from kd.loss import kd_loss, label_loss
@@ -68,7 +68,7 @@ def main(settings: Settings) -> None:
             batch=settings.batch,
             description="teacher's outputs",
         )
-        online = Online(lambda images: teacher(images).exp())
+        online = OnlineOutputs(lambda images: teacher(images).exp())
         loss = partial(kd_loss, kd_temperature=4.0, kd_weight=0.9)
 
         def epoch(batches: Callable[[], Iterator[Batch]], loss: Callable) -> Callable[[], None]:
@@ -82,11 +82,11 @@ def main(settings: Settings) -> None:
             return run
 
         rest = (0, settings.batch, shuffled(len(data.train), settings.seed), 0, True)
-        labels = Labels(data.train, len(data.classes))
+        labels = LabelOutputs(data.train, len(data.classes))
         ways = {
-            "labels": epoch(partial(distilled, data.train, labels, *rest), label_loss),
-            "stored": epoch(partial(distilled, data.train, stored, *rest), loss),
-            "online": epoch(partial(distilled, data.train, online, *rest), loss),
+            "labels": epoch(partial(distillation_batches, data.train, labels, *rest), label_loss),
+            "stored": epoch(partial(distillation_batches, data.train, stored, *rest), loss),
+            "online": epoch(partial(distillation_batches, data.train, online, *rest), loss),
         }
         endless = rounds(ways, ways["labels"], seed=settings.seed)
         done = [next(endless) for _ in range(settings.rounds)]

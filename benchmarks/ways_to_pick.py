@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.small_world import SPACE
 from supernet.alpha import Alpha
-from supernet.choice.programme import FILLS, Programme, candidates
+from supernet.choice.programme import BUDGET_USES, Programme, candidates
 from supernet.choice.surrogate import Surrogate
 from supernet.space import Architecture
 
@@ -45,7 +45,7 @@ def filling(searched: Searched, target_ms: float) -> list[Architecture]:
     feasible = searched.feasible(target_ms)
     return next(
         filled
-        for fill in FILLS
+        for fill in BUDGET_USES
         if (filled := [a for a in feasible if searched.ms(a) >= fill * target_ms])
     )
 

@@ -1,4 +1,4 @@
-"""A module becomes one ONNX file."""
+"""Export a module as one ONNX file."""
 
 import copy
 import warnings
@@ -13,7 +13,7 @@ from onnx_ir.passes.common import ClearMetadataAndDocStringPass, NameFixPass
 from torch import Tensor, nn
 
 from base.errors import UserError
-from base.files import write_whole
+from base.files import write_atomic
 
 _AXES = ("batch", "channels", "height", "width")
 
@@ -58,7 +58,7 @@ def write_onnx(module: nn.Module, example: Tensor, path: Path, metadata: Mapping
     model = to_onnx(module, example)
     onnx.helper.set_model_props(model, dict(metadata))
     onnx.checker.check_model(model, full_check=True)
-    write_whole(path, model.SerializeToString())
+    write_atomic(path, model.SerializeToString())
 
 
 def add_metadata(path: Path, metadata: Mapping[str, str]) -> None:
@@ -66,7 +66,7 @@ def add_metadata(path: Path, metadata: Mapping[str, str]) -> None:
     model = onnx.load(path)
     known = {entry.key: entry.value for entry in model.metadata_props}
     onnx.helper.set_model_props(model, known | dict(metadata))
-    write_whole(path, model.SerializeToString())
+    write_atomic(path, model.SerializeToString())
 
 
 def read_metadata(path: Path) -> dict[str, str]:

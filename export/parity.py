@@ -1,4 +1,4 @@
-"""Does the ONNX file answer as the module does?"""
+"""Parity of the ONNX file with the PyTorch module."""
 
 import math
 from collections.abc import Iterable

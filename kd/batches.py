@@ -1,4 +1,4 @@
-"""What a step learns from: images, labels, and what the teacher says of them."""
+"""Batches to learn from: images, labels and the teacher's probabilities."""
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -14,49 +14,49 @@ from kd.images.splits import Split
 
 
 class Batch(NamedTuple):
-    """What one step learns from."""
+    """One batch to learn from."""
 
     images: Tensor  # [B, 3, R, R]
     labels: Tensor  # [B, K], one-hot, or shares where images are mixed
     probabilities: Tensor  # [B, K], the teacher's at temperature 1
 
-    def shares(self, count: int) -> list["Batch"]:
-        """Part the batch into `count` batches of as equal a size as can be."""
+    def chunk(self, count: int) -> list["Batch"]:
+        """Split the batch into `count` batches of as equal a size as can be."""
         parts = zip(*(tensor.tensor_split(count) for tensor in self), strict=True)
         return [Batch(*part) for part in parts]
 
 
 class Outputs(Protocol):
-    """A teacher's answers: stored (`kd.stored_outputs.Targets`) or computed (`Online`)."""
+    """A teacher's answers: stored (`kd.stored_outputs.Targets`) or computed (`OnlineOutputs`)."""
 
     def rows(self, view: int | None, index: Tensor, images: Tensor) -> Tensor:
-        """Probabilities [B, K] for images [B, 3, R, R], number `index` [B], in version `view`."""
+        """Return probabilities [B, K] for images [B, 3, R, R], number `index` [B], in a view."""
 
 
 @dataclass(frozen=True, eq=False)
-class Online:
-    """The teacher itself: images [B, 3, R, R] -> probabilities [B, K], run in every step."""
+class OnlineOutputs:
+    """The teacher itself, run in every step: it maps images [B, 3, R, R] to probabilities."""
 
     probabilities: Callable[[Tensor], Tensor]
 
     def rows(self, view: int | None, index: Tensor, images: Tensor) -> Tensor:
-        """Probabilities [B, K] of the images, whatever their version."""
+        """Return probabilities [B, K] of the images, whatever their view."""
         return self.probabilities(images).cpu()
 
 
 @dataclass(frozen=True, eq=False)
-class Labels:
-    """No teacher: the labels of `split` stand for its probabilities, mixed as the images are."""
+class LabelOutputs:
+    """The labels of `split` in place of a teacher's probabilities, mixed as the images are."""
 
     split: Split
     classes: int
 
     def rows(self, view: int | None, index: Tensor, images: Tensor) -> Tensor:
-        """Shares of the classes [B, K] of images number `index` [B] in version `view`."""
+        """Return the labels [B, K] of images number `index` [B] in version `view`."""
         return self.split.view(view).label_shares(index, self.classes)
 
 
-def distilled(
+def distillation_batches(
     split: Split,
     outputs: Outputs,
     view: int | None,
@@ -105,7 +105,7 @@ def endless(
             for i in range(start % an_epoch, an_epoch)
         ]
         mine = list(itertools.chain.from_iterable(whole))
-        drawn = distilled(
+        drawn = distillation_batches(
             split,
             outputs,
             view=epoch % loader.views,

@@ -21,12 +21,14 @@ NO_LOG_PROBABILITY = -1e4
 
 
 def kl(log_student: Tensor, log_teacher: Tensor, labels: Tensor) -> Tensor:
-    """KL(p || q) = Σ_k p_k (log p_k - log q_k) (Hinton et al. 2015, arXiv:1503.02531)."""
+    """Return KL(p || q) of student q from teacher p (Hinton et al. 2015, arXiv:1503.02531)."""
     return kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
 
 
 def dkd(log_student: Tensor, log_teacher: Tensor, labels: Tensor) -> Tensor:
-    """KL of target against all others, plus 8 KL among the others (DKD, arXiv:2203.08679, eq. 7).
+    """Return decoupled KD's loss: KL of the target, plus 8 KL among the others.
+
+    DKD, arXiv:2203.08679, equation 7.
 
     The target is the label; of a mixed image, the label with the larger share.
     """
@@ -37,7 +39,7 @@ def dkd(log_student: Tensor, log_teacher: Tensor, labels: Tensor) -> Tensor:
 
 
 def dist(log_student: Tensor, log_teacher: Tensor, labels: Tensor) -> Tensor:
-    """Sum of 1 - r over the classes of an image and over the images of a class, both means.
+    """Return DIST's loss: 1 - r over the classes of an image, plus over the images of a class.
 
     r is Pearson's correlation of the probabilities: relations are to be kept, values may differ
     (DIST, arXiv:2205.10536, eq. 8 to 10).
@@ -49,7 +51,7 @@ def dist(log_student: Tensor, log_teacher: Tensor, labels: Tensor) -> Tensor:
 
 
 def alpha_divergence(log_student: Tensor, log_teacher: Tensor, labels: Tensor) -> Tensor:
-    """Mean over images of max(D_-1, D_1) (AlphaNet, arXiv:2102.07954, eq. 7 and 8).
+    """Return AlphaNet's loss, the mean of max(D_-1, D_1) (arXiv:2102.07954, eq. 7 and 8).
 
     D_1 = KL(p || q) punishes what the student q misses of the teacher p; D_-1 = Σ q (q/p - 1) / 2
     punishes what it makes up, with q/p at most 5. The gradient is that of weights held fixed.

@@ -1,4 +1,4 @@
-"""Judging a model: its answers, its loss, its BatchNorm statistics."""
+"""Evaluate a model: predictions, loss, accuracy; recalibrate its BatchNorm statistics."""
 
 import itertools
 import math
@@ -11,7 +11,7 @@ from torch.optim.swa_utils import update_bn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from kd.batches import Batch, Outputs, distilled
+from kd.batches import Batch, Outputs, distillation_batches
 from kd.images.loader import batches, shuffled
 from kd.images.splits import Split
 
@@ -61,7 +61,7 @@ def score(
     device = next(model.parameters()).device
     total, correct = 0.0, 0
     with _evaluating(model):
-        for step in distilled(split, outputs, None, batch, None, workers):
+        for step in distillation_batches(split, outputs, None, batch, None, workers):
             moved = Batch(*(tensor.to(device) for tensor in step))
             logits = model(moved.images).float()
             total += loss(logits, moved).item() * len(moved.labels)

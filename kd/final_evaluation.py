@@ -1,4 +1,4 @@
-"""The only look at the test split: at the end, to report."""
+"""The final evaluation: the only use of the test split, at the end, to report."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from kd.images.splits import Split
 
 @dataclass(frozen=True)
 class FinalEvaluation:
-    """Shares of the test split, for the ONNX file that ships, and its parity with PyTorch.
+    """Test accuracy of the ONNX file that ships, beside its teacher's, and parity with PyTorch.
 
     What is of the teacher is None where its outputs for the test split are not known.
     """

@@ -14,7 +14,7 @@ from tqdm import trange
 from base.compiled import compiled
 from base.errors import UserError
 from base.phase import Phase
-from base.precision import Precision, arithmetic
+from base.precision import Precision, autocast
 from base.processes import (
     all_reduce_mean,
     gradients,
@@ -26,7 +26,7 @@ from kd.batches import Batch
 
 @dataclass(frozen=True)
 class FitSettings:
-    """SGD with Nesterov momentum; the rate warms up, then falls to 0 along a cosine."""
+    """Settings of SGD with Nesterov momentum; the rate warms up, then falls to 0 on a cosine."""
 
     epochs: int
     learning_rate: float = 0.1  # at its peak
@@ -38,20 +38,20 @@ class FitSettings:
     compile: bool = False  # the network, by torch.compile
 
 
-class Means:
+class EpochMeans:
     """Mean loss and accuracy over the images of an epoch so far."""
 
     def __init__(self) -> None:
         self.loss, self.right, self.images = 0.0, 0.0, 0
 
     def add(self, loss: float, right: float, images: int) -> None:
-        """Count a batch: its mean loss, and the share of its images that are told right."""
+        """Add a batch's mean loss and accuracy."""
         self.loss += loss * images
         self.right += right * images
         self.images += images
 
     def taken(self) -> dict[str, float]:
-        """Loss and accuracy."""
+        """Return the mean loss and accuracy."""
         return {"loss": self.loss / self.images, "accuracy": self.right / self.images}
 
     def state_dict(self) -> dict[str, float]:
@@ -95,7 +95,7 @@ def fit(
         pct_start=settings.warm_up + 1e-6,
         cycle_momentum=False,
     )
-    means = Means()
+    means = EpochMeans()
     parts = {"model": model, "optimizer": optimizer, "schedule": schedule, "means": means}
     start = require_same_on_all_processes(
         phase.checkpoint.restore(parts), f"{description}: restored at step"
@@ -105,7 +105,7 @@ def fit(
     for step in (bar := trange(start, steps, desc=description, unit="step", disable=quiet)):
         optimizer.zero_grad()
         batch = next(batches)
-        shares = batch.shares(settings.accumulate)
+        shares = batch.chunk(settings.accumulate)
         value, right = _descend(network, shares, loss, settings.precision)
         if not math.isfinite(value):
             raise UserError(
@@ -120,7 +120,7 @@ def fit(
         bar.set_postfix(means.taken(), refresh=False)
         if (step + 1) % steps_per_epoch == 0:
             phase.log(step, **means.taken(), learning_rate=rate)
-            means.load_state_dict(Means().state_dict())
+            means.load_state_dict(EpochMeans().state_dict())
         phase.checkpoint.save_if_due(step + 1, steps, parts)
 
 
@@ -137,7 +137,7 @@ def _descend(
     device = parts[0].images.device
     value, right = torch.zeros((), device=device), torch.zeros((), device=device)
     for part in _same_statistics(model, parts):
-        with arithmetic(device, precision):
+        with autocast(device, precision):
             logits = model(part.images)
         part_loss = loss(logits.float(), part) / len(parts)
         part_loss.backward()

@@ -22,7 +22,7 @@ def kd_loss(
     kd_weight: float,
     distance: Distance = kl,
 ) -> Tensor:
-    """Mean over the batch of w T^2 D(teacher^T, student^T) + (1 - w) CE(labels), a scalar.
+    """Return the batch's mean of w T^2 D(teacher^T, student^T) + (1 - w) CE(labels), a scalar.
 
     logits [B, K]; p^T = softmax(log p / T). T^2 keeps the size of the gradients (Hinton et al.
     2015, arXiv:1503.02531, section 2).
@@ -37,7 +37,7 @@ def kd_loss(
 
 
 def label_loss(logits: Tensor, batch: Batch) -> Tensor:
-    """Mean cross-entropy with the labels, a scalar."""
+    """Return the mean cross-entropy with the labels, a scalar."""
     return cross_entropy(logits, batch.labels)
 
 

@@ -57,7 +57,7 @@ class StoredShape:
 
     @property
     def size(self) -> int:
-        """Bytes of all arrays."""
+        """Size of all arrays in bytes."""
         arrays = self.arrays().values()
         return sum(np.dtype(dtype).itemsize * math.prod(shape) for dtype, shape in arrays)
 
@@ -88,7 +88,7 @@ class StoredOutputs:
         return self.shapes[0].views
 
     def rows(self, view: int | None, index: Tensor, images: Tensor | None = None) -> Tensor:
-        """Probabilities [B, K] float32 of images `index` [B] in version `view`.
+        """Return probabilities [B, K] float32 of images `index` [B] in version `view`.
 
         What was not kept is spread evenly over the other classes. The images themselves are not
         looked at.
@@ -117,7 +117,7 @@ def _whole(arrays: Arrays, shape: StoredShape, row: int, positions: np.ndarray) 
 
 
 def join_outputs(a: StoredOutputs, b: StoredOutputs) -> StoredOutputs:
-    """Rows of `a` then of `b`, as `kd.images.splits.join` numbers the images."""
+    """Join the rows of `a` and of `b`, as `kd.images.splits.join` numbers the images."""
     assert a.views == b.views
     return StoredOutputs(a.shapes + b.shapes, a.arrays + b.arrays)
 

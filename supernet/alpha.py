@@ -11,7 +11,7 @@ from supernet.space import Choices, Decision, SearchSpace
 
 
 def knot_weights(target_ms: float, log_knots: Tensor) -> Tensor:
-    """Weights [N] of linear interpolation in log T between knots [N]; constant beyond the ends."""
+    """Return the weights [N] of linear interpolation in log T between knots, constant beyond."""
     position = torch.tensor(math.log(target_ms), dtype=log_knots.dtype)
     position = position.clamp(log_knots[0], log_knots[-1])
     spacing = (log_knots[-1] - log_knots[0]) / (len(log_knots) - 1)
@@ -37,11 +37,11 @@ class Alpha(nn.Module):
         self.register_buffer("log_knots", torch.linspace(*ends, knots, dtype=torch.float64))
 
     def range_ms(self) -> tuple[float, float]:
-        """Budgets of the first and the last knot."""
+        """Return the budgets of the first and the last knot."""
         return math.exp(self.log_knots[0]), math.exp(self.log_knots[-1])
 
     def forward(self, target_ms: float) -> Choices:
-        """Log-probabilities of every decision's choices at budget `target_ms`."""
+        """Return log-probabilities of every decision's choices at budget `target_ms`."""
         weights = knot_weights(target_ms, self.log_knots).to(self.logits.dtype)
         parts = (weights @ self.logits).split([len(d.choices) for d in self.decisions])
         return {d.name: F.log_softmax(p, 0) for d, p in zip(self.decisions, parts, strict=True)}
@@ -68,14 +68,14 @@ def probabilities(log_p: Choices) -> Choices:
 
 
 def entropy(log_p: Choices) -> float:
-    """Mean entropy of the decisions, each relative to uniform: 1 undecided, 0 decided."""
+    """Return the mean entropy of the decisions, relative to uniform: 1 undecided, 0 decided."""
     open_decisions = [lp for lp in log_p.values() if len(lp) > 1]
     ratios = [-(lp.exp() * lp).sum().item() / math.log(len(lp)) for lp in open_decisions]
     return sum(ratios) / len(ratios)
 
 
 def named_probabilities(alpha: Alpha, target_ms: float) -> dict[str, dict[str, float]]:
-    """Probability of each choice at `target_ms`, by decision and choice; settled ones left out."""
+    """Return each choice's probability at `target_ms`, by decision; single choices left out."""
     with torch.no_grad():
         p = probabilities(alpha(target_ms))
     return {
@@ -86,7 +86,7 @@ def named_probabilities(alpha: Alpha, target_ms: float) -> dict[str, dict[str, f
 
 
 def preferences(alpha: Alpha, count: int) -> list[dict[str, dict[str, float]]]:
-    """Probabilities by decision and choice at `count` budgets, from the fastest to the slowest."""
+    """Return probabilities by decision and choice at `count` budgets, fastest to slowest."""
     fastest_ms, slowest_ms = alpha.range_ms()
     ratio = slowest_ms / fastest_ms
     budgets_ms = [fastest_ms * ratio ** (i / (count - 1)) for i in range(count)]
@@ -94,7 +94,7 @@ def preferences(alpha: Alpha, count: int) -> list[dict[str, dict[str, float]]]:
 
 
 def stage_shares(alpha: Alpha, target_ms: float) -> dict[str, float]:
-    """Probability of each choice at `target_ms`, its layers' mean: `stage2.kernel=5`."""
+    """Return each choice's probability at `target_ms`, its layers' mean: `stage2.kernel=5`."""
     shares: dict[str, list[float]] = {}
     for decision, choices in named_probabilities(alpha, target_ms).items():
         stage, *_, kind = decision.split(".")
@@ -107,7 +107,7 @@ def _label(decision: Decision, choice: int) -> str:
     return ("no", "yes")[choice] if decision.name.endswith("squeeze_excite") else str(choice)
 
 
-class Multiplier:
+class LatencyMultiplier:
     """lambda(T) >= 0 on alpha's knots, by dual ascent on E[ms] / T - 1 (LightNAS, TuNAS)."""
 
     def __init__(self, log_knots: Tensor, rate: float) -> None:

@@ -14,7 +14,7 @@ from einops import einsum
 from torch import Tensor
 
 from base.errors import UserError
-from base.files import DAMAGE, first_difference, read_json, write_json
+from base.files import PARSE_ERRORS, first_difference, read_json, write_json
 from export.timing.unit_of_work import unit_of_work
 from supernet.space import Architecture, Choices, SearchSpace
 
@@ -41,7 +41,7 @@ class LatencyTable:
     provenance: Mapping[str, object]
 
     def expected_ms(self, choices: Choices) -> Tensor:
-        """Exact expectation of `predicted_ms` under independent decisions (float64 scalar).
+        """Return the exact expectation of `predicted_ms` under independent decisions (float64).
 
         E[ms] = stem + head(p_cS) + Σ_s Σ_l P(d_s >= l) Σ p_cin p_cout p_k p_e p_se T_sl:
         multilinear, so differentiable in every probability (HardCoRe-NAS, arXiv:2102.11646).
@@ -70,7 +70,7 @@ class LatencyTable:
         return sum(self.entry(place) for place in places(self.space, architecture))
 
     def entry(self, place: Place) -> float:
-        """Milliseconds of one part."""
+        """Return the milliseconds of one part."""
         match place:
             case ("stem",):
                 return self.stem_ms
@@ -123,7 +123,7 @@ class LatencyTable:
                 dict(value["provenance"]),
             )
             table._check()
-        except DAMAGE as error:
+        except PARSE_ERRORS as error:
             reason = " ".join(str(error).split())
             raise UserError(
                 f"{path}: damaged latency table ({reason}); measure it again"
@@ -156,7 +156,7 @@ class TableShapes:
 
 
 def table_shapes(space: SearchSpace) -> TableShapes:
-    """Shapes that the table of `space` has."""
+    """Return the shapes that the table of `space` has."""
     layers = [(len(s.kernels), len(s.expansions), len(s.squeeze_excite)) for s in space.stages]
     widths = [len(s.widths) for s in space.stages]
     return TableShapes(

@@ -34,10 +34,10 @@ class FairSampler:
         """Draw one student whose latency is `target_ms` in the mean."""
         return self.at(target_ms).draw(generator)
 
-    def at(self, target_ms: float) -> "TiltedStudents":
+    def at(self, target_ms: float) -> "TiltedDistribution":
         """Return the distribution of fair students whose latency is `target_ms` in the mean."""
         beta = np.interp(math.log(target_ms), np.log(self.targets_ms), self.betas)
-        return tilted(self.table, float(beta))
+        return tilted_distribution(self.table, float(beta))
 
 
 def fair_students(
@@ -99,12 +99,12 @@ def _beta_of(table: LatencyTable, target_ms: float) -> float:
 
 
 def mean_ms(table: LatencyTable, beta: float, step: float = 1e-4) -> float:
-    """Mean latency at `beta`: -d log Z / d beta by a central difference."""
+    """Return the mean latency at `beta`: -d log Z / d beta by a central difference."""
     return (_log_partition(table, beta - step) - _log_partition(table, beta + step)) / (2 * step)
 
 
 @dataclass(frozen=True)
-class TiltedStudents:
+class TiltedDistribution:
     """Students with probability proportional to exp(-beta · ms), drawn exactly.
 
     Widths chain the stages; everything else of a stage is independent given its two widths, so one
@@ -133,10 +133,10 @@ class TiltedStudents:
         return table.space.architecture(picked)
 
 
-def tilted(table: LatencyTable, beta: float) -> TiltedStudents:
+def tilted_distribution(table: LatencyTable, beta: float) -> TiltedDistribution:
     """Return the students of a table, tilted towards the fast ones where `beta` is above 0."""
     log_stages = [_log_stage(table, s, beta) for s in range(len(table.first))]
-    return TiltedStudents(table, beta, log_stages, _backward(table, beta, log_stages))
+    return TiltedDistribution(table, beta, log_stages, _backward(table, beta, log_stages))
 
 
 def _pick(log_weights: np.ndarray, generator: np.random.Generator) -> int:
@@ -169,4 +169,4 @@ def _backward(
 
 
 def _log_partition(table: LatencyTable, beta: float) -> float:
-    return float(tilted(table, beta).backward[0][0]) - beta * table.stem_ms
+    return float(tilted_distribution(table, beta).backward[0][0]) - beta * table.stem_ms

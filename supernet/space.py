@@ -101,7 +101,7 @@ class SearchSpace:
     stages: tuple[StageSpace, ...]
 
     def decisions(self) -> tuple[Decision, ...]:
-        """Every decision, stage by stage: width, depth, then the layers' own."""
+        """Return every decision, stage by stage: width, depth, then the layers' own."""
         return tuple(d for s in range(len(self.stages)) for d in self._stage_decisions(s))
 
     def _stage_decisions(self, s: int) -> list[Decision]:
@@ -116,11 +116,11 @@ class SearchSpace:
         return found
 
     def widths_into(self, s: int) -> tuple[int, ...]:
-        """Widths that can enter stage `s` (from 0): the stem's, or the stage before's."""
+        """Return the widths that can enter stage `s` (from 0): stem's, or the stage before's."""
         return (self.stem_width,) if s == 0 else self.stages[s - 1].widths
 
     def squeeze_width(self, s: int, layer: int) -> int:
-        """Squeeze channels of layer `layer` (from 0): a quarter of its widest input, at least 8."""
+        """Return a layer's squeeze channels (from 0): a quarter of its widest input, at least 8."""
         widest = max(self.widths_into(s) if layer == 0 else self.stages[s].widths)
         return max(8, widest // 4)
 
@@ -175,7 +175,7 @@ class SearchSpace:
         return found
 
     def one_hot(self, architecture: Architecture) -> Choices:
-        """Probability 1 on every choice of `architecture` (float32)."""
+        """Return probability 1 on every choice of `architecture` (float32)."""
         positions = self.positions(architecture)
         return {
             d.name: torch.eye(len(d.choices))[positions[d.name]].clone() for d in self.decisions()

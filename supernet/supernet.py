@@ -107,14 +107,14 @@ class Supernet(nn.Module):
 
 
 def prefix_mask(p: Tensor, sizes: Sequence[int], channels: int) -> Tensor:
-    """Σ_n p_n · 1[channel < sizes_n], shape [channels]."""
+    """Return the expected channel mask Σ_n p_n · 1[channel < sizes_n], shape [channels]."""
     positions = torch.arange(channels, device=p.device)
     inside = positions < torch.tensor(sizes, device=p.device)[:, None]
     return einsum(p, inside.to(p.dtype), "choice, choice channel -> channel")
 
 
 def centre_mask(p: Tensor, kernels: Sequence[int]) -> Tensor:
-    """Σ_n p_n · 1[inside the centred square of side kernels_n], shape [k_max, k_max]."""
+    """Return the expected kernel mask, Σ_n p_n · 1[inside the centred square of side kernels_n]."""
     distance = (torch.arange(max(kernels), device=p.device) - max(kernels) // 2).abs()
     side = torch.maximum(distance[:, None], distance)
     inside = side <= torch.tensor(kernels, device=p.device)[:, None, None] // 2
@@ -122,7 +122,7 @@ def centre_mask(p: Tensor, kernels: Sequence[int]) -> Tensor:
 
 
 def squeeze_excite_gate(module: SqueezeExcitation, x: Tensor, hidden_mask: Tensor) -> Tensor:
-    """Gate [B, C, 1, 1] in (0, 1) of x [B, C, H, W], of which only the masked channels exist."""
+    """Return the gate [B, C, 1, 1] of x [B, C, H, W], of which only masked channels exist."""
     squeezed = module.activation(module.fc1(module.avgpool(x) * hidden_mask[:, None, None]))
     return module.scale_activation(module.fc2(squeezed))
 

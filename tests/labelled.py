@@ -11,7 +11,7 @@ class Labelled(NamedTuple):
     images: Tensor
     labels: Tensor
 
-    def shares(self, count: int) -> list["Labelled"]:
+    def chunk(self, count: int) -> list["Labelled"]:
         """Part the batch into `count` of as equal a size as can be."""
         parts = zip(*(tensor.tensor_split(count) for tensor in self), strict=True)
         return [Labelled(*part) for part in parts]

@@ -14,7 +14,7 @@ from torch import nn
 from base.phase import Phase
 from base.processes import gather_dict, join_processes, rank_shard
 from base.tensor_files import write_tensors
-from kd.batches import Batch, Labels, LoaderSettings, endless
+from kd.batches import Batch, LabelOutputs, LoaderSettings, endless
 from kd.fit import FitSettings, fit
 from kd.images.splits import DataSettings, load_data
 from kd.loss import label_loss
@@ -35,7 +35,11 @@ def main(folder: Path, accumulate: int) -> None:
     torch.set_num_threads(1)
     data = load_data(DataSettings(resolution=8, limit=200))
     stream = partial(
-        endless, data.train, Labels(data.train, 10), LoaderSettings(BATCH, 2), torch.device("cpu")
+        endless,
+        data.train,
+        LabelOutputs(data.train, 10),
+        LoaderSettings(BATCH, 2),
+        torch.device("cpu"),
     )
     lines: dict[str, torch.Tensor] = {}
 

@@ -29,7 +29,7 @@ from supernet.sampling import fair_sampler, log_uniform
 from supernet.space import Architecture, SearchSpace, StageSpace
 from supernet.student import Student
 from supernet.supernet import Supernet
-from supernet.training.storage import load_alpha, load_surrogate, load_weights
+from supernet.training.storage import load_alpha, load_supernet, load_surrogate
 from tests.tiny import tiny_space, tiny_table
 
 SOLVER = 1e-5  # what the integer programme allows itself
@@ -284,7 +284,7 @@ def test_weights_survive_any_bytes(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "supernet.safetensors"
     path.write_bytes(content)
     for read in (
-        lambda: load_weights(path, tiny_space()),
+        lambda: load_supernet(path, tiny_space()),
         lambda: load_alpha(path, tiny_space(), "table"),
         lambda: load_surrogate(path, tiny_space()),
     ):

@@ -1,4 +1,4 @@
-"""Do teachers prefer different architectures? What runs prefer, within and between teachers.
+"""Compare the architectures that runs prefer, within and between teachers.
 
     python -m export.report.compare runs/a1 runs/a2 runs/b1 runs/b2 --out compare.png
 
@@ -46,7 +46,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Run:
-    """What a run prefers, at each of its budgets, and who guided it."""
+    """What a run prefers, at each of its budgets, and its guide."""
 
     guide: str
     budgets: list[Preferences]
@@ -107,12 +107,12 @@ def check_comparable(runs: Sequence[Run], folders: Sequence[Path]) -> None:
 
 
 def distance(a: Run, b: Run) -> float:
-    """Mean Jensen-Shannon distance of two runs over budgets and decisions, in [0, 1]."""
+    """Return the mean Jensen-Shannon distance of two runs over budgets and decisions, in [0, 1]."""
     return float(np.mean([list(by_decision(*pair).values()) for pair in _budgets(a, b)]))
 
 
 def by_decision(a: Preferences, b: Preferences) -> dict[str, float]:
-    """Jensen-Shannon distance of every decision (Lin 1991; Endres & Schindelin 2003)."""
+    """Return the Jensen-Shannon distance of every decision (Lin 1991; Endres & Schindelin 2003)."""
     return {
         name: float(jensenshannon(list(a[name].values()), list(b[name].values()), base=2))
         for name in a
@@ -132,7 +132,7 @@ def distances(runs: Sequence[Run]) -> np.ndarray:
 
 
 def within_between(apart: np.ndarray, guides: Sequence[str]) -> tuple[float, float]:
-    """Mean distance of two runs of one teacher, and of two teachers; `apart` is [N, N]."""
+    """Return the mean distance of runs of one teacher, and of two teachers; `apart` is [N, N]."""
     same, other = [], []
     for i, j in combinations(range(len(guides)), 2):
         (same if guides[i] == guides[j] else other).append(apart[i, j])
@@ -167,7 +167,7 @@ def permutation_p(
 
 
 def mean_preferences(runs: Sequence[Run], guide: str) -> Preferences:
-    """Mean probabilities over the runs of one teacher and all budgets."""
+    """Return the mean probabilities over the runs of one teacher and all budgets."""
     own = [preferences for run in runs if run.guide == guide for preferences in run.budgets]
     return {
         name: {c: float(np.mean([one[name][c] for one in own])) for c in choices}

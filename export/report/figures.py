@@ -14,7 +14,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from base.files import write_whole
+from base.files import write_atomic
 
 _INK, _MUTED, _GRID = "#1f2933", "#7b8794", "#e4e7eb"
 _DEEP, _PALE, _ACCENT = "#0b5d7a", "#b8c4ce", "#e07a1f"
@@ -237,4 +237,4 @@ def _written(path: Path, width: float, height: float) -> Iterator[Figure]:
         yield figure
         content = io.BytesIO()
         figure.savefig(content, format="png", dpi=160, metadata={"Software": None})
-    write_whole(path, content.getvalue())
+    write_atomic(path, content.getvalue())

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from base.files import write_whole
+from base.files import write_atomic
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1f2933; --muted: #616e7c; --line: #e4e7eb;
@@ -67,7 +67,7 @@ def write_report(path: Path, title: str, sections: Sequence[Section]) -> None:
 </body>
 </html>
 """
-    write_whole(path, page.encode())
+    write_atomic(path, page.encode())
 
 
 def _section(section: Section) -> str:
@@ -99,6 +99,6 @@ def _picture(path: Path) -> str:
 
 
 def table_text(rows: Sequence[tuple[str, str]]) -> str:
-    """Two aligned columns of plain text, one line a row."""
+    """Write rows as two aligned columns of plain text."""
     width = max((len(name) for name, _ in rows), default=0)
     return "\n".join(f"{name:<{width}}  {value}".rstrip() for name, value in rows)

@@ -8,8 +8,13 @@ from base.files import read_json
 from export.report.figures import Point, students_figure
 
 NUMBERS = (
-    *("target_ms", "predicted_ms", "measured_ms"),
-    *("test_accuracy", "teacher_test_accuracy", "params", "macs"),
+    "target_ms",
+    "predicted_ms",
+    "measured_ms",
+    "test_accuracy",
+    "teacher_test_accuracy",
+    "params",
+    "macs",
 )
 # Unknown where the device, or the teacher, is not at hand.
 MAY_BE_UNKNOWN = ("measured_ms", "teacher_test_accuracy")
@@ -43,7 +48,7 @@ def _check(path: Path, facts: Mapping) -> None:
 
 
 def milliseconds(facts: Mapping) -> float:
-    """Measured milliseconds of a student, or predicted ones where it was not measured."""
+    """Return a student's measured milliseconds, or the predicted ones where there are none."""
     return facts["predicted_ms"] if facts["measured_ms"] is None else facts["measured_ms"]
 
 

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from base.errors import UserError
-from base.files import BAD_ZIP
+from base.files import ARCHIVE_ERRORS
 from export.onnx_session import check_provider
 from export.timing.measurement import (
     Measurement,
@@ -65,7 +65,7 @@ def read(name: str) -> bytes:
             return (KIT / name).read_bytes()
         with zipfile.ZipFile(KIT) as kit:
             return kit.read(name)
-    except (KeyError, *BAD_ZIP) as error:
+    except (KeyError, *ARCHIVE_ERRORS) as error:
         raise UserError(f"{KIT}: {name} is missing or damaged; copy the whole kit again") from error
 
 

@@ -1,4 +1,4 @@
-"""What the stopwatch saw, as a file that grows by a round at a time and can be continued."""
+"""A measurement as a file that grows by a round at a time and can be continued."""
 
 import math
 import time
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from base.errors import UserError
-from base.files import DAMAGE, first_difference, read_json, write_json
+from base.files import PARSE_ERRORS, first_difference, read_json, write_json
 from export.timing.stopwatch import Patience, Round, Runner, rounds, timings
 from export.timing.unit_of_work import UnitOfWork, machine, unit_of_work
 
@@ -80,7 +80,7 @@ class Measurement:
                 str(value["date"]),
                 done,
             )
-        except DAMAGE as error:
+        except PARSE_ERRORS as error:
             reason = " ".join(str(error).split())
             raise UserError(f"{path}: damaged measurement ({reason}); measure again") from error
 
@@ -142,12 +142,12 @@ def resume_measurement(path: Path, fresh: Measurement) -> Measurement:
 
 
 def timed_ms(measurement: Measurement) -> dict[str, float]:
-    """Milliseconds of all that was timed, by name."""
+    """Return the milliseconds of all that was timed, by name."""
     return {name: timing.ms for name, timing in timings(measurement.rounds).items()}
 
 
 def anchor_ms(measurement: Measurement) -> dict[str, float]:
-    """Milliseconds of a few whole networks in about equal ratios, fastest first, by name.
+    """Return a few whole networks' milliseconds in about equal ratios, fastest first, by name.
 
     They are timed again beside whatever is to be compared with this measurement later.
     """

@@ -56,7 +56,7 @@ def rounds(
     done: int = 0,
     clock: Clock = time.perf_counter,
 ) -> Iterator[Round]:
-    """Endless rounds, each of which visits every runner once, in a fresh random order.
+    """Yield rounds without end; each visits every runner once, in a fresh random order.
 
     Networks timed one after the other differ by 14-17 % between repeats on a busy machine; visited
     in turn, all have their share of its calm moments. The reference is visited at the start and the
@@ -94,12 +94,12 @@ def _visit(runner: Runner, runs: int, clock: Clock) -> float:
 
 
 def reference_ms(done: Sequence[Round]) -> float:
-    """Milliseconds of the undisturbed reference."""
+    """Return the milliseconds of the undisturbed reference."""
     return 1e3 * float(np.quantile([r.reference for r in done], LOW_QUANTILE))
 
 
 def timings(done: Sequence[Round]) -> Timings:
-    """Timing of every runner on the undisturbed machine: a low quantile of its seconds.
+    """Return every runner's timing on the undisturbed machine: a low quantile of its seconds.
 
     `spread` is its error beside the other runners: what all share, the speed that the machine had,
     is left out.
@@ -115,7 +115,7 @@ def timings(done: Sequence[Round]) -> Timings:
 
 
 def timings_beside(done: Sequence[Round], known_ms: Mapping[str, float]) -> Timings:
-    """Timing on the day on which `known_ms` of some were found, of all the others.
+    """Return the others' timings at the speed that the machine had when `known_ms` were measured.
 
     A machine that shares its caches and memory slows large networks otherwise than small ones. So
     each runner is scaled as the known ones of about its length are: by a line through the six
@@ -197,7 +197,7 @@ class Patience:
         return len(done) >= self.least_rounds and self.spread_of(done, estimate) <= self.spread
 
     def spread_of(self, done: Sequence[Round], estimate: Estimate = timings) -> float:
-        """Relative standard error that counts."""
+        """Return the relative standard error that counts."""
         return float(np.quantile([t.spread for t in estimate(done).values()], self.share))
 
     def progress(self, done: Sequence[Round]) -> str:
@@ -209,12 +209,12 @@ class Patience:
 
 
 def quick_ms(runner: Runner, runs: int = 3) -> float:
-    """Milliseconds of the fastest of a few runs, for a preview."""
+    """Time the fastest of a few runs in milliseconds, for a preview."""
     return 1e3 * _visit(runner, runs, time.perf_counter)
 
 
 def timed(call: Callable[[], Result]) -> tuple[Result, float]:
-    """(what `call` returns, the seconds it took)."""
+    """Return what `call` returns, and the seconds that it took."""
     start = time.perf_counter()
     result = call()
     return result, time.perf_counter() - start

@@ -62,7 +62,7 @@ def unit_of_work(value: object) -> UnitOfWork:
 
 
 def cpu_name() -> str:
-    """The processor's model name, or what the platform says where Linux does not name it."""
+    """Return the processor's model name, or the platform's where Linux does not name it."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
     # Arm boards have no "model name" but say "Model" or "Hardware".
@@ -72,7 +72,7 @@ def cpu_name() -> str:
 
 
 def machine() -> dict[str, str]:
-    """The provenance of a measurement: processor, cores, operating system, runtime version."""
+    """Return a measurement's provenance: processor, cores, operating system, runtime version."""
     return {
         "cpu": cpu_name(),
         "cores": str(os.cpu_count()),

@@ -61,12 +61,12 @@ def batches(
 
 
 def _started(loader: DataLoader) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    with held_back():
+    with defer_signals():
         return iter(loader)
 
 
 @contextmanager
-def held_back() -> Iterator[None]:
+def defer_signals() -> Iterator[None]:
     """Hold Ctrl-C and SIGTERM back until the end of the block, where workers are forked.
 
     What interrupts a fork itself, Python drops, and leaves locks held for good. The workers that

@@ -24,12 +24,12 @@ class Pixels(Protocol):
         ...
 
     def digest(self) -> bytes:
-        """A hash that changes when the images do."""
+        """Return a hash that changes when the images do."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
-class Texts:
+class PackedTexts:
     """Many texts as two tensors: workers share their memory, whatever way they are started."""
 
     letters: Tensor  # [bytes] uint8
@@ -73,7 +73,7 @@ class OnDisk:
     """Image files of any size; `names` [N] are paths relative to `root`."""
 
     root: Path
-    names: Texts
+    names: PackedTexts
 
     def __getitem__(self, position: int) -> Tensor:
         path = self.root / self.names[position]
@@ -118,7 +118,7 @@ class InShards:
 
 
 def decoded(file: BinaryIO, name: str) -> Tensor:
-    """The image in `file` as it is to be looked at, uint8 RGB [3, h, w].
+    """Decode the image in `file` as it is to be looked at, uint8 RGB [3, h, w].
 
     Raises `UserError`, which calls it `name`, when it cannot be decoded.
     """

@@ -12,7 +12,7 @@ from torchvision.datasets import CIFAR10, ImageFolder
 from torchvision.transforms.v2 import functional
 
 from base.errors import UserError
-from kd.images.pixels import InMemory, InShards, OnDisk, Pixels, Texts
+from kd.images.pixels import InMemory, InShards, OnDisk, PackedTexts, Pixels
 from kd.images.shards import class_names, is_pattern, read_index, shards_of
 
 
@@ -91,7 +91,7 @@ def _folder(root: Path) -> Source:
         raise UserError(f"{root}: one class ({classes[0]}), expected two or more class folders")
     _refuse_twins(root, classes)
     samples = [sample for part in parts.values() for sample in part.samples]
-    paths = Texts.of(str(Path(path).relative_to(root)) for path, _ in samples)
+    paths = PackedTexts.of(str(Path(path).relative_to(root)) for path, _ in samples)
     labels = np.array([label for _, label in samples], dtype=np.int64)
     sizes = [len(part) for part in parts.values()]
     return _parted(OnDisk(root, paths), labels, tuple(classes), names, sizes)

@@ -73,7 +73,7 @@ class Split(Dataset):
         return image, label, index
 
     def label_shares(self, index: Tensor, classes: int) -> Tensor:
-        """Labels [B, K] of images `index` [B]: one-hot, or mixed as the images are."""
+        """Return labels [B, K] of images `index` [B]: one-hot, or mixed as the images are."""
         shares = one_hot(self.labels[index], classes).float()
         if self.version is None or self.mix == "none":
             return shares
@@ -83,7 +83,7 @@ class Split(Dataset):
         return own * shares + (1 - own) * one_hot(others, classes)
 
     def view_seeds(self) -> np.ndarray:
-        """Seeds [N] uint32 that this version of every image is drawn from."""
+        """Return the seeds [N] uint32 that this version of every image is drawn from."""
         assert self.version is not None
         return np.array([self._seed(index) for index in range(len(self))], dtype=np.uint32)
 
@@ -105,7 +105,7 @@ class Split(Dataset):
         return replace(drawn, partner=start + drawn.partner)
 
     def view(self, version: int | None) -> "Split":
-        """The same images, plain (None) or in augmented version `version` >= 0."""
+        """Return the same images, plain (None) or in augmented version `version` >= 0."""
         return replace(self, version=version)
 
 
@@ -149,7 +149,7 @@ def load_data(settings: DataSettings) -> Data:
 
 
 def join(a: Split, b: Split) -> Split:
-    """`a` then `b` as one split of the same source; every image keeps its own views."""
+    """Join two splits of the same source, `a` then `b`; every image keeps its own views."""
     assert a.images is b.images
     labels, positions = torch.cat([a.labels, b.labels]), torch.cat([a.positions, b.positions])
     return replace(a, labels=labels, positions=positions, parts=(*a.parts, *b.parts))

@@ -12,7 +12,7 @@ Augment = Literal["affine", "crop_flip", "resized_crop_flip"]
 
 
 def transforms(augment: Augment, resolution: int) -> tuple[v2.Transform, v2.Transform]:
-    """(plain, augmentation), each uint8 [3, h, w] -> float32 [3, R, R] in [0, 1]."""
+    """Return plain transform and augmentation: uint8 [3, h, w] to float32 [3, R, R] in [0, 1]."""
     to_float = v2.ToDtype(torch.float32, scale=True)
     fit = v2.Resize([resolution, resolution])
     affine = v2.RandomAffine(10, (0.1, 0.1), (0.9, 1.1), interpolation=InterpolationMode.BILINEAR)
@@ -29,7 +29,7 @@ def transforms(augment: Augment, resolution: int) -> tuple[v2.Transform, v2.Tran
 
 
 def view_seed(seed: int, version: int, position: int) -> int:
-    """32 bits, all that torch's CPU generator takes, for one version of one image."""
+    """Return a seed of 32 bits, all that torch's CPU generator takes, for a version of an image."""
     key = struct.pack("<3q", seed, version, position)
     return int.from_bytes(hashlib.blake2b(key, digest_size=4).digest(), "little")
 

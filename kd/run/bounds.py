@@ -1,4 +1,4 @@
-"""What settings may be: checked before anything is opened, written or spent."""
+"""Check settings against their bounds, before anything is opened, written or spent."""
 
 import dataclasses
 import math

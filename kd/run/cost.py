@@ -27,7 +27,7 @@ class Passes:
         return Passes(self.forward + other.forward, self.both + other.both)
 
     def over(self, other: "Passes") -> float:
-        """How many times as much as `other`, in passes forward."""
+        """Return how many times as much as `other` it is, in passes forward."""
         return (self.forward + FORWARDS * self.both) / (other.forward + FORWARDS * other.both)
 
     def __str__(self) -> str:

@@ -10,8 +10,17 @@ from base.errors import UserError
 from base.files import read_json, write_json
 
 RECORDED = {
-    *("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn"),
-    *("onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "wandb"),
+    "torch",
+    "torchvision",
+    "timm",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "wandb",
 }
 
 
@@ -41,14 +50,14 @@ def is_complete(folder: Path) -> bool:
 
 
 def read_config(folder: Path) -> dict:
-    """`config.json` of a run: settings, command, versions; `UserError` when there is none."""
+    """Read a run's `config.json`: settings, command, versions; `UserError` when there is none."""
     if not (folder / "config.json").exists():
         raise UserError(f"{folder}: no run here; run train.py first, or give its folder as --run")
     return read_json(folder / "config.json")
 
 
 def read_metrics(folder: Path) -> list[dict]:
-    """Every line of a run's metrics.jsonl; a last one that was cut off is left out.
+    """Read every line of a run's metrics.jsonl; a last one that was cut off is left out.
 
     Raises `UserError` where one is no JSON object of a phase, a step and numbers.
     """

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from base.checkpoint import Checkpoint, ReadOnlyCheckpoint
 from base.errors import UserError
-from base.files import read_json, remove_unfinished, write_json, write_whole, writing
+from base.files import read_json, remove_unfinished, write_atomic, write_json, writing
 from base.phase import Phase
 from base.processes import is_main_process
 from kd.run.dashboard import Dashboard
@@ -78,7 +78,7 @@ class Metrics:
             for line in read_metrics(self._path.parent)
             if line["phase"] not in phases or line["step"] < step
         ]
-        write_whole(self._path, "".join(kept).encode())
+        write_atomic(self._path, "".join(kept).encode())
         self._file = self._opened()
 
     def log(self, phase: str, step: int, **numbers: float) -> None:

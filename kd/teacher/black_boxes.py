@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from base.errors import UserError
 from export.onnx_session import onnx_session
-from kd.teacher.program_file import in_parts
+from kd.teacher.program_file import run_in_batches
 
 DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
@@ -49,7 +49,7 @@ class OnnxNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Run the file, in parts where it has a fixed batch size."""
-        return in_parts(self._run, images.cpu(), self.batch).to(images.device)
+        return run_in_batches(self._run, images.cpu(), self.batch).to(images.device)
 
     def _run(self, images: Tensor) -> Tensor:
         feed = {self.input_name: images.numpy().astype(self.dtype)}
@@ -62,7 +62,7 @@ def _of_images(shape: list[int | str | None]) -> bool:
     return len(shape) == 4 and fixed[0] <= {3} and len(fixed[1]) <= 1
 
 
-class Called(nn.Module):
+class FunctionNetwork(nn.Module):
     """Any function of images as a network."""
 
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
@@ -99,7 +99,9 @@ def python_network(reference: str) -> tuple[nn.Module, Path]:
             f"teacher python:{reference}: returned {type(network).__name__}, expected a torch "
             "module or a function of images [B, 3, H, W]"
         )
-    return (network if isinstance(network, nn.Module) else Called(network)), Path(module.__file__)
+    return (network if isinstance(network, nn.Module) else FunctionNetwork(network)), Path(
+        module.__file__
+    )
 
 
 def file_fingerprint(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Is the teacher any good, and if not, what is wrong with it?"""
+"""Check a teacher: accuracy, calibration, its input and the order of its classes."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ from base.errors import UserError
 from kd.evaluate import predict
 from kd.images.splits import Split
 from kd.teacher.model import Teacher
-from kd.teacher.networks import Input
+from kd.teacher.networks import InputFormat
 
 BINS = 15
 SHOWN_CONFUSIONS = 3
@@ -23,12 +23,12 @@ CLEARLY_BETTER, DEVIATIONS = 0.05, 3.0
 # A network that knows nothing has a better order of classes, too, but none that is right mostly.
 MOSTLY = 0.5
 TRIED_IMAGES = 200
-IMAGENET = Input((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+IMAGENET = InputFormat((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 @dataclass(frozen=True)
 class Check:
-    """What a teacher is worth on the search split.
+    """Quality of a teacher on the search split.
 
     `calibration_error` is the expected calibration error over 15 bins; `confusions` are the most
     frequent mistakes: (class, answer, share of the class).
@@ -79,13 +79,15 @@ def check_outputs(log_p: Tensor, labels: Tensor, classes: Sequence[str]) -> Chec
 
 
 def confusion(answers: Tensor, labels: Tensor, classes: int) -> np.ndarray:
-    """Counts [K, K] of (label, answer)."""
+    """Count how often each label got each answer, [K, K]."""
     pairs = torch.bincount(labels * classes + answers, minlength=classes**2)
     return pairs.reshape(classes, classes).numpy()
 
 
 def expected_calibration_error(probabilities: Tensor, labels: Tensor) -> float:
-    """Σ_b n_b/N |accuracy_b - confidence_b| over equal bins (Guo et al. 2017, arXiv:1706.04599).
+    """Return the expected calibration error, Σ_b n_b/N |accuracy_b - confidence_b|.
+
+    Over equal bins (Guo et al. 2017, arXiv:1706.04599).
 
     probabilities [N, K], labels [N].
     """
@@ -115,8 +117,9 @@ def check_input(
     right = _right(teacher, images, batch, workers)
     resolution = split.resolution
     tried = []
-    for name, mend, wants in _others(teacher.wants, resolution, own_resolution, own_values):
-        other = Teacher(teacher.network, wants, teacher.identity).to(teacher.mean.device)
+    others = _others(teacher.input_format, resolution, own_resolution, own_values)
+    for name, mend, input_format in others:
+        other = Teacher(teacher.network, input_format, teacher.identity).to(teacher.mean.device)
         try:
             tried.append((_right(other, images, batch, workers), name, mend))
         except UserError:
@@ -144,8 +147,8 @@ def _clearly(better: np.ndarray, worse: np.ndarray) -> bool:
 
 
 def _others(
-    wants: Input, resolution: int, own_resolution: bool, own_values: bool
-) -> Iterator[tuple[str, str, Input]]:
+    input_format: InputFormat, resolution: int, own_resolution: bool, own_values: bool
+) -> Iterator[tuple[str, str, InputFormat]]:
     """(what is tried, the mend, the input) of the usual mistakes."""
     if own_values:
         values = {
@@ -156,22 +159,26 @@ def _others(
             "with black and white exchanged": ((1.0,) * 3, (-1.0,) * 3),
         }
         for name, (mean, std) in values.items():
-            if (mean, std) != (wants.mean, wants.std):
+            if (mean, std) != (input_format.mean, input_format.std):
                 options = f"--teacher-mean {_words(mean)} --teacher-std {_words(std)}"
-                yield name, f"give {options}", replace(wants, mean=mean, std=std)
-    channels = "rgb" if wants.channels != "rgb" else "bgr"
+                yield name, f"give {options}", replace(input_format, mean=mean, std=std)
+    channels = "rgb" if input_format.channels != "rgb" else "bgr"
     yield (
         f"with channels in the order {channels.upper()}",
         f"give --teacher-channels {channels}",
-        replace(wants, channels=channels),
+        replace(input_format, channels=channels),
     )
-    if wants.channels != "grey":
-        yield "with grey images", "give --teacher-channels grey", replace(wants, channels="grey")
-    if own_resolution and wants.resolution not in (None, resolution):
+    if input_format.channels != "grey":
+        yield (
+            "with grey images",
+            "give --teacher-channels grey",
+            replace(input_format, channels="grey"),
+        )
+    if own_resolution and input_format.resolution not in (None, resolution):
         yield (
             f"at {resolution} pixels",
             f"give --teacher-resolution {resolution}",
-            replace(wants, resolution=resolution),
+            replace(input_format, resolution=resolution),
         )
 
 

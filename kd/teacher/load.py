@@ -11,8 +11,8 @@ from torch.nn.functional import interpolate
 
 from base.errors import UserError
 from kd.teacher.black_boxes import OnnxNetwork, file_fingerprint, python_network
-from kd.teacher.model import Logarithm, Reordered, Teacher
-from kd.teacher.networks import Input, published_input, with_weights
+from kd.teacher.model import LogOutputs, SelectClasses, Teacher
+from kd.teacher.networks import InputFormat, published_input, with_weights
 from kd.teacher.program_file import Program
 from kd.teacher.request import TeacherSource
 
@@ -21,53 +21,56 @@ SUM_TOLERANCE = 5e-3
 
 
 def load_teacher(source: TeacherSource, classes: Sequence[str], resolution: int) -> Teacher:
-    """The teacher for data of these `classes`, images of `resolution` pixels.
+    """Load the teacher for data of these `classes`, images of `resolution` pixels.
 
     Raises `UserError` for an unknown name, unreadable or unfitting weights, a failed download, and
     for a network that does not answer a batch of images with one row a class.
     """
     known = source.classes or tuple(classes)
-    network, wants, identity = _opened(source, len(known))
-    wants = replace(
-        wants,
-        mean=source.mean or wants.mean,
-        std=source.std or wants.std,
-        resolution=wants.resolution if source.resolution is None else source.resolution or None,
+    network, input_format, identity = _opened(source, len(known))
+    own_resolution = source.resolution is None
+    input_format = replace(
+        input_format,
+        mean=source.mean or input_format.mean,
+        std=source.std or input_format.std,
+        resolution=input_format.resolution if own_resolution else source.resolution or None,
         channels=source.channels,
     )
-    teacher = Teacher(network, wants, identity)
+    teacher = Teacher(network, input_format, identity)
     outputs = probe(teacher, source.name, len(known), resolution)
     if outputs.min() >= 0 and (outputs.sum(dim=1) - 1).abs().max() < SUM_TOLERANCE:
-        network = Logarithm(network)
+        network = LogOutputs(network)
     if source.classes:
-        network = Reordered(network, class_order(source.classes, classes))
-    return Teacher(network, wants, identity)
+        network = SelectClasses(network, class_order(source.classes, classes))
+    return Teacher(network, input_format, identity)
 
 
-def _opened(source: TeacherSource, classes: int) -> tuple[nn.Module, Input, str | None]:
-    """(network, what it wants to see, what stands for weights that cannot be seen)."""
+def _opened(source: TeacherSource, classes: int) -> tuple[nn.Module, InputFormat, str | None]:
+    """Return network, input format, and what stands for weights that cannot be seen."""
     kind, _, reference = source.name.partition(":")
     if source.checkpoint and kind in ("onnx", "program", "python"):
         raise UserError(f"teacher {source.name}: holds its own weights; leave --teacher-checkpoint")
     match kind:
         case "onnx":
             network = OnnxNetwork(Path(reference))
-            return network, Input(resolution=network.resolution), file_fingerprint(Path(reference))
+            input_format = InputFormat(resolution=network.resolution)
+            return network, input_format, file_fingerprint(Path(reference))
         case "program":
             network = Program(Path(reference))
-            return network, Input(resolution=network.resolution), file_fingerprint(Path(reference))
+            input_format = InputFormat(resolution=network.resolution)
+            return network, input_format, file_fingerprint(Path(reference))
         case "python":
             network, code = python_network(reference)
-            return network, Input(), file_fingerprint(code)
+            return network, InputFormat(), file_fingerprint(code)
         case _:
             network = with_weights(source.name, source.checkpoint, classes)
             return network, published_input(source.name), None
 
 
 def probe(teacher: Teacher, name: str, classes: int, resolution: int) -> Tensor:
-    """Outputs [2, K] of the bare network for two images of noise; `UserError` when it has none."""
+    """Return the bare network's outputs [2, K] for two images of noise; `UserError` without any."""
     noise = torch.rand(2, 3, resolution, resolution, generator=torch.Generator().manual_seed(0))
-    size = teacher.wants.resolution or resolution
+    size = teacher.input_format.resolution or resolution
     images = (interpolate(noise, (size, size)) - teacher.mean) / teacher.std
     try:
         with torch.no_grad():
@@ -93,7 +96,7 @@ def probe(teacher: Teacher, name: str, classes: int, resolution: int) -> Tensor:
 
 
 def read_class_names(path: Path) -> tuple[str, ...]:
-    """Names in a text file, one a line; raise `UserError` when it is unreadable or repeats one."""
+    """Read names in a text file, one a line; `UserError` when it is unreadable or repeats one."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
@@ -105,7 +108,7 @@ def read_class_names(path: Path) -> tuple[str, ...]:
 
 
 def class_order(known: Sequence[str], classes: Sequence[str]) -> list[int]:
-    """Places of the data's `classes` among those that the teacher knows.
+    """Return the positions of the data's `classes` among the teacher's.
 
     Raises `UserError` naming one that it does not know.
     """

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from torchvision.transforms.v2.functional import rgb_to_grayscale
 
-from kd.teacher.networks import Input
+from kd.teacher.networks import InputFormat
 
 
 class Teacher(nn.Module):
@@ -19,13 +19,16 @@ class Teacher(nn.Module):
     """
 
     def __init__(
-        self, network: nn.Module, wants: Input | None = None, identity: str | None = None
+        self,
+        network: nn.Module,
+        input_format: InputFormat | None = None,
+        identity: str | None = None,
     ) -> None:
         super().__init__()
-        self.wants, self.identity = wants or Input(), identity
+        self.input_format, self.identity = input_format or InputFormat(), identity
         self.network = network.requires_grad_(False)
-        self.register_buffer("mean", torch.tensor(self.wants.mean).view(3, 1, 1))
-        self.register_buffer("std", torch.tensor(self.wants.std).view(3, 1, 1))
+        self.register_buffer("mean", torch.tensor(self.input_format.mean).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(self.input_format.std).view(3, 1, 1))
         self.train()
 
     def train(self, mode: bool = True) -> "Teacher":
@@ -35,20 +38,20 @@ class Teacher(nn.Module):
     # no_grad and not inference_mode: the outputs enter losses that autograd follows.
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """Images [B, 3, H, W] in [0, 1] -> log-probabilities [B, K], without gradient."""
-        size = self.wants.resolution or images.shape[-1]
+        """Map images [B, 3, H, W] in [0, 1] to log-probabilities [B, K], without gradient."""
+        size = self.input_format.resolution or images.shape[-1]
         if images.shape[-1] != size:
-            mode = self.wants.interpolation
+            mode = self.input_format.interpolation
             images = interpolate(images, (size, size), mode=mode, antialias=True).clamp(0, 1)
-        if self.wants.channels == "bgr":
+        if self.input_format.channels == "bgr":
             images = images.flip(dims=(1,))
-        if self.wants.channels == "grey":
+        if self.input_format.channels == "grey":
             images = rgb_to_grayscale(images, num_output_channels=3)
         return self.network((images - self.mean) / self.std).float().log_softmax(dim=1)
 
     def fingerprint(self) -> str:
         """Hash of all that its outputs depend on."""
-        digest = hashlib.sha256(f"{asdict(self.wants)}{self.identity}".encode())
+        digest = hashlib.sha256(f"{asdict(self.input_format)}{self.identity}".encode())
         for name, tensor in sorted(self.state_dict().items()):
             digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
@@ -65,7 +68,7 @@ class Ensemble(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """Images [B, 3, H, W] in [0, 1] -> log Σ_i w_i p_i, [B, K], without gradient."""
+        """Map images [B, 3, H, W] in [0, 1] to log Σ_i w_i p_i, [B, K], without gradient."""
         weighed = [
             log_w + teacher(images)
             for log_w, teacher in zip(self.weights.log(), self.teachers, strict=True)
@@ -81,7 +84,7 @@ class Ensemble(nn.Module):
 AnyTeacher = Teacher | Ensemble
 
 
-class Logarithm(nn.Module):
+class LogOutputs(nn.Module):
     """A network whose outputs are probabilities, made to answer with their logarithms."""
 
     def __init__(self, network: nn.Module) -> None:
@@ -89,12 +92,12 @@ class Logarithm(nn.Module):
         self.network = network
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images -> log-probabilities; 0 is taken as the smallest number that is none."""
+        """Map images to log-probabilities; 0 is taken as the smallest number above it."""
         return self.network(images).float().clamp(min=torch.finfo().tiny).log()
 
 
-class Reordered(nn.Module):
-    """A network that knows other classes: the data's are taken from among them, in their order."""
+class SelectClasses(nn.Module):
+    """A network of other classes: the data's are taken from among them, in their order."""
 
     def __init__(self, network: nn.Module, order: Sequence[int]) -> None:
         super().__init__()
@@ -102,5 +105,5 @@ class Reordered(nn.Module):
         self.register_buffer("order", torch.tensor(order))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images -> outputs [B, K] of the data's classes."""
+        """Map images to outputs [B, K] of the data's classes."""
         return self.network(images)[:, self.order]

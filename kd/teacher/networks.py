@@ -15,12 +15,12 @@ from base.tensor_files import read_tensors
 
 RGB = tuple[float, float, float]
 Channels = Literal["rgb", "bgr", "grey"]
-SMALL = "small_resnet18:"
+SMALL_PREFIX = "small_resnet18:"
 
 
 @dataclass(frozen=True)
-class Input:
-    """What a network wants to see; without a resolution it takes images as they are."""
+class InputFormat:
+    """The input format of a network; without a resolution it takes images as they are."""
 
     mean: RGB = (0.0, 0.0, 0.0)
     std: RGB = (1.0, 1.0, 1.0)
@@ -30,7 +30,7 @@ class Input:
 
 
 def small_image_resnet18(classes: int, stride: int) -> nn.Module:
-    """ResNet-18 (He et al. 2016) for images of 16 to 64 pixels: 3 x 3 stem, no max-pooling."""
+    """Build ResNet-18 (He et al. 2016) for 16 to 64 pixels: 3 x 3 stem, no max-pooling."""
     network = models.resnet18(num_classes=classes)
     network.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=stride, padding=1, bias=False)
     network.maxpool = nn.Identity()
@@ -38,7 +38,7 @@ def small_image_resnet18(classes: int, stride: int) -> nn.Module:
 
 
 def build_network(name: str, classes: int) -> nn.Module:
-    """The untrained network called `name`; an unknown name is a `UserError` with close matches."""
+    """Build the untrained network called `name`; `UserError`, with close matches, if unknown."""
     library, model = _known(name)
     if library == "small_resnet18":
         return small_image_resnet18(classes, int(model))
@@ -50,19 +50,19 @@ def build_network(name: str, classes: int) -> nn.Module:
 def _known(name: str) -> tuple[str, str]:
     """(library, model) of a name that exists."""
     library, _, model = name.partition(":")
-    known = [f"{SMALL}{stride}" for stride in (1, 2)]
+    known = [f"{SMALL_PREFIX}{stride}" for stride in (1, 2)]
     known += [f"torchvision:{m}" for m in models.list_models(module=models)]
     known += [f"timm:{m}" for m in [*timm.list_models(), *timm.list_pretrained()]]
     if name in known:
         return library, model
     # A bare name is the usual slip, and timm has nearly all of them.
     wanted = name if model else f"timm:{name}"
-    close = ", ".join(difflib.get_close_matches(wanted, known)) or f"{SMALL}2"
+    close = ", ".join(difflib.get_close_matches(wanted, known)) or f"{SMALL_PREFIX}2"
     raise UserError(f"teacher {name}: unknown; expected LIBRARY:NAME, such as {close}")
 
 
 def with_weights(name: str, checkpoint: Path | None, classes: int) -> nn.Module:
-    """The network with the weights of the checkpoint, or the published ones."""
+    """Build the network with the weights of the checkpoint, or the published ones."""
     if checkpoint is None:
         return _published(name, classes)
     network = build_network(name, classes)
@@ -71,7 +71,7 @@ def with_weights(name: str, checkpoint: Path | None, classes: int) -> nn.Module:
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """A state dict from .safetensors or torch.save (plain, or under "state_dict" or "model")."""
+    """Read a state dict from safetensors or torch.save (plain, or in "state_dict" or "model")."""
     if path.suffix == ".safetensors":
         weights, _ = read_tensors(path)
     else:
@@ -154,17 +154,17 @@ def _published_classes(library: str, model: str) -> int:
     return len(models.get_model_weights(model).DEFAULT.meta["categories"])
 
 
-def published_input(name: str) -> Input:
-    """What the published weights of a network want to see; all as it is for a network of ours."""
+def published_input(name: str) -> InputFormat:
+    """Return the input format of a network's published weights; the default for our own."""
     library, model = _known(name)
     if library == "timm":
         config = timm.get_pretrained_cfg(model)
-        return Input(config.mean, config.std, config.input_size[-1], config.interpolation)
+        return InputFormat(config.mean, config.std, config.input_size[-1], config.interpolation)
     if library == "torchvision":
         wanted = models.get_model_weights(model).DEFAULT.transforms()
         mean, std = tuple(wanted.mean), tuple(wanted.std)
-        return Input(mean, std, wanted.crop_size[0], wanted.interpolation.value)
-    return Input()
+        return InputFormat(mean, std, wanted.crop_size[0], wanted.interpolation.value)
+    return InputFormat()
 
 
 def _is_head(given: tuple[int, ...], wanted: tuple[int, ...], classes: int) -> bool:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from base.precision import Precision, arithmetic
-from kd.batches import LoaderSettings, Online, Outputs
+from base.precision import Precision, autocast
+from kd.batches import LoaderSettings, OnlineOutputs, Outputs
 from kd.images.splits import Data, Split
 from kd.outputs_writer import store_outputs
 from kd.stored_outputs import StoredOutputs, StoredShape, join_outputs, open_outputs, stored_shape
@@ -65,7 +65,7 @@ def prepare_outputs(
     of another teacher or of other data.
     """
     if settings.online:
-        online = Online(_probabilities(load(), settings.precision))
+        online = OnlineOutputs(_probabilities(load(), settings.precision))
         return TeacherOutputs(online, online, online)
     identity = {"data": data.fingerprint(), "teacher": fingerprint}
     if settings.given:
@@ -103,7 +103,7 @@ def _probabilities(
     device = next(model.buffers()).device
 
     def run(images: torch.Tensor) -> torch.Tensor:
-        with arithmetic(device, precision):
+        with autocast(device, precision):
             return model(images.to(device)).exp()
 
     return run

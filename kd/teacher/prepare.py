@@ -10,7 +10,7 @@ import torch
 from base.errors import UserError
 from base.phase import Phase
 from base.processes import is_main_process
-from kd.batches import Labels, LoaderSettings, endless, steps_per_epoch
+from kd.batches import LabelOutputs, LoaderSettings, endless, steps_per_epoch
 from kd.evaluate import predict
 from kd.fit import FitSettings, fit
 from kd.images.splits import Data
@@ -21,7 +21,7 @@ from kd.teacher.load import load_teacher
 from kd.teacher.model import AnyTeacher, Ensemble, Teacher
 from kd.teacher.networks import build_network
 from kd.teacher.request import TeacherRequest, TeacherSource
-from kd.teacher.saved import read_facts, save_teacher, saved_teacher, write_facts
+from kd.teacher.saved import load_saved_teacher, read_facts, save_teacher, write_facts
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def _facts(request: TeacherRequest, teacher: CheckedTeacher, data: Data) -> dict
 
 
 def _described(source: TeacherSource, member: Teacher | None) -> Mapping[str, object]:
-    return source.facts() | (asdict(member.wants) if member else {})
+    return source.facts() | (asdict(member.input_format) if member else {})
 
 
 def reload_teacher(
@@ -146,7 +146,7 @@ def reload_teacher(
 ) -> AnyTeacher:
     """Load the teacher that a run was begun with; `UserError` when it is no longer the same."""
     if request.trained_here:
-        model = saved_teacher(request.sources[0], folder, len(data.classes))
+        model = load_saved_teacher(request.sources[0], folder, len(data.classes))
     else:
         resolution = data.settings.resolution
         teachers = [load_teacher(source, data.classes, resolution) for source in request.sources]
@@ -179,7 +179,7 @@ def train_teacher(
     own = replace(loader, views=settings.epochs)
     fit(
         network,
-        partial(endless, data.train, Labels(data.train, classes), own, device),
+        partial(endless, data.train, LabelOutputs(data.train, classes), own, device),
         label_loss,
         settings,
         steps_per_epoch(len(data.train), loader.batch),

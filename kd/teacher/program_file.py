@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from base.errors import UserError
-from base.files import BAD_ZIP, DAMAGE
+from base.files import ARCHIVE_ERRORS, PARSE_ERRORS
 
 PLAIN = re.compile(
     r"archive_format|archive_version|byteorder|models/model\.json|\.format_version|\.data/version"
@@ -35,8 +35,16 @@ EXPRESSION = re.compile(
 NAME = re.compile(r"[\w.]*")
 # Texts that do not, or are checked for themselves.
 NO_NAMES = {
-    *("expr_str", "target", "in_spec", "out_spec", "custom"),
-    *("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "from_node"),
+    "expr_str",
+    "target",
+    "in_spec",
+    "out_spec",
+    "custom",
+    "stack_trace",
+    "nn_module_stack",
+    "source_fn_stack",
+    "torch_fn",
+    "from_node",
 }
 OPERATOR = re.compile(
     r"torch\.ops\.aten\.(?!from_file)\w+\.[a-zA-Z]\w*"
@@ -74,7 +82,7 @@ class Program(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Run the program, in parts where it has a fixed batch size."""
-        return in_parts(self._loaded[0], images.cpu(), self.batch).to(images.device)
+        return run_in_batches(self._loaded[0], images.cpu(), self.batch).to(images.device)
 
 
 @contextmanager
@@ -88,8 +96,10 @@ def _quiet(name: str) -> Iterator[None]:
         logger.disabled = before
 
 
-def in_parts(network: Callable[[Tensor], Tensor], images: Tensor, batch: int | None) -> Tensor:
-    """Outputs [N, K] of a network that takes `batch` images at a time, or any number."""
+def run_in_batches(
+    network: Callable[[Tensor], Tensor], images: Tensor, batch: int | None
+) -> Tensor:
+    """Run a network that takes `batch` images at a time, or any number: outputs [N, K]."""
     size = batch or len(images)
     outputs = []
     for part in images.split(size):
@@ -103,7 +113,7 @@ def check_archive(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             fault = next(_faults(archive), None)
-    except (*DAMAGE, *BAD_ZIP) as error:
+    except (*PARSE_ERRORS, *ARCHIVE_ERRORS) as error:
         raise UserError(
             f"{path}: no program of torch.export ({error}); save one with torch.export.save"
         ) from error

@@ -5,15 +5,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from base.errors import UserError
-from kd.teacher.networks import RGB, SMALL, Channels
+from kd.teacher.networks import RGB, SMALL_PREFIX, Channels
 
-STORED = "stored:"
+STORED_PREFIX = "stored:"
 PUBLISHED = Path("published")
 
 
 @dataclass(frozen=True)
 class TeacherSource:
-    """Which teacher, with whose weights, and what it wants to see.
+    """Which teacher, with whose weights, and its input format.
 
     `name` is small_resnet18:STRIDE, torchvision:NAME, timm:NAME, onnx:FILE, program:FILE.pt2 or
     python:MODULE:FACTORY. What is None comes from the library's metadata or the file.
@@ -31,7 +31,7 @@ class TeacherSource:
     @property
     def trained_here(self) -> bool:
         """Whether nobody has trained this teacher yet."""
-        return self.name.startswith(SMALL) and self.checkpoint is None
+        return self.name.startswith(SMALL_PREFIX) and self.checkpoint is None
 
     def facts(self) -> dict[str, object]:
         """Return it as plain values."""
@@ -55,7 +55,7 @@ class TeacherRequest:
     def stored(self) -> Path | None:
         """The folder of outputs that stands for a teacher, if one does."""
         name = self.sources[0].name
-        return Path(name.removeprefix(STORED)) if name.startswith(STORED) else None
+        return Path(name.removeprefix(STORED_PREFIX)) if name.startswith(STORED_PREFIX) else None
 
     @property
     def trained_here(self) -> bool:
@@ -72,7 +72,7 @@ def check_ensemble(
             raise UserError(f"{option}: {len(given)} for {len(names)} teachers; give one each")
     if any(not 0 < weight < float("inf") for weight in weights):
         raise UserError(f"--teacher-weight {tuple(weights)}: expected numbers above 0")
-    if len(names) > 1 and any(name.startswith(STORED) for name in names):
+    if len(names) > 1 and any(name.startswith(STORED_PREFIX) for name in names):
         raise UserError("--teacher stored: stands alone; an ensemble needs its teachers")
-    if names[0].startswith(STORED) and online:
+    if names[0].startswith(STORED_PREFIX) and online:
         raise UserError("--teacher-outputs online: needs a teacher; --teacher stored: is none")

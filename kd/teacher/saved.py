@@ -18,8 +18,8 @@ def save_teacher(teacher: Teacher, source: TeacherSource, folder: Path) -> None:
     write_tensors(folder / "teacher.safetensors", teacher.network.state_dict(), metadata)
 
 
-def saved_teacher(source: TeacherSource, folder: Path, classes: int) -> Teacher:
-    """The teacher that was trained in this run; `UserError` when its file does not fit."""
+def load_saved_teacher(source: TeacherSource, folder: Path, classes: int) -> Teacher:
+    """Load the teacher that was trained in this run; `UserError` when its file does not fit."""
     path = folder / "teacher.safetensors"
     weights, _ = read_tensors(path)
     network = build_network(source.name, classes)

@@ -7,19 +7,19 @@ from pathlib import Path
 import numpy as np
 
 from base.errors import UserError
-from base.files import DAMAGE, read_json, write_json
+from base.files import PARSE_ERRORS, read_json, write_json
 from base.processes import is_main_process
 from export.timing.stopwatch import Timing
-from supernet.choice.programme import FILLS, Programme, candidates
+from supernet.choice.programme import BUDGET_USES, Programme, candidates
 from supernet.space import Architecture, Choices
 
 # A finalist leaves this share of the budget, or its own standard error, to being timed again.
 MARGIN = 0.012
 # With that added it should use this much; where none does, the one is taken that uses most.
-FILL = 0.99
+MIN_BUDGET_USE = 0.99
 ATTEMPTS = 6
 
-Expect = Callable[[Architecture], float]
+PredictLoss = Callable[[Architecture], float]
 Measure = Callable[[Sequence[Architecture]], Mapping[Architecture, Timing]]
 
 
@@ -49,7 +49,7 @@ def cached_pick(path: Path, identity: Mapping[str, str], find: Callable[[], Pick
             own["architecture"] = Architecture.from_json(own["architecture"])
             own["measured"] = Timing(**own["measured"]) if own["measured"] else None
             return Pick(**own)
-        except DAMAGE as error:
+        except PARSE_ERRORS as error:
             raise UserError(f"{path}: damaged ({error}); remove it and search again") from error
     pick = find()
     if is_main_process():
@@ -62,7 +62,7 @@ def pick_measured(
     log_p: Choices,
     target_ms: float,
     counts: tuple[int, int],
-    expect: Expect,
+    expect: PredictLoss,
     measure: Measure,
     draws: np.random.Generator,
 ) -> Pick:
@@ -84,13 +84,13 @@ def pick_measured(
             break
         finalists = sorted(fresh, key=expect)[: counts[1]]
         timings |= measure(finalists)
-        least_ms = FILL * target_ms if asked_ms < slowest_ms else 0.0
+        least_ms = MIN_BUDGET_USE * target_ms if asked_ms < slowest_ms else 0.0
         best = _confirmed(timings, twice, expect, (least_ms, target_ms), measure)
         if best is not None:
             break
         off = np.median([_safe_ms(timings[a]) / problem.table.predicted_ms(a) for a in finalists])
         asked_ms = min(target_ms / float(off), slowest_ms)
-    for fill in FILLS:
+    for fill in BUDGET_USES:
         bounds_ms = (fill * target_ms, target_ms)
         best = best or _confirmed(timings, twice, expect, bounds_ms, measure)
     if best is None:
@@ -105,7 +105,7 @@ def pick_measured(
 def _confirmed(
     timings: dict[Architecture, Timing],
     twice: set[Architecture],
-    expect: Expect,
+    expect: PredictLoss,
     bounds_ms: tuple[float, float],
     measure: Measure,
 ) -> Architecture | None:
@@ -132,7 +132,7 @@ def pick_predicted(
     log_p: Choices,
     target_ms: float,
     count: int,
-    expect: Expect,
+    expect: PredictLoss,
     draws: np.random.Generator,
 ) -> Pick:
     """Return the candidate of least loss by the table alone, for a device that is not here.

@@ -14,12 +14,12 @@ from supernet.latency_table import LAYER_DECISIONS, LatencyTable
 from supernet.space import Architecture, Choices
 
 # A candidate should use this much of the budget; less only where too few students do.
-FILLS = (0.985, 0.97, 0.95, 0.9, 0.8, 0.0)
+BUDGET_USES = (0.985, 0.97, 0.95, 0.9, 0.8, 0.0)
 
 
 @dataclass(frozen=True)
 class Programme:
-    """Variables: one binary a choice, then one weight a joint choice of every layer.
+    """The integer programme: one binary a choice, then one weight a joint choice of every layer.
 
     Consistency rows tie each layer's joint weights to the choices, so binary choices force the
     joint weights to be their product, and `ms` with the stem's is the table's exact sum.
@@ -45,7 +45,7 @@ class Programme:
         return self._minimise(objective, least_ms, most_ms)
 
     def range_ms(self) -> tuple[float, float]:
-        """Latencies of the fastest and the slowest architecture."""
+        """Return the latencies of the fastest and the slowest architecture."""
         return self.table.predicted_ms(self.fastest()), self.table.predicted_ms(self.slowest())
 
     def fastest(self) -> Architecture:
@@ -208,7 +208,7 @@ def candidates(
     """
     value = problem.value_of(log_p)
     found: dict[Architecture, None] = {}
-    for fill in FILLS:
+    for fill in BUDGET_USES:
         best = problem.solve(problem.of_existing_layers(value), fill * budget_ms, budget_ms)
         if best is None:
             continue

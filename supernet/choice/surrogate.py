@@ -1,8 +1,9 @@
-"""What every choice of a student brings: an additive surrogate of the losses with shared weights.
+"""An additive surrogate of the students' losses with shared weights.
 
 Shared weights exaggerate what choices do together, beside the sum of what each does alone; students
-trained alone show little of it (docs/log.md). A linear model of a few hundred students leaves it
-out, and costs nothing for one student more. BINAS (Nayman et al. 2021, arXiv:2110.12399) ranks so.
+trained alone show little of it (docs/log/ranking-and-regret.md). A linear model of a few hundred
+students leaves it out, and costs nothing for one student more. BINAS (Nayman et al. 2021,
+arXiv:2110.12399) ranks so.
 """
 
 from collections.abc import Mapping
@@ -33,13 +34,13 @@ class Surrogate:
         return f"explains {self.explained:.0%} of how {self.students} random students differ"
 
     def loss(self, architecture: Architecture) -> float:
-        """Loss that `architecture` is expected to have with the shared weights."""
-        return self.base + float(existing_choices(self.space, architecture) @ self.losses)
+        """Return the loss that `architecture` is expected to have with the shared weights."""
+        return self.base + float(encode_architecture(self.space, architecture) @ self.losses)
 
 
 def fit_surrogate(space: SearchSpace, losses: Mapping[Architecture, float]) -> Surrogate:
     """Fit by ridge regression to two or more students; how strong a ridge, leave-one-out says."""
-    designs = torch.stack([existing_choices(space, a) for a in losses]).numpy()
+    designs = torch.stack([encode_architecture(space, a) for a in losses]).numpy()
     targets = np.array(list(losses.values()))
     model = RidgeCV(RIDGES).fit(designs, targets)
     explained = 1 + model.best_score_ / max(targets.var(), np.finfo(float).tiny)
@@ -48,7 +49,7 @@ def fit_surrogate(space: SearchSpace, losses: Mapping[Architecture, float]) -> S
     )
 
 
-def existing_choices(space: SearchSpace, architecture: Architecture) -> Tensor:
+def encode_architecture(space: SearchSpace, architecture: Architecture) -> Tensor:
     """Return a vector [P]: 1 at every choice of `architecture`, 0 throughout absent layers."""
     exists = {
         f"stage{s}.layer{i}"

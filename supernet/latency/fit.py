@@ -50,10 +50,10 @@ def fit_table(plan: TimingPlan, measurement: Measurement) -> LatencyTable:
     ms = timed_ms(measurement)
     entry_ms = {place: ms[part_name(place)] for place in plan.parts}
     columns = _columns(plan, entry_ms)
-    whole_ms = np.array([ms[name] for name in plan.calibration])
+    network_ms = np.array([ms[name] for name in plan.calibration])
     sums = [_summed(plan, a, columns) for a in plan.calibration.values()]
     model = RidgeCV(alphas=RIDGES, fit_intercept=False)
-    model.fit(np.array(sums) / whole_ms[:, None], np.ones(len(whole_ms)))
+    model.fit(np.array(sums) / network_ms[:, None], np.ones(len(network_ms)))
     fitted = {place: float(column @ model.coef_) for place, column in columns.items()}
     floors = {place: FLOOR * entry_ms[place] for place in fitted}
     entries = {place: max(fitted[place], floors[place]) for place in fitted}

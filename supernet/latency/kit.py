@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from base.errors import UserError
 from base.exit_status import run_script
-from base.files import DAMAGE, read_json, write_whole
+from base.files import PARSE_ERRORS, read_json, write_atomic
 from export.timing.unit_of_work import UnitOfWork, unit_of_work
 from supernet.latency.graphs import network_graph, part_graph
 from supernet.latency.plan import TimingPlan, part_name, timing_plan
@@ -107,7 +107,7 @@ def of_run(run: Path) -> tuple[SearchSpace, UnitOfWork]:
     try:
         space = SearchSpace.from_json(table["space"])
         return space, unit_of_work(table["provenance"]["unit"])
-    except DAMAGE as error:
+    except PARSE_ERRORS as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: damaged latency table ({reason}); measure it again") from error
 
@@ -133,11 +133,11 @@ def write_kit(path: Path, plan: TimingPlan, unit: UnitOfWork) -> None:
         add(kit, "__main__.py", (HOME / SCRIPT).read_bytes())
         for module in MODULES:
             add(kit, module, (HOME / module).read_bytes())
-    write_whole(path, content.getvalue())
+    write_atomic(path, content.getvalue())
 
 
 def list_graphs(plan: TimingPlan) -> Iterator[tuple[str, onnx.ModelProto, tuple[int, int, int]]]:
-    """Everything that is timed: name, graph and shape of the input."""
+    """Yield everything that is timed: name, graph and shape of the input."""
     for place, part in plan.parts.items():
         yield part_name(place), part_graph(part.module, part.size), part.shape
     for name, architecture in plan.networks.items():

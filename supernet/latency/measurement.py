@@ -68,7 +68,7 @@ def find_or_measure_table(
     return table
 
 
-def given_table(path: Path, space: SearchSpace) -> LatencyTable:
+def load_given_table(path: Path, space: SearchSpace) -> LatencyTable:
     """Read a table that the user gives: a run's latency.json, or a device's measurement.json.
 
     It may come from another machine. Raises `UserError` when it is of another space or damaged.

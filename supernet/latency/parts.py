@@ -46,7 +46,7 @@ class Part:
 
 
 def parts(space: SearchSpace) -> dict[Place, Part]:
-    """Every part of every student of `space`, with random weights."""
+    """Build every part of every student of `space`, with random weights."""
     size = space.resolution
     found: dict[Place, Part] = {("stem",): Part(Stem(space.stem_width, space.stem_stride), 3, size)}
     size = -(-size // space.stem_stride)

@@ -20,7 +20,7 @@ MACS_PER_ELEMENT = 10
 
 @dataclass(frozen=True)
 class TimingPlan:
-    """The same for everyone who knows the space and the seed, so a device need not be told.
+    """The parts and networks that are timed; space and seed alone decide them.
 
     The sum of the table's entries is fitted to `calibration` and checked on `check`, which the fit
     never sees.
@@ -43,7 +43,7 @@ class TimingPlan:
         return self.space.smallest()
 
     def names(self) -> list[str]:
-        """Names of all that is timed."""
+        """Return the names of all that is timed."""
         return [*map(part_name, self.parts), *self.networks]
 
     def fingerprint(self) -> str:

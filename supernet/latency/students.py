@@ -1,4 +1,4 @@
-"""Whole students timed beside networks whose milliseconds the table knows."""
+"""Time whole students, beside networks whose milliseconds are known."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -13,11 +13,11 @@ from base.compiled import compiled
 from base.phase import Phase, no_log
 from base.precision import Precision
 from base.processes import is_main_process, require_same_on_all_processes
-from supernet.alpha import Alpha, Multiplier, entropy, stage_shares
+from supernet.alpha import Alpha, LatencyMultiplier, entropy, stage_shares
 from supernet.choice.programme import Programme
 from supernet.sampling import log_uniform
 from supernet.supernet import Supernet
-from supernet.training.steps import AlphaDraw, AlphaState, CanBeParted, Loss, alpha_step
+from supernet.training.steps import AlphaDraw, AlphaState, Loss, SplittableBatch, alpha_step
 
 LOG_EVERY = 10
 
@@ -46,7 +46,7 @@ class AlphaSettings:
 def train_alpha(
     supernet: Supernet,
     problem: Programme,
-    batches_from: Callable[[int], Iterator[CanBeParted]],
+    batches_from: Callable[[int], Iterator[SplittableBatch]],
     loss: Loss,
     settings: AlphaSettings,
     phase: Phase,
@@ -60,7 +60,7 @@ def train_alpha(
     alpha = Alpha(supernet.space, *problem.range_ms(), settings.knots)
     state = AlphaState(
         alpha,
-        Multiplier(alpha.log_knots, settings.multiplier_rate),
+        LatencyMultiplier(alpha.log_knots, settings.multiplier_rate),
         torch.optim.Adam(alpha.parameters(), settings.alpha_learning_rate),
     )
     supernet.train().requires_grad_(False)
@@ -77,7 +77,7 @@ def train_alpha(
             state,
             problem.table,
             draw,
-            next(batches).shares(settings.accumulate),
+            next(batches).chunk(settings.accumulate),
             loss,
             settings.precision,
         )

@@ -17,12 +17,13 @@ from supernet.student import parameters_and_macs
 from supernet.supernet import Supernet
 from supernet.training.weights import FAIR
 
-# In ONNX Runtime, which packs a copy of the weights. Within 45 % for the presets (docs/log.md).
+# In ONNX Runtime, which packs a copy of the weights. Within 45 % for the presets
+# (docs/log/speed-and-memory.md).
 PARAMETER_BYTES, MODEL_BYTES = 8, 2.5 * 2**20
 
 
 def w_seconds(supernet: Supernet, images: Tensor) -> float:
-    """Seconds of a step of w on images [B, 3, R, R]: largest, smallest and middle students."""
+    """Time a step of w on images [B, 3, R, R] in seconds: largest, smallest, middle students."""
     space = supernet.space
     students = [space.largest(), space.smallest(), *([space.middle()] * FAIR)]
 
@@ -34,7 +35,7 @@ def w_seconds(supernet: Supernet, images: Tensor) -> float:
 
 
 def alpha_seconds(supernet: Supernet, images: Tensor) -> float:
-    """Seconds of a step of alpha on images [B, 3, R, R], shared weights frozen."""
+    """Time a step of alpha on images [B, 3, R, R] in seconds, shared weights frozen."""
     choices = supernet.space.one_hot(supernet.space.largest())
     choices = {name: p.requires_grad_() for name, p in choices.items()}
     supernet.requires_grad_(False)
@@ -44,7 +45,7 @@ def alpha_seconds(supernet: Supernet, images: Tensor) -> float:
 
 
 def student_seconds(supernet: Supernet, images: Tensor) -> float:
-    """Seconds of a step of the middle student's training on images [B, 3, R, R]."""
+    """Time a step of the middle student's training on images [B, 3, R, R] in seconds."""
     student: Architecture = supernet.space.middle()
     return _seconds(supernet, lambda: supernet.student_logits(images, student).sum().backward())
 

@@ -10,15 +10,15 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from base.errors import UserError
-from base.precision import Precision, arithmetic
+from base.precision import Precision, autocast
 from base.processes import all_reduce_mean, gradients
-from supernet.alpha import Alpha, Multiplier, gumbel_sample, probabilities
+from supernet.alpha import Alpha, LatencyMultiplier, gumbel_sample, probabilities
 from supernet.latency_table import LatencyTable
 from supernet.space import Architecture
 from supernet.supernet import Supernet
 
 
-class HasImages(Protocol):
+class ImageBatch(Protocol):
     """A batch: at least images [B, 3, R, R]; what else the loss needs is the loss's affair."""
 
     @property
@@ -27,21 +27,21 @@ class HasImages(Protocol):
         ...
 
 
-class CanBeParted(HasImages, Protocol):
-    """A batch that can be parted."""
+class SplittableBatch(ImageBatch, Protocol):
+    """A batch that can be split."""
 
-    def shares(self, count: int) -> list["CanBeParted"]:
-        """Part the batch into `count` batches of as equal a size as can be."""
+    def chunk(self, count: int) -> list["SplittableBatch"]:
+        """Split the batch into `count` batches of as equal a size as can be."""
         ...
 
 
-Loss = Callable[[Tensor, HasImages], Tensor]
+Loss = Callable[[Tensor, ImageBatch], Tensor]
 
 
 def w_step(
     supernet: Supernet,
     students: Sequence[Architecture],
-    shares: Sequence[HasImages],
+    shares: Sequence[ImageBatch],
     loss: Loss,
     optimizer: Optimizer,
     precision: Precision = "fp32",
@@ -54,7 +54,7 @@ def w_step(
     optimizer.zero_grad(set_to_none=True)
     losses = torch.zeros(len(students), device=shares[0].images.device)
     for i, (architecture, share) in enumerate(zip(students, shares, strict=True)):
-        with arithmetic(share.images.device, precision):
+        with autocast(share.images.device, precision):
             logits = supernet.student_logits(share.images, architecture)
         student_loss = loss(logits.float(), share)
         (student_loss / len(students)).backward()
@@ -76,7 +76,7 @@ class AlphaState:
     """All that the training of alpha moves."""
 
     alpha: Alpha
-    multiplier: Multiplier
+    multiplier: LatencyMultiplier
     optimizer: Optimizer
 
 
@@ -94,7 +94,7 @@ def alpha_step(
     state: AlphaState,
     table: LatencyTable,
     draw: AlphaDraw,
-    parts: Sequence[HasImages],
+    parts: Sequence[ImageBatch],
     loss: Loss,
     precision: Precision = "fp32",
 ) -> tuple[float, float]:
@@ -111,7 +111,7 @@ def alpha_step(
     cut = {name: choice.detach().requires_grad_() for name, choice in choices.items()}
     search_loss = torch.zeros((), device=parts[0].images.device)
     for part in parts:
-        with arithmetic(part.images.device, precision):
+        with autocast(part.images.device, precision):
             logits = supernet(part.images, cut)
         part_loss = loss(logits.float(), part) / len(parts)
         part_loss.backward()

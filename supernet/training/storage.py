@@ -39,7 +39,7 @@ def _facts(space: SearchSpace, table: str) -> dict[str, str]:
     return {"space": space.fingerprint(), "table": table}
 
 
-def load_weights(path: Path, space: SearchSpace) -> Supernet:
+def load_supernet(path: Path, space: SearchSpace) -> Supernet:
     """Read the shared weights; missing, damaged or foreign files raise `UserError`."""
     if not path.exists():
         raise UserError(f"{path}: no supernet here; run train.py to its end first")

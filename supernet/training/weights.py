@@ -1,4 +1,4 @@
-"""Train the shared weights, fairly, before alpha has a say."""
+"""Train the shared weights on fair students, before alpha and without it."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
@@ -15,7 +15,7 @@ from base.precision import Precision
 from base.processes import is_main_process, require_same_on_all_processes
 from supernet.sampling import FairSampler, log_uniform
 from supernet.supernet import Supernet
-from supernet.training.steps import CanBeParted, Loss, w_step
+from supernet.training.steps import Loss, SplittableBatch, w_step
 
 LOG_EVERY = 10
 FAIR = 2
@@ -44,7 +44,7 @@ class WSettings:
 def train_w(
     supernet: Supernet,
     sampler: FairSampler,
-    batches_from: Callable[[int], Iterator[CanBeParted]],
+    batches_from: Callable[[int], Iterator[SplittableBatch]],
     loss: Loss,
     settings: WSettings,
     phase: Phase,
@@ -70,8 +70,8 @@ def train_w(
         draws = np.random.default_rng((settings.seed, step))
         fair = [sampler.near(log_uniform(sampler.range_ms, draws), draws) for _ in range(FAIR)]
         students = [space.largest(), space.smallest(), *fair]
-        turns = next(batches).shares(settings.accumulate)
-        shares = [share for turn in turns for share in turn.shares(len(students))]
+        turns = next(batches).chunk(settings.accumulate)
+        shares = [share for turn in turns for share in turn.chunk(len(students))]
         several = students * len(turns)
         losses = w_step(supernet, several, shares, loss, optimizer, settings.precision)
         largest, smallest, *fair = np.reshape(losses, (len(turns), -1)).mean(axis=0)

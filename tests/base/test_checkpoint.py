@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 from base.checkpoint import Checkpoint, Checkpointer, NoCheckpoint
 from base.errors import UserError
 from base.phase import Phase
-from kd.batches import Labels, LoaderSettings, endless
+from kd.batches import LabelOutputs, LoaderSettings, endless
 from kd.fit import FitSettings, fit
 from kd.images.splits import DataSettings, load_data
 from kd.loss import label_loss
@@ -59,14 +59,18 @@ def fitted(
     )
     data, lines = load_data(DataSettings(resolution=8, limit=150)), []
     stream = partial(
-        endless, data.train, Labels(data.train, 10), LoaderSettings(30, 2), torch.device("cpu")
+        endless,
+        data.train,
+        LabelOutputs(data.train, 10),
+        LoaderSettings(30, 2),
+        torch.device("cpu"),
     )
     settings = FitSettings(epochs=STEPS // 2)
     fit(model, wrap(stream), label_loss, settings, 2, Phase("test", logger(lines), keeper))
     return model.state_dict(), lines
 
 
-def taught(
+def weights_trained(
     table: LatencyTable, wrap: Callable[[Stream], Stream], keeper: Checkpointer
 ) -> tuple[dict[str, Tensor], Lines]:
     torch.manual_seed(0)
@@ -96,7 +100,7 @@ def searched(
 
 @pytest.fixture(params=["fit", "w", "alpha"])
 def training(request: pytest.FixtureRequest, table: LatencyTable) -> Training:
-    return {"fit": fitted, "w": partial(taught, table), "alpha": partial(searched, table)}[
+    return {"fit": fitted, "w": partial(weights_trained, table), "alpha": partial(searched, table)}[
         request.param
     ]
 

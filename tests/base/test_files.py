@@ -18,16 +18,16 @@ from base.files import (
     first_difference,
     read_json,
     remove_unfinished,
+    write_atomic,
     write_json,
-    write_whole,
 )
 from base.tensor_files import read_tensors, write_tensors
 
 
 def test_write_whole_replaces_and_makes_folders(tmp_path: Path) -> None:
     path = tmp_path / "students" / "20ms" / "file"
-    write_whole(path, b"old")
-    write_whole(path, b"new")
+    write_atomic(path, b"old")
+    write_atomic(path, b"new")
     assert path.read_bytes() == b"new"
     assert list(path.parent.iterdir()) == [path]
 
@@ -46,7 +46,7 @@ def test_an_interrupted_write_leaves_the_old_file_alone(
     raised: type[BaseException],
 ) -> None:
     path = tmp_path / "file"
-    write_whole(path, b"old")
+    write_atomic(path, b"old")
 
     def fail(*_: object) -> None:
         raise interruption
@@ -54,7 +54,7 @@ def test_an_interrupted_write_leaves_the_old_file_alone(
     with monkeypatch.context() as patch:
         patch.setattr(*step, fail)
         with pytest.raises(raised) as caught:
-            write_whole(path, b"new")
+            write_atomic(path, b"new")
     if raised is UserError:
         assert str(caught.value).startswith(f"{path}: cannot be written (disk full); make room")
     assert path.read_bytes() == b"old"
@@ -64,9 +64,9 @@ def test_an_interrupted_write_leaves_the_old_file_alone(
 def test_a_limit_on_files_is_one_line_and_the_old_file_stays(tmp_path: Path) -> None:
     """A real refusal of the system, in a process of its own."""
     path = tmp_path / "weights"
-    write_whole(path, b"old")
+    write_atomic(path, b"old")
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); "
-    write = f"write_whole(Path({str(path)!r}), bytes(10_000))"
+    write = f"write_atomic(Path({str(path)!r}), bytes(10_000))"
     code = f"from tests.base.test_files import *; {limit}{write}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stderr.splitlines()[-1].endswith(
@@ -81,7 +81,7 @@ def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path: Path) ->
     kept = [tmp_path / "a.json", tmp_path / ".lock", tmp_path / "checkpoint" / "w.pt"]
     left = [tmp_path / f".a.json.x{UNFINISHED}", tmp_path / "checkpoint" / f".w.pt.y{UNFINISHED}"]
     for path in kept + left:
-        write_whole(path, b"content")
+        write_atomic(path, b"content")
     remove_unfinished(tmp_path)
     assert all(path.exists() for path in kept)
     assert not any(path.exists() for path in left)
@@ -91,11 +91,11 @@ def test_a_writer_that_is_killed_leaves_the_old_file_and_what_is_removed_later(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "file"
-    write_whole(path, b"old")
+    write_atomic(path, b"old")
     code = (
         "import os; from tests.base.test_files import *; "
         "os.fsync = lambda _: os.kill(os.getpid(), 9); "
-        f"write_whole(Path({str(path)!r}), b'new')"
+        f"write_atomic(Path({str(path)!r}), b'new')"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
     assert len(list(tmp_path.iterdir())) == 2

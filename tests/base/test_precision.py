@@ -8,13 +8,13 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, cross_entropy
 
 from base.phase import Phase
-from base.precision import Precision, arithmetic
-from kd.batches import Batch, Labels, LoaderSettings, endless
+from base.precision import Precision, autocast
+from kd.batches import Batch, LabelOutputs, LoaderSettings, endless
 from kd.evaluate import accuracy, predict
 from kd.fit import FitSettings, fit
 from kd.images.splits import Data, DataSettings, load_data
 from kd.loss import label_loss
-from supernet.alpha import Alpha, Multiplier
+from supernet.alpha import Alpha, LatencyMultiplier
 from supernet.latency_table import LatencyTable
 from supernet.space import SearchSpace
 from supernet.supernet import Supernet
@@ -51,7 +51,11 @@ def trained(data: Data, precision: Precision) -> nn.Module:
 
     settings = FitSettings(6, learning_rate=0.05, precision=precision)
     batches = partial(
-        endless, data.train, Labels(data.train, 10), LoaderSettings(32, 6), torch.device("cpu")
+        endless,
+        data.train,
+        LabelOutputs(data.train, 10),
+        LoaderSettings(32, 6),
+        torch.device("cpu"),
     )
     fit(model, batches, loss, settings, 10, Phase("test"))
     return model
@@ -61,7 +65,7 @@ def trained(data: Data, precision: Precision) -> nn.Module:
     ("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)]
 )
 def test_arithmetic_is_that_of_the_name(precision: Precision, dtype: torch.dtype) -> None:
-    with arithmetic(CPU, precision):
+    with autocast(CPU, precision):
         assert nn.Conv2d(3, 4, 1)(torch.rand(1, 3, 2, 2)).dtype == dtype
     assert nn.Conv2d(3, 4, 1)(torch.rand(1, 3, 2, 2)).dtype == torch.float32
 
@@ -95,7 +99,7 @@ def test_gradients_of_alpha_are_nearly_those_of_fp32(
         torch.manual_seed(0)
         supernet, alpha = Supernet(space).train().requires_grad_(False), Alpha(space, 1.0, 8.0, 3)
         still = torch.optim.SGD(alpha.parameters(), lr=0.0)
-        state = AlphaState(alpha, Multiplier(alpha.log_knots, 0.1), still)
+        state = AlphaState(alpha, LatencyMultiplier(alpha.log_knots, 0.1), still)
         draw = AlphaDraw(2.0, 1.0, torch.Generator().manual_seed(0))
         alpha_step(supernet, state, table, draw, [batch()], loss_of_fp32, precision)
         return alpha.logits.grad.flatten()

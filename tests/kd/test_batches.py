@@ -9,13 +9,21 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from base.errors import UserError
-from kd.batches import Batch, Labels, LoaderSettings, Online, distilled, endless, on_device
+from kd.batches import (
+    Batch,
+    LabelOutputs,
+    LoaderSettings,
+    OnlineOutputs,
+    distillation_batches,
+    endless,
+    on_device,
+)
 from kd.images.loader import shuffled
 from kd.images.splits import Data, DataSettings, join, load_data
 from kd.outputs_writer import store_outputs
 from kd.stored_outputs import StoredOutputs, join_outputs, stored_shape
 from kd.teacher.model import Teacher
-from kd.teacher.networks import Input
+from kd.teacher.networks import InputFormat
 
 CPU = torch.device("cpu")
 
@@ -29,7 +37,7 @@ def data() -> Data:
 def teacher() -> Teacher:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(192, 10))
-    return Teacher(network, Input((0.3, 0.3, 0.3), (0.2, 0.2, 0.2)))
+    return Teacher(network, InputFormat((0.3, 0.3, 0.3), (0.2, 0.2, 0.2)))
 
 
 def stored_of(data: Data, teacher: Teacher, split: str, folder: Path) -> StoredOutputs:
@@ -54,7 +62,7 @@ def test_distilled_keeps_images_labels_and_outputs_together(
     view = split.view(1)
     truth = {view[i][0].numpy().tobytes(): i for i in range(len(split))}
     order = []
-    for batch in distilled(split, stored, 1, 10, shuffled(48, 0), drop_last=True):
+    for batch in distillation_batches(split, stored, 1, 10, shuffled(48, 0), drop_last=True):
         found = [truth[image.numpy().tobytes()] for image in batch.images]
         order += found
         assert torch.equal(batch.labels, view.label_shares(torch.tensor(found), 10))
@@ -72,7 +80,7 @@ def test_join_keeps_images_and_outputs_together(
     split, targets = join(data.train, data.search), join_outputs(stored, search)
     for view in (1, None):
         seen = 0
-        for batch in distilled(split, targets, view, 7, shuffled(60, 0)):
+        for batch in distillation_batches(split, targets, view, 7, shuffled(60, 0)):
             online = teacher(batch.images).exp()
             assert torch.allclose(batch.probabilities, online, atol=1e-3)
             seen += len(batch.labels)
@@ -80,9 +88,9 @@ def test_join_keeps_images_and_outputs_together(
 
 
 def test_online_outputs_are_the_teachers_of_the_very_images(data: Data, teacher: Teacher) -> None:
-    online = Online(lambda images: teacher(images).exp())
+    online = OnlineOutputs(lambda images: teacher(images).exp())
     for view in (0, 7, None):
-        for batch in distilled(data.train, online, view, 16, None):
+        for batch in distillation_batches(data.train, online, view, 16, None):
             assert torch.equal(batch.probabilities, teacher(batch.images).exp())
 
 
@@ -124,7 +132,7 @@ def test_endless_goes_on_anywhere_as_if_it_had_never_stopped(
 
 @pytest.mark.parametrize("view", [0, None])
 def test_labels_stand_in_the_teachers_place(data: Data, view: int | None) -> None:
-    batch = next(distilled(data.train, Labels(data.train, 10), view, 16, None))
+    batch = next(distillation_batches(data.train, LabelOutputs(data.train, 10), view, 16, None))
     assert torch.equal(batch.probabilities, batch.labels)
     assert torch.equal(batch.labels, data.train.view(view).label_shares(torch.arange(16), 10))
     assert torch.allclose(batch.probabilities.sum(dim=1), torch.ones(16))
@@ -135,7 +143,7 @@ def test_labels_stand_in_the_teachers_place(data: Data, view: int | None) -> Non
 
 def test_shares_part_the_batch_in_order() -> None:
     batch = Batch(torch.rand(7, 3, 8, 8), torch.rand(7, 10), torch.rand(7, 10))
-    shares = batch.shares(3)
+    shares = batch.chunk(3)
     assert [len(share.labels) for share in shares] == [3, 2, 2]
     for whole, parts in zip(batch, zip(*shares, strict=True), strict=True):
         assert torch.equal(torch.cat(parts), whole)

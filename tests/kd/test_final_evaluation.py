@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from export.onnx_file import write_onnx
-from kd.batches import Online
+from kd.batches import OnlineOutputs
 from kd.final_evaluation import final_evaluation
 from kd.images.splits import DataSettings, load_data
 
@@ -25,7 +25,7 @@ class Constant(nn.Module):
 def test_verdict_on_known_answers(tmp_path: Path) -> None:
     test = load_data(DataSettings(resolution=8, limit=100)).test
     share = {label: float((test.labels == label).double().mean()) for label in (3, 7)}
-    teacher, student = Online(lambda images: Constant(7)(images).softmax(dim=1)), Constant(3)
+    teacher, student = OnlineOutputs(lambda images: Constant(7)(images).softmax(dim=1)), Constant(3)
     path = tmp_path / "student.onnx"
     write_onnx(student, torch.zeros(2, 3, 8, 8), path, {})
     verdict = final_evaluation(teacher, student, path, test, batch=32)

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from base.errors import UserError
 from base.phase import Phase
-from kd.batches import Batch, Labels, LoaderSettings, endless
+from kd.batches import Batch, LabelOutputs, LoaderSettings, endless
 from kd.evaluate import accuracy, predict
 from kd.fit import FitSettings, fit
 from kd.images.splits import Data, DataSettings, load_data
@@ -34,7 +34,7 @@ def network() -> nn.Module:
 
 
 def batches_of(data: Data) -> Callable[[int], Iterator[Batch]]:
-    labels, cpu = Labels(data.train, 10), torch.device("cpu")
+    labels, cpu = LabelOutputs(data.train, 10), torch.device("cpu")
     return partial(endless, data.train, labels, LoaderSettings(32, 6), cpu)
 
 

@@ -22,7 +22,7 @@ from kd.stored_outputs import (
     stored_shape,
 )
 from kd.teacher.model import Teacher
-from kd.teacher.networks import Input
+from kd.teacher.networks import InputFormat
 
 IDENTITY = {"data": "d1", "teacher": "t1"}
 
@@ -36,7 +36,7 @@ def data() -> Data:
 def teacher() -> Probabilities:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(192, 10))
-    whole = Teacher(network, Input((0.3, 0.3, 0.3), (0.2, 0.2, 0.2)))
+    whole = Teacher(network, InputFormat((0.3, 0.3, 0.3), (0.2, 0.2, 0.2)))
     return lambda images: whole(images).exp()
 
 

@@ -7,7 +7,7 @@ import torch
 
 from supernet.alpha import (
     Alpha,
-    Multiplier,
+    LatencyMultiplier,
     entropy,
     gumbel_sample,
     knot_weights,
@@ -92,7 +92,7 @@ def test_named_probabilities_and_stage_shares(alpha: Alpha) -> None:
 
 
 def test_multiplier_rises_over_budget_falls_under_it_and_stays_positive(alpha: Alpha) -> None:
-    multiplier = Multiplier(alpha.log_knots, rate=0.1)
+    multiplier = LatencyMultiplier(alpha.log_knots, rate=0.1)
     multiplier.ascend(8.0, excess=0.5)
     assert multiplier.at(8.0) == pytest.approx(0.05)
     assert multiplier.at(2.0) == 0  # far away in T

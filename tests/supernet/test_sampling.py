@@ -15,7 +15,7 @@ from supernet.sampling import (
     log_uniform,
     mean_ms,
     random_as_fast,
-    tilted,
+    tilted_distribution,
 )
 from supernet.space import Architecture
 
@@ -43,7 +43,7 @@ def test_draws_follow_the_distribution(
     table: LatencyTable, beta: float, random: np.random.Generator
 ) -> None:
     count = 6000
-    drawn = Counter(tilted(table, beta).draw(random) for _ in range(count))
+    drawn = Counter(tilted_distribution(table, beta).draw(random) for _ in range(count))
     for architecture, p in exact(table, beta).items():
         assert abs(drawn[architecture] / count - p) < 5 * (p * (1 - p) / count) ** 0.5 + 1e-4
 

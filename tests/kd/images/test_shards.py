@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from base.errors import UserError
-from kd.images.pixels import Texts
+from kd.images.pixels import PackedTexts
 from kd.images.shards import read_index, shards_of
 from kd.images.splits import DataSettings, load_data
 
@@ -174,7 +174,7 @@ def test_an_image_that_is_none_is_named_by_its_place(tmp_path: Path) -> None:
 
 def test_texts_are_tensors_and_come_back() -> None:
     texts = ["a/b.png", "", "ü/日本.jpg", "caf\udce9.png"]
-    kept = Texts.of(texts)
+    kept = PackedTexts.of(texts)
     assert list(kept) == texts
     assert len(kept) == 4
     assert all(isinstance(part, torch.Tensor) for part in vars(kept).values())

@@ -11,7 +11,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from base.errors import UserError
-from kd.images.loader import batches, held_back, shuffled
+from kd.images.loader import batches, defer_signals, shuffled
 from kd.images.splits import Data, DataSettings, join, load_data
 from tests.smoke import ROOT
 
@@ -184,7 +184,7 @@ def test_an_interruption_waits_until_workers_are_forked(number: int) -> None:
     reached = []
 
     def fork() -> None:
-        with held_back():
+        with defer_signals():
             signal.raise_signal(number)
             reached.append("the end")
 

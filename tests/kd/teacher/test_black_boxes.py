@@ -66,7 +66,7 @@ def test_onnx_teacher_equals_its_module(tmp_path: Path, form: str) -> None:
         found = teacher(images(count))
         assert found.shape == (count, 4)
         assert torch.allclose(found, expected(network, images(count)), atol=1e-4)
-    assert teacher.wants.resolution == (None if form == "any size" else SIDE)
+    assert teacher.input_format.resolution == (None if form == "any size" else SIDE)
 
 
 def test_images_are_resized_to_what_the_file_asks_for(tmp_path: Path) -> None:

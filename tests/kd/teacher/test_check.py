@@ -24,7 +24,7 @@ from kd.teacher.check import (
     expected_calibration_error,
 )
 from kd.teacher.model import Teacher
-from kd.teacher.networks import Input
+from kd.teacher.networks import InputFormat
 
 SIDE, EACH = 8, 8
 # The classes: every mixture of little, some and much of red, green and blue.
@@ -49,21 +49,21 @@ def split() -> Split:
 
 
 class Nearest(nn.Module):
-    """The class whose colour is nearest, for images that were prepared as `wants` says.
+    """The class whose colour is nearest, for images that were prepared as `input_format` says.
 
     It sums over the pixels of a square of `side`, so it is blind to no difference of size.
     """
 
-    def __init__(self, wants: Input, side: int = SIDE) -> None:
+    def __init__(self, input_format: InputFormat, side: int = SIDE) -> None:
         super().__init__()
-        mean, std = (torch.tensor(values) for values in (wants.mean, wants.std))
+        mean, std = (torch.tensor(values) for values in (input_format.mean, input_format.std))
         shown = COLOURS.clone()
-        if wants.channels == "bgr":
+        if input_format.channels == "bgr":
             shown = shown.flip(dims=(1,))
-        if wants.channels == "grey":
+        if input_format.channels == "grey":
             shown = rgb_to_grayscale(shown[:, :, None, None], 3).flatten(1)
         self.register_buffer("colours", (shown - mean) / std)
-        self.side, self.grey, self.scale = side, wants.channels == "grey", max(std) ** 2
+        self.side, self.grey, self.scale = side, input_format.channels == "grey", max(std) ** 2
 
     def forward(self, images: Tensor) -> Tensor:
         shown = images.sum(dim=(2, 3)) / self.side**2
@@ -72,10 +72,10 @@ class Nearest(nn.Module):
         return -40 * self.scale * distances**2
 
 
-RGB_01 = Input()
-HALVES = Input((0.5,) * 3, (0.5,) * 3)
-BYTES = Input((0.0,) * 3, (1 / 255,) * 3)
-INVERTED = Input((1.0,) * 3, (-1.0,) * 3)
+RGB_01 = InputFormat()
+HALVES = InputFormat((0.5,) * 3, (0.5,) * 3)
+BYTES = InputFormat((0.0,) * 3, (1 / 255,) * 3)
+INVERTED = InputFormat((1.0,) * 3, (-1.0,) * 3)
 
 
 def check(teacher: Teacher, split: Split, **own: bool) -> Check:
@@ -91,17 +91,17 @@ def refusal(teacher: Teacher, split: Split) -> str:
 
 
 @pytest.mark.parametrize(
-    "wants",
+    "input_format",
     [
         *(RGB_01, HALVES, BYTES, INVERTED, IMAGENET),
         *(replace(IMAGENET, channels="bgr"), replace(RGB_01, channels="grey")),
-        Input((0.3, 0.4, 0.2), (0.1, 0.3, 0.2)),
+        InputFormat((0.3, 0.4, 0.2), (0.1, 0.3, 0.2)),
     ],
 )
-def test_a_good_teacher_passes(split: Split, wants: Input) -> None:
-    found = check(Teacher(Nearest(wants), wants), split)
+def test_a_good_teacher_passes(split: Split, input_format: InputFormat) -> None:
+    found = check(Teacher(Nearest(input_format), input_format), split)
     assert found.images == len(split) == 216
-    if wants.channels == "grey":  # some colours are nearly of one luminance
+    if input_format.channels == "grey":  # some colours are nearly of one luminance
         assert found.accuracy > 0.95
         return
     assert found.accuracy == 1.0
@@ -116,8 +116,8 @@ def test_a_good_teacher_passes(split: Split, wants: Input) -> None:
         (IMAGENET, RGB_01, "--teacher-mean 0.485 0.456 0.406 --teacher-std 0.229 0.224 0.225"),
         (IMAGENET, BYTES, "--teacher-mean 0.485 0.456 0.406 --teacher-std 0.229 0.224 0.225"),
         (RGB_01, IMAGENET, "--teacher-mean 0 0 0 --teacher-std 1 1 1"),
-        (RGB_01, Input((0.5,) * 3, (1.0,) * 3), "--teacher-mean 0 0 0 --teacher-std 1 1 1"),
-        (RGB_01, Input((0.0,) * 3, (0.25,) * 3), "--teacher-mean 0 0 0 --teacher-std 1 1 1"),
+        (RGB_01, InputFormat((0.5,) * 3, (1.0,) * 3), "--teacher-mean 0 0 0 --teacher-std 1 1 1"),
+        (RGB_01, InputFormat((0.0,) * 3, (0.25,) * 3), "--teacher-mean 0 0 0 --teacher-std 1 1 1"),
         (HALVES, RGB_01, "--teacher-mean 0.5 0.5 0.5 --teacher-std 0.5 0.5 0.5"),
         (BYTES, IMAGENET, "--teacher-std 0.00392157 0.00392157 0.00392157"),
         (INVERTED, RGB_01, "--teacher-mean 1 1 1 --teacher-std -1 -1 -1"),
@@ -127,7 +127,7 @@ def test_a_good_teacher_passes(split: Split, wants: Input) -> None:
     ],
 )
 def test_a_wrong_input_is_named_with_its_mend(
-    split: Split, truth: Input, given: Input, mend: str
+    split: Split, truth: InputFormat, given: InputFormat, mend: str
 ) -> None:
     said = refusal(Teacher(Nearest(truth), given), split)
     assert said.split("; ")[-1].startswith("give --teacher-")
@@ -143,7 +143,7 @@ def test_the_mend_works(split: Split) -> None:
     """What is advised passes when it is given, and for bytes it is exact enough."""
     network = Nearest(BYTES)
     assert "values from 0 to 255" in refusal(Teacher(network, RGB_01), split)
-    mended = Input((0.0,) * 3, (0.00392157,) * 3)
+    mended = InputFormat((0.0,) * 3, (0.00392157,) * 3)
     assert check(Teacher(network, mended), split).accuracy == 1.0
 
 
@@ -160,14 +160,14 @@ def test_random_weights_are_guesses(split: Split) -> None:
     assert "where guessing gives" in refusal(Teacher(network), split)
 
 
-@pytest.mark.parametrize("wants", [RGB_01, IMAGENET])
-def test_answers_that_are_not_numbers(split: Split, wants: Input) -> None:
+@pytest.mark.parametrize("input_format", [RGB_01, IMAGENET])
+def test_answers_that_are_not_numbers(split: Split, input_format: InputFormat) -> None:
     class Broken(Nearest):
         def forward(self, images: Tensor) -> Tensor:
             found = super().forward(images)
             return found.where(found.argmax(dim=1, keepdim=True) != 5, float("nan"))
 
-    said = refusal(Teacher(Broken(wants), wants), split)
+    said = refusal(Teacher(Broken(input_format), input_format), split)
     assert "answers for 8 of 216 images are not finite" in said
 
 

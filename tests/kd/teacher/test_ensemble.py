@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from kd.teacher.model import Ensemble, Teacher
-from kd.teacher.networks import Input
+from kd.teacher.networks import InputFormat
 
 RESOLUTIONS = (None, 4, 12)
 
@@ -16,7 +16,7 @@ def teachers() -> list[Teacher]:
     found = []
     for i, resolution in enumerate(RESOLUTIONS):
         network = nn.Sequential(nn.Flatten(), nn.Linear(3 * (resolution or 8) ** 2, 5))
-        found.append(Teacher(network, Input((0.1 * i,) * 3, (0.2,) * 3, resolution)))
+        found.append(Teacher(network, InputFormat((0.1 * i,) * 3, (0.2,) * 3, resolution)))
     return found
 
 

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from base.errors import UserError
 from kd.teacher.load import TeacherSource, class_order, load_teacher, read_class_names
 from kd.teacher.model import Teacher
-from kd.teacher.networks import Input, build_network, published_input
-from kd.teacher.saved import read_facts, save_teacher, saved_teacher, write_facts
+from kd.teacher.networks import InputFormat, build_network, published_input
+from kd.teacher.saved import load_saved_teacher, read_facts, save_teacher, write_facts
 
 TINY = "torchvision:squeezenet1_1"  # 2.9 MB, the smallest that torchvision has
 NAMES = ("a", "b", "c", "d", "e")
-WANTS = Input((0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
+WANTS = InputFormat((0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def weights() -> dict[str, Tensor]:
     return build_network(TINY, 5).state_dict()
 
 
-def small_teacher(wants: Input = WANTS) -> Teacher:
+def small_teacher(input_format: InputFormat = WANTS) -> Teacher:
     torch.manual_seed(0)
     layers = nn.Sequential(
         nn.Conv2d(3, 4, 3),
@@ -37,12 +37,12 @@ def small_teacher(wants: Input = WANTS) -> Teacher:
         nn.Flatten(),
         nn.Linear(4, 3),
     )
-    return Teacher(layers, wants)
+    return Teacher(layers, input_format)
 
 
-def seen(images: Tensor, **wants: object) -> Tensor:
+def seen(images: Tensor, **input_format: object) -> Tensor:
     """What the network is shown, up to a constant an image: its log-softmax over all pixels."""
-    return Teacher(nn.Flatten(), Input(**wants))(images)
+    return Teacher(nn.Flatten(), InputFormat(**input_format))(images)
 
 
 def test_teacher_normalises_with_its_own_mean_and_std() -> None:
@@ -124,14 +124,14 @@ def test_given_input_comes_before_that_of_the_library(
     save_file(weights, tmp_path / "c.safetensors")
     source = TeacherSource(TINY, tmp_path / "c.safetensors")
     teacher = load_teacher(source, NAMES, 32)
-    assert teacher.wants == published_input(TINY)
+    assert teacher.input_format == published_input(TINY)
     assert torch.equal(teacher.network.state_dict()["features.0.bias"], weights["features.0.bias"])
     given = {"mean": (0.0, 0.0, 0.5), "std": (1.0, 1.0, 2.0), "channels": "bgr"}
     teacher = load_teacher(replace(source, **given, resolution=64), NAMES, 32)
-    assert teacher.wants == Input(**given, resolution=64)
+    assert teacher.input_format == InputFormat(**given, resolution=64)
     assert teacher.mean.flatten().tolist() == [0.0, 0.0, 0.5]
     assert teacher.std.flatten().tolist() == [1.0, 1.0, 2.0]
-    assert load_teacher(replace(source, resolution=0), NAMES, 32).wants.resolution is None
+    assert load_teacher(replace(source, resolution=0), NAMES, 32).input_format.resolution is None
 
 
 def test_timm_teacher_by_name(tmp_path: Path) -> None:
@@ -246,9 +246,11 @@ def test_saved_teacher_comes_back(tmp_path: Path, weights: dict[str, Tensor]) ->
     network.load_state_dict(weights)
     teacher = Teacher(network, published_input(TINY))
     save_teacher(teacher, TeacherSource(TINY), tmp_path)
-    assert saved_teacher(TeacherSource(TINY), tmp_path, 5).fingerprint() == teacher.fingerprint()
+    assert (
+        load_saved_teacher(TeacherSource(TINY), tmp_path, 5).fingerprint() == teacher.fingerprint()
+    )
     with pytest.raises(UserError, match="5 classes, the data has 6"):
-        saved_teacher(TeacherSource(TINY), tmp_path, 6)
+        load_saved_teacher(TeacherSource(TINY), tmp_path, 6)
 
 
 def test_saved_teacher_answers_with_the_same_bits(tmp_path: Path) -> None:
@@ -257,7 +259,7 @@ def test_saved_teacher_answers_with_the_same_bits(tmp_path: Path) -> None:
     name = "small_resnet18:2"
     teacher = Teacher(build_network(name, 5).to(memory_format=torch.channels_last))
     save_teacher(teacher, TeacherSource(name), tmp_path)
-    again = saved_teacher(TeacherSource(name), tmp_path, 5)
+    again = load_saved_teacher(TeacherSource(name), tmp_path, 5)
     images = torch.rand(32, 3, 16, 16)
     assert torch.equal(again(images), teacher(images))
 

@@ -10,7 +10,7 @@ from torch import nn
 import kd.teacher.networks
 from base.errors import UserError
 from kd.teacher.networks import (
-    Input,
+    InputFormat,
     build_network,
     published_input,
     read_checkpoint,
@@ -170,11 +170,11 @@ def test_unknown_names_bring_close_ones(name: str, close: str) -> None:
 
 def test_what_published_weights_want_to_see() -> None:
     imagenet = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    assert published_input(TINY) == Input(*imagenet, 224, "bilinear")
+    assert published_input(TINY) == InputFormat(*imagenet, 224, "bilinear")
     halves = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    assert published_input("timm:test_resnet.r160_in1k") == Input(*halves, 160, "bilinear")
-    assert published_input("timm:vit_tiny_patch16_224") == Input(*halves, 224, "bicubic")
-    assert published_input("small_resnet18:2") == Input()
+    assert published_input("timm:test_resnet.r160_in1k") == InputFormat(*halves, 160, "bilinear")
+    assert published_input("timm:vit_tiny_patch16_224") == InputFormat(*halves, 224, "bicubic")
+    assert published_input("small_resnet18:2") == InputFormat()
 
 
 def test_a_network_of_ours_has_no_published_weights() -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from base.errors import UserError
-from kd.batches import Batch, distilled
+from kd.batches import Batch, distillation_batches
 from kd.images.loader import shuffled
 from kd.images.splits import Data, load_data
 from kd.loss import kd_loss
@@ -81,7 +81,9 @@ def outputs(
 
 
 def first_batch(found: TeacherOutputs, data: Data, view: int | None) -> Batch:
-    return next(distilled(data.train, found.train, view, 32, shuffled(len(data.train), 0)))
+    return next(
+        distillation_batches(data.train, found.train, view, 32, shuffled(len(data.train), 0))
+    )
 
 
 @pytest.mark.parametrize("view", [0, 1, None])

@@ -11,8 +11,8 @@ import torch
 from base.errors import UserError
 from export.timing.stopwatch import Timing
 from supernet.alpha import Alpha
-from supernet.choice.pick import FILL, MARGIN, pick_measured, pick_predicted
-from supernet.choice.programme import FILLS, Programme, candidates, programme
+from supernet.choice.pick import MARGIN, MIN_BUDGET_USE, pick_measured, pick_predicted
+from supernet.choice.programme import BUDGET_USES, Programme, candidates, programme
 from supernet.latency_table import LatencyTable, table_shapes
 from supernet.presets import preset_space
 from supernet.space import Architecture
@@ -89,7 +89,11 @@ def test_picks_keep_the_budget_and_fill_it(
         assert pick.expected_loss == expect(pick.architecture)
         # Its spread is small, so the margin alone is added to what was measured.
         safe_ms = {a: ms * (1 + MARGIN) for a, ms in mean_ms.items()}
-        fill = FILL if pick.measured.ms * (1 + MARGIN) >= FILL * target_ms else FILLS[0]
+        fill = (
+            MIN_BUDGET_USE
+            if pick.measured.ms * (1 + MARGIN) >= MIN_BUDGET_USE * target_ms
+            else BUDGET_USES[0]
+        )
         fitting = [a for a, ms in safe_ms.items() if fill * target_ms <= ms <= target_ms]
         assert pick.architecture == min(fitting, key=expect)
 
@@ -131,7 +135,7 @@ def test_uncertain_timings_keep_their_distance(
     """The standard error is left of the budget, where that is more than the margin."""
     device = Device(problem.table, 1.0, noise=0.0, spread=0.04)
     pick = pick_measured(problem, alpha(0.8), 0.8, COUNTS, expect, device.measure, random)
-    assert FILL * 0.8 <= pick.measured.ms * 1.04 <= 0.8
+    assert MIN_BUDGET_USE * 0.8 <= pick.measured.ms * 1.04 <= 0.8
 
 
 def test_nothing_measured_within_the_budget_is_an_error(
@@ -152,7 +156,7 @@ def test_a_generous_budget_gets_one_of_the_slowest_that_the_space_has(
     device = Device(problem.table, 1.0)
     log_p = alpha(3 * slowest_ms)
     pick = pick_measured(problem, log_p, 3 * slowest_ms, COUNTS, expect, device.measure, random)
-    assert pick.predicted_ms >= FILLS[2] * slowest_ms
+    assert pick.predicted_ms >= BUDGET_USES[2] * slowest_ms
     assert pick.architecture == min(device.timed, key=expect)
     # One attempt is enough, and the pick is timed once more.
     assert device.calls == [device.calls[0], [pick.architecture]]

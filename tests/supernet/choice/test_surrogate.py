@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from supernet.choice.surrogate import existing_choices, fit_surrogate
+from supernet.choice.surrogate import encode_architecture, fit_surrogate
 from supernet.space import Architecture, SearchSpace
 
 
@@ -47,7 +47,7 @@ def test_what_choices_do_together_is_left_out(space: SearchSpace, losses: dict) 
     draws = np.random.default_rng(2)
     noisy = {a: loss + draws.normal() for a, loss in losses.items()}
     surrogate = fit_surrogate(space, noisy)
-    designs = torch.stack([existing_choices(space, a) for a in noisy]).numpy()
+    designs = torch.stack([encode_architecture(space, a) for a in noisy]).numpy()
     designs = np.column_stack([designs, np.ones(len(designs))])
     targets = np.array(list(noisy.values()))
     by_hand = designs @ np.linalg.lstsq(designs, targets, rcond=None)[0]
@@ -68,7 +68,8 @@ def test_absent_layers_have_no_choices(
     for architecture in every_architecture:
         layers = sum(len(stage.layers) for stage in architecture.stages)
         assert (
-            existing_choices(space, architecture).sum() == 2 * len(architecture.stages) + 3 * layers
+            encode_architecture(space, architecture).sum()
+            == 2 * len(architecture.stages) + 3 * layers
         )
 
 

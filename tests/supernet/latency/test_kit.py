@@ -32,7 +32,7 @@ from supernet.latency.kit import (
     space_and_unit,
     with_repeated_weights,
 )
-from supernet.latency.measurement import find_or_measure_table, given_table
+from supernet.latency.measurement import find_or_measure_table, load_given_table
 from supernet.latency.plan import timing_plan
 from supernet.presets import preset_space
 from supernet.space import Layer, SearchSpace
@@ -92,7 +92,7 @@ def test_a_devices_measurement_becomes_a_table(device: Path, space: SearchSpace)
     assert measurement.unit == UNIT
     assert measurement.plan == timing_plan(space, 0).fingerprint()
     assert len(measurement.rounds) >= 12
-    table = given_table(device / "measurement.json", space)
+    table = load_given_table(device / "measurement.json", space)
     assert table.provenance["rounds"] == len(measurement.rounds)
     assert table.predicted_ms(space.smallest()) < table.predicted_ms(space.largest())
 
@@ -184,7 +184,7 @@ def test_an_unpacked_kit_works_as_well(kit: Path, tmp_path: Path, space: SearchS
     command = [sys.executable, "-I", "unpacked", *QUICK, "--out", "phone.json"]
     finished = subprocess.run(command, cwd=tmp_path, env=clean(), capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr
-    assert given_table(tmp_path / "phone.json", space).provenance["rounds"] >= 12
+    assert load_given_table(tmp_path / "phone.json", space).provenance["rounds"] >= 12
 
 
 def test_a_kit_needs_numpy_and_onnxruntime_alone(kit: Path) -> None:

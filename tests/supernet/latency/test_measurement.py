@@ -15,7 +15,7 @@ from supernet.latency.measurement import (
     check_table,
     describe_table,
     find_or_measure_table,
-    given_table,
+    load_given_table,
     load_run_table,
     machine_difference,
     measure_plan,
@@ -94,7 +94,7 @@ def test_either_file_of_a_run_can_be_brought(
     measured_run: Path, space: SearchSpace, measured: LatencyTable
 ) -> None:
     for name in ("latency.json", "measurement.json"):
-        assert same_ms(given_table(measured_run / name, space), measured)
+        assert same_ms(load_given_table(measured_run / name, space), measured)
 
 
 def test_brought_tables_of_other_images_are_refused(
@@ -104,10 +104,10 @@ def test_brought_tables_of_other_images_are_refused(
     path = tmp_path / "latency.json"
     replace(measured, provenance={**measured.provenance, "unit": unit}).save(path)
     with pytest.raises(UserError, match="images of 16 pixels, expected 8"):
-        given_table(path, space)
+        load_given_table(path, space)
     for name in ("latency.json", "measurement.json"):
         with pytest.raises(UserError, match="space"):
-            given_table(measured_run / name, replace(space, resolution=16))
+            load_given_table(measured_run / name, replace(space, resolution=16))
 
 
 @pytest.mark.parametrize(
@@ -185,4 +185,4 @@ def test_damaged_measurements_are_refused(
     for damage in ({"rounds": []}, {"names": value["names"][1:]}, {"seed": None}, {"machine": 1}):
         path.write_text(json.dumps({**value, **damage}))
         with pytest.raises(UserError, match=r"measurement\.json"):
-            given_table(path, space)
+            load_given_table(path, space)

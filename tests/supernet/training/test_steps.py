@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from base.errors import UserError
-from supernet.alpha import Alpha, Multiplier, probabilities
+from supernet.alpha import Alpha, LatencyMultiplier, probabilities
 from supernet.latency_table import LatencyTable
 from supernet.space import SearchSpace
 from supernet.supernet import Supernet
@@ -34,7 +34,7 @@ def made(space: SearchSpace) -> tuple[Supernet, Alpha]:
 
 def moved_by(alpha: Alpha, rate: float) -> AlphaState:
     optimizer = torch.optim.Adam(alpha.parameters(), rate)
-    return AlphaState(alpha, Multiplier(alpha.log_knots, rate), optimizer)
+    return AlphaState(alpha, LatencyMultiplier(alpha.log_knots, rate), optimizer)
 
 
 def state(module: torch.nn.Module) -> dict[str, Tensor]:

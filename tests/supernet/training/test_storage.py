@@ -15,8 +15,8 @@ from supernet.supernet import Supernet
 from supernet.training.storage import (
     is_of_table,
     load_alpha,
+    load_supernet,
     load_surrogate,
-    load_weights,
     save_alpha,
     save_supernet,
 )
@@ -46,7 +46,7 @@ def test_loaded_weights_and_alpha_are_the_saved_ones(
     space: SearchSpace, saved: tuple[Path, Supernet, Alpha]
 ) -> None:
     path, supernet, alpha = saved
-    assert equal(load_weights(path, space), supernet)
+    assert equal(load_supernet(path, space), supernet)
     again = load_alpha(path, space, "a table")
     assert equal(again, alpha)
     assert again.range_ms() == pytest.approx((1.5, 9.0))
@@ -71,7 +71,7 @@ def test_alpha_alone_is_the_same_again(
     assert equal(load_alpha(path, space, "the phone's table"), alpha)
     assert all(name.startswith("alpha.") for name in read_tensors(path)[0])
     with pytest.raises(UserError, match="damaged"):
-        load_weights(path, space)
+        load_supernet(path, space)
 
 
 def test_whose_table_an_alpha_is_of(saved: tuple[Path, Supernet, Alpha]) -> None:
@@ -86,18 +86,18 @@ def test_missing_truncated_and_foreign_files_are_refused(
 ) -> None:
     path = saved[0]
     with pytest.raises(UserError, match=r"run train\.py"):
-        load_weights(path.with_name("none.safetensors"), space)
+        load_supernet(path.with_name("none.safetensors"), space)
     with pytest.raises(UserError, match="table a table, expected another"):
         load_alpha(path, space, "another")
     other = preset_space("digits", 10)
     with pytest.raises(UserError, match=rf"space {space.fingerprint()}, expected"):
-        load_weights(path, other)
+        load_supernet(path, other)
     with pytest.raises(UserError, match="space"):
         load_alpha(path, other, "a table")
     with pytest.raises(UserError, match="space"):
         load_surrogate(path, other)
     path.write_bytes(path.read_bytes()[:-100])
-    for load in (lambda: load_weights(path, space), lambda: load_alpha(path, space, "a table")):
+    for load in (lambda: load_supernet(path, space), lambda: load_alpha(path, space, "a table")):
         with pytest.raises(UserError, match="cannot be read as safetensors"):
             load()
 
