@@ -1,4 +1,4 @@
-"""A student cut out without modules is, to the last bit, the module that runs on the same slices."""
+"""A student cut out without modules is, bit by bit, the module that runs on the same slices."""
 
 import copy
 
