@@ -26,8 +26,10 @@ from tests.tiny import PATIENCE, UNIT, tiny_space, tiny_table
 
 torch.set_num_threads(1)
 LONGEST_FIRST = ("test_processes.py", "test_resume.py", "test_scripts.py", "test_pick.py")
-# The same in all workers of a test run.
-RUN = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
+# Workers inherit the name of the lock from the process that starts them.
+IS_FIRST = "OYSTER_TESTS_LOCK" not in os.environ
+OWN_LOCK = Path(tempfile.gettempdir()) / f"oyster-tests-{os.getpid()}.lock"
+LOCK = Path(os.environ.setdefault("OYSTER_TESTS_LOCK", str(OWN_LOCK)))
 
 
 @pytest.fixture(scope="session")
@@ -139,7 +141,7 @@ def made_once(
 def pytest_runtest_protocol(item: pytest.Item) -> object:
     """Let what is marked `alone` run while no other worker runs a test: it times something."""
     alone = item.get_closest_marker("alone") is not None
-    with (Path(tempfile.gettempdir()) / f"oyster-{RUN}.lock").open("w") as lock:
+    with LOCK.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
         return (yield)
 
@@ -151,7 +153,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: places.get(item.path.name, last))
 
 
-def pytest_sessionfinish(session: pytest.Session) -> None:
+def pytest_sessionfinish() -> None:
     """Remove the lock."""
-    if not hasattr(session.config, "workerinput"):
-        (Path(tempfile.gettempdir()) / f"oyster-{RUN}.lock").unlink(missing_ok=True)
+    if IS_FIRST:
+        LOCK.unlink(missing_ok=True)

@@ -41,7 +41,10 @@ class Started:
     def __init__(self, script: str, *options: object, most_bytes: int | None = None) -> None:
         self.began = time.time()
         # A pipe that nobody reads would stop it when it is full.
-        self.out, self.err = (tempfile.mkstemp()[1] for _ in range(2))
+        self.folder = tempfile.TemporaryDirectory()
+        self.out, self.err = (f"{self.folder.name}/{name}" for name in ("out", "err"))
+        for path in (self.out, self.err):
+            Path(path).touch()
         words = [script, *map(str, options)]
         arguments = (words, environment(), self.out, self.err, most_bytes)
         self.process = SERVER.Process(target=_run, args=arguments)

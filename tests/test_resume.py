@@ -35,11 +35,12 @@ def is_at(started: Started, phases: Sequence[str]) -> str | None:
 def kill_often(phases: Sequence[str], *command: object) -> Counter:
     """Kill the command again and again, at random moments of every phase; count where it was.
 
-    The first kill of a phase comes at its very beginning, so that none is missed.
+    The first kill of a phase comes at its very beginning, so that none is missed. Until the first
+    of all, training is kept at the end of every phase only; then after every step.
     """
-    draws, killed = random.Random(0), Counter()
+    draws, killed, keep = random.Random(0), Counter(), ()
     for phase, turn in [(p, turn) for p in phases for turn in range(KILLS[p])]:
-        started = Started(*command)
+        started, keep = Started(*command, *keep), KEEP_ALWAYS
         while not is_at(started, phases[phases.index(phase) :]):
             assert started.returncode is None, f"ended before {phase}"
             assert time.time() - started.began < LONGEST
@@ -72,7 +73,7 @@ def test_killed_at_random_training_ends_with_the_same_bits(
     """As the run that nobody killed, whose latency table it is given."""
     killed, whole = tmp_path / "killed", trained[0]
     phone = telephone(whole / "latency.json", tmp_path / "phone")
-    options = ("--run", killed, *SMOKE, "--latency-table", phone, *KEEP_ALWAYS, "--resume")
+    options = ("--run", killed, *SMOKE, "--latency-table", phone, "--resume")
     kills = kill_often(phases, "train.py", *options)
     done = run("train.py", *options)
     assert done.returncode == 0, done.stderr
@@ -84,7 +85,7 @@ def test_killed_at_random_training_ends_with_the_same_bits(
 def test_killed_while_it_measures_training_ends_with_the_same_bits(tmp_path: Path) -> None:
     """What is measured differs each time; so the run that nobody kills is given the other's."""
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    options = ("--run", killed, *SMOKE, "--latency-seconds", 3, *KEEP_ALWAYS, "--resume")
+    options = ("--run", killed, *SMOKE, "--latency-seconds", 3, "--resume")
     kills = kill_often(("table",), "train.py", *options)
     done = run("train.py", *options)
     assert done.returncode == 0, done.stderr
@@ -101,7 +102,7 @@ def test_killed_at_random_a_retraining_ends_with_the_same_bits(
     killed, whole = (shutil.copytree(trained[0], tmp_path / name) for name in ("killed", "whole"))
     phone = telephone(whole / "latency.json", tmp_path / "phone")
     ms = middle_ms(whole)
-    options = ("--target-latency", ms, *QUICK_SEARCH, *KEEP_ALWAYS, "--latency-table", phone)
+    options = ("--target-latency", ms, *QUICK_SEARCH, "--latency-table", phone)
     kills = kill_often(("student",), "search.py", "--run", killed, *options)
     for folder in (killed, whole):
         done = run("search.py", "--run", folder, *options)
@@ -172,8 +173,8 @@ def test_a_file_that_cannot_be_written_is_one_line_and_the_run_goes_on(
 ) -> None:
     """The system limits the size of files; the teacher's checkpoint is the first to be larger."""
     folder, table = tmp_path / "run", trained[0] / "latency.json"
-    options = ("--run", folder, *SMOKE, "--latency-table", table, *KEEP_ALWAYS, "--resume")
-    limited = Started("train.py", *options, most_bytes=2**20).wait()
+    options = ("--run", folder, *SMOKE, "--latency-table", table, "--resume")
+    limited = Started("train.py", *options, *KEEP_ALWAYS, most_bytes=2**20).wait()
     assert limited.returncode == 2
     assert "Traceback" not in limited.stderr
     assert limited.stderr.splitlines()[-1].startswith(
