@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 
 import numpy as np
@@ -46,6 +47,10 @@ class Programme:
 
     def range_ms(self) -> tuple[float, float]:
         """Return the latencies of the fastest and the slowest architecture."""
+        return self._range_ms
+
+    @cached_property
+    def _range_ms(self) -> tuple[float, float]:
         return self.table.predicted_ms(self.fastest()), self.table.predicted_ms(self.slowest())
 
     def fastest(self) -> Architecture:
