@@ -6,6 +6,7 @@ seconds to import them. Everything else is a process of its own: session, output
 
 import multiprocessing
 import os
+import resource
 import runpy
 import signal
 import subprocess
@@ -86,8 +87,6 @@ def _run(
     os.environ.update(environ)
     os.chdir(ROOT)
     if most_bytes is not None:
-        import resource
-
         resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
     sys.argv = list(words)
     runpy.run_path(str(ROOT / words[0]), run_name="__main__")
