@@ -24,10 +24,10 @@ from kd.batches import Batch, LabelOutputs, OnlineOutputs, distillation_batches
 from kd.images.loader import shuffled
 from kd.images.splits import DataSettings, load_data
 from kd.loss import kd_loss, label_loss
+from kd.networks import build_network
 from kd.outputs_writer import store_outputs
 from kd.stored_outputs import size_text, stored_shape
 from kd.teacher.model import Teacher
-from kd.teacher.networks import build_network
 from supernet.presets import preset_space
 from supernet.student import Student
 

@@ -17,8 +17,8 @@ from base.errors import UserError
 from export.onnx_file import read_metadata, write_onnx
 from kd.images.pixels import decoded
 from kd.images.shards import read_index
+from kd.networks import read_checkpoint
 from kd.teacher.black_boxes import OnnxNetwork
-from kd.teacher.networks import read_checkpoint
 from kd.teacher.program_file import Program
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (24, 20, 3), dtype=np.uint8)

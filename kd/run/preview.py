@@ -13,9 +13,9 @@ from export.timing.stopwatch import quick_ms
 from kd.evaluate import CALIBRATION_BATCHES
 from kd.images.loader import batches
 from kd.images.splits import Data, Split
+from kd.networks import build_network
 from kd.run.config import TrainConfig
 from kd.stored_outputs import size_text
-from kd.teacher.networks import build_network
 from kd.teacher.outputs import stored_shapes
 from kd.teacher.prepare import CheckedTeacher
 

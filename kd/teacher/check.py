@@ -13,8 +13,8 @@ from torch.utils.data import Subset
 from base.errors import UserError
 from kd.evaluate import predict
 from kd.images.splits import Split
+from kd.networks import InputFormat
 from kd.teacher.model import Teacher
-from kd.teacher.networks import InputFormat
 
 BINS = 15
 SHOWN_CONFUSIONS = 3

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from base.errors import UserError
+from kd.networks import InputFormat, published_input, with_weights
 from kd.teacher.black_boxes import OnnxNetwork, file_fingerprint, python_network
 from kd.teacher.model import LogOutputs, SelectClasses, Teacher
-from kd.teacher.networks import InputFormat, published_input, with_weights
 from kd.teacher.program_file import Program
 from kd.teacher.request import TeacherSource
 

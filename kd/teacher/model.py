@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from torchvision.transforms.v2.functional import rgb_to_grayscale
 
-from kd.teacher.networks import InputFormat
+from kd.networks import InputFormat
 
 
 class Teacher(nn.Module):

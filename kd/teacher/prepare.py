@@ -15,11 +15,11 @@ from kd.evaluate import predict
 from kd.fit import FitSettings, fit
 from kd.images.splits import Data
 from kd.loss import label_loss
+from kd.networks import build_network
 from kd.stored_outputs import open_outputs, stored_identity
 from kd.teacher.check import Check, check_input, check_outputs
 from kd.teacher.load import load_teacher
 from kd.teacher.model import AnyTeacher, Ensemble, Teacher
-from kd.teacher.networks import build_network
 from kd.teacher.request import TeacherRequest, TeacherSource
 from kd.teacher.saved import load_saved_teacher, read_facts, save_teacher, write_facts
 

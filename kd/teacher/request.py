@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from base.errors import UserError
-from kd.teacher.networks import RGB, SMALL_PREFIX, Channels
+from kd.networks import RGB, SMALL_PREFIX, Channels
 
 STORED_PREFIX = "stored:"
 PUBLISHED = Path("published")

@@ -7,9 +7,9 @@ import torch
 from base.errors import UserError
 from base.files import read_json, write_json
 from base.tensor_files import read_tensors, write_tensors
+from kd.networks import build_network, load_weights, published_input
 from kd.teacher.load import TeacherSource
 from kd.teacher.model import Teacher
-from kd.teacher.networks import build_network, load_weights, published_input
 
 
 def save_teacher(teacher: Teacher, source: TeacherSource, folder: Path) -> None:

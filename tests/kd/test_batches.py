@@ -20,10 +20,10 @@ from kd.batches import (
 )
 from kd.images.loader import shuffled
 from kd.images.splits import Data, DataSettings, join, load_data
+from kd.networks import InputFormat
 from kd.outputs_writer import store_outputs
 from kd.stored_outputs import StoredOutputs, join_outputs, stored_shape
 from kd.teacher.model import Teacher
-from kd.teacher.networks import InputFormat
 
 CPU = torch.device("cpu")
 

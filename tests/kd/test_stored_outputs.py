@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from base.errors import UserError
 from kd.images.splits import Data, DataSettings, join, load_data
 from kd.images.views import view_seed
+from kd.networks import InputFormat
 from kd.outputs_writer import Probabilities, store_outputs
 from kd.stored_outputs import (
     StoredOutputs,
@@ -22,7 +23,6 @@ from kd.stored_outputs import (
     stored_shape,
 )
 from kd.teacher.model import Teacher
-from kd.teacher.networks import InputFormat
 
 IDENTITY = {"data": "d1", "teacher": "t1"}
 

@@ -15,6 +15,7 @@ from kd.evaluate import predict
 from kd.images.pixels import InMemory
 from kd.images.splits import Split
 from kd.images.views import transforms
+from kd.networks import InputFormat
 from kd.teacher.check import (
     IMAGENET,
     Check,
@@ -24,7 +25,6 @@ from kd.teacher.check import (
     expected_calibration_error,
 )
 from kd.teacher.model import Teacher
-from kd.teacher.networks import InputFormat
 
 SIDE, EACH = 8, 8
 # The classes: every mixture of little, some and much of red, green and blue.

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from kd.networks import InputFormat
 from kd.teacher.model import Ensemble, Teacher
-from kd.teacher.networks import InputFormat
 
 RESOLUTIONS = (None, 4, 12)
 

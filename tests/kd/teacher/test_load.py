@@ -12,9 +12,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from base.errors import UserError
+from kd.networks import InputFormat, build_network, published_input
 from kd.teacher.load import TeacherSource, class_order, load_teacher, read_class_names
 from kd.teacher.model import Teacher
-from kd.teacher.networks import InputFormat, build_network, published_input
 from kd.teacher.saved import load_saved_teacher, read_facts, save_teacher, write_facts
 
 TINY = "torchvision:squeezenet1_1"  # 2.9 MB, the smallest that torchvision has

@@ -1,4 +1,4 @@
-"""Teacher networks by name, and weights from files that never execute code."""
+"""Networks by name, and weights from files that never execute code."""
 
 import difflib
 from dataclasses import dataclass
@@ -58,7 +58,7 @@ def _known(name: str) -> tuple[str, str]:
     # A bare name is the usual slip, and timm has nearly all of them.
     wanted = name if model else f"timm:{name}"
     close = ", ".join(difflib.get_close_matches(wanted, known)) or f"{SMALL_PREFIX}2"
-    raise UserError(f"teacher {name}: unknown; expected LIBRARY:NAME, such as {close}")
+    raise UserError(f"{name}: unknown network; expected LIBRARY:NAME, such as {close}")
 
 
 def with_weights(name: str, checkpoint: Path | None, classes: int) -> nn.Module:
@@ -99,6 +99,24 @@ def load_weights(
             " give the checkpoint of this network or name another"
         )
     network.load_state_dict(weights)
+
+
+def load_all_but_classifier(
+    network: nn.Module, weights: dict[str, Tensor], classes: int, origin: Path | str
+) -> None:
+    """Copy `weights` into `network`, whose classifier stays where that is of other classes.
+
+    Raises `UserError` unless every other key and shape fits.
+    """
+    own = network.state_dict()
+    other = {
+        key
+        for key in own.keys() & weights.keys()
+        if weights[key].shape != own[key].shape
+        and _is_head(tuple(weights[key].shape), tuple(own[key].shape), classes)
+    }
+    kept = {key: own[key] if key in other else value for key, value in weights.items()}
+    load_weights(network, kept, classes, origin)
 
 
 def _unpickled(path: Path) -> dict[str, Tensor]:
