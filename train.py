@@ -197,7 +197,8 @@ def preview(
     student = student_seconds(supernet, pixels)
     epoch = step(student, loading) * images / (most * processes)
     scoring = scoring_seconds(len(data.search), most, student, loading, loader.workers)
-    decisions, students = len(space.decisions()), config.surveyed + SHOWN_BUDGETS
+    decisions = sum(len(decision.choices) > 1 for decision in space.decisions())
+    students = config.surveyed + SHOWN_BUDGETS
     seconds = {
         **teacher_seconds(config, data, opened, pixels, loading),
         "latency table": 0 if config.latency_table else config.latency_seconds,

@@ -48,6 +48,7 @@ from kd.teacher.model import Teacher
 from supernet.alpha import preferences
 from supernet.choice.pick import pick_predicted
 from supernet.choice.programme import Programme, programme
+from supernet.presets import fused, mbconv
 from supernet.sampling import fair_sampler, random_as_fast
 from supernet.space import Architecture, SearchSpace, StageSpace
 from supernet.student import parameters_and_macs
@@ -56,14 +57,13 @@ SPACE = SearchSpace(
     name="akd",
     resolution=16,
     classes=10,
-    stem_width=12,
     stem_stride=1,
-    head_width=128,
+    stem_widths=(8, 16, 24),
     stages=(
-        StageSpace(1, (8, 16), (1, 2), (3, 5), (1, 3), (False, True)),
-        StageSpace(2, (16, 24, 32), (1, 2), (3, 5, 7), (2, 4), (False, True)),
-        StageSpace(2, (32, 48, 64), (1, 2), (3, 5), (2, 4), (False, True)),
+        StageSpace(2, (16, 24, 32, 48), (1, 2), (mbconv((3, 5), (2, 4)), fused(1, 2))),
+        StageSpace(2, (32, 48, 64, 96), (1, 2, 3), (mbconv((3, 5), (2, 4)), fused(1, 2))),
     ),
+    head_widths=(0, 64, 128),
 )
 CANDIDATES, SHOWN_BUDGETS = 16, 8
 RESNET, MIXER = "small_resnet18", "convmixer"

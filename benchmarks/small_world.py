@@ -4,19 +4,20 @@ from itertools import product
 from pathlib import Path
 
 from benchmarks.world import World, open_world
+from supernet.presets import fused, mbconv
 from supernet.space import Architecture, SearchSpace, StageSpace
 
 SPACE = SearchSpace(
     name="small world",
     resolution=16,
     classes=10,
-    stem_width=8,
     stem_stride=1,
-    head_width=64,
+    stem_widths=(8,),
     stages=(
-        StageSpace(2, (8, 24), (1,), (3, 5), (1, 4), (False, True)),
-        StageSpace(2, (16, 48), (1, 2), (3,), (1, 4), (False,)),
+        StageSpace(2, (8, 24), (1,), (mbconv((3, 5), (1, 4)), fused(1, 2))),
+        StageSpace(2, (16, 48), (1, 2), (mbconv((3,), (1, 4)), fused(1, 2))),
     ),
+    head_widths=(0, 64),
 )
 
 

@@ -1,5 +1,8 @@
 """Time the supernet's steps against the static largest student's, interleaved, in one process.
 
+That student is as large as the shared weights, and all its layers are `mbconv`, the dearest to
+train; the one whose layers are `fused`, where they can be, is told beside it.
+
     python -m benchmarks.step --preset digits --batch 128
 
 Each step is forward, backward and optimiser on the same batch. `w` is the sandwich of four
@@ -14,6 +17,7 @@ nothing: cut out of the shared weights, beside the same student as a module of i
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,12 +38,13 @@ from supernet.alpha import Alpha, LatencyMultiplier
 from supernet.latency_table import LatencyTable, table_shapes
 from supernet.presets import preset_space
 from supernet.sampling import FairSampler, fair_sampler, log_uniform
-from supernet.space import SearchSpace
+from supernet.space import Architecture, SearchSpace
 from supernet.student import Student, parameters_and_macs
 from supernet.supernet import Supernet
 from supernet.training.steps import AlphaDraw, AlphaState, alpha_step, w_step
+from supernet.training.weights import sandwich
 
-STATIC = "static largest"
+STATIC, STATIC_FUSED = "static largest", "static largest, fused"
 HOST_ROUNDS = 30
 
 
@@ -77,7 +82,8 @@ def made_up_table(space: SearchSpace) -> LatencyTable:
         return 1.0 + positions + 0.1 * torch.rand(shape, generator=generator, dtype=torch.float64)
 
     first, rest = map(entries, shapes.first), map(entries, shapes.rest)
-    return LatencyTable(space, 1.0, tuple(first), tuple(rest), entries(shapes.head), {})
+    stem, head = entries(shapes.stem), entries(shapes.head)
+    return LatencyTable(space, stem, tuple(first), tuple(rest), head, {})
 
 
 def steps(settings: Settings, space: SearchSpace) -> dict[str, object]:
@@ -91,8 +97,6 @@ def steps(settings: Settings, space: SearchSpace) -> dict[str, object]:
         images.to(memory_format=torch.channels_last),
         torch.randint(space.classes, (settings.batch,)),
     )
-    static = Student(space, space.largest()).to(memory_format=torch.channels_last).train()
-    static_optimizer = torch.optim.SGD(static.parameters(), 0.01, momentum=0.9)
     shared = Supernet(space).to(memory_format=torch.channels_last).train()
     shared_optimizer = torch.optim.SGD(shared.parameters(), 0.01, momentum=0.9)
     frozen = Supernet(space).to(memory_format=torch.channels_last).train().requires_grad_(False)
@@ -102,16 +106,11 @@ def steps(settings: Settings, space: SearchSpace) -> dict[str, object]:
     gumbel = torch.Generator().manual_seed(0)
     quarters = [Labelled(*part) for part in zip(*(t.tensor_split(4) for t in batch), strict=True)]
 
-    def static_step() -> None:
-        static_optimizer.zero_grad(set_to_none=True)
-        loss(static(batch.images), batch).backward()
-        static_optimizer.step()
-
     def fair(sampler: FairSampler) -> list:
         return [sampler.near(log_uniform(sampler.range_ms, draws), draws)]
 
     def sandwich_step() -> None:
-        students = [space.largest(), space.smallest(), *fair(sampler), *fair(sampler)]
+        students = [*sandwich(space, draws), *fair(sampler), *fair(sampler)]
         w_step(shared, students, quarters, loss, shared_optimizer)
 
     def fair_step() -> None:
@@ -122,11 +121,33 @@ def steps(settings: Settings, space: SearchSpace) -> dict[str, object]:
         alpha_step(frozen, state, table, AlphaDraw(target_ms, 1.0, gumbel), [batch], loss)
 
     return {
-        STATIC: static_step,
+        STATIC: static_step(Student(space, largest_of(space, 0)), batch),
+        STATIC_FUSED: static_step(Student(space, largest_of(space, 1)), batch),
         "w": sandwich_step,
         "w, one fair student": fair_step,
         "alpha": search_step,
     }
+
+
+def largest_of(space: SearchSpace, operation: int) -> Architecture:
+    """Return the largest student of one operation, by its position, where a stage has it."""
+    last = {d.name: len(d.choices) - 1 for d in space.decisions()}
+    return space.architecture(
+        {n: min(operation, at) if n.endswith(".operation") else at for n, at in last.items()}
+    )
+
+
+def static_step(student: Student, batch: Labelled) -> Callable[[], None]:
+    """Return a call that trains a student of its own for a step."""
+    student.to(memory_format=torch.channels_last).train()
+    optimizer = torch.optim.SGD(student.parameters(), 0.01, momentum=0.9)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        loss(student(batch.images), batch).backward()
+        optimizer.step()
+
+    return step
 
 
 def peak_bytes(step: object) -> int:
@@ -186,7 +207,7 @@ def main(settings: Settings) -> None:
     facts = {
         "static_largest_ms": reference_ms(done),
         "host_ms": host,
-        "largest_macs": parameters_and_macs(space, space.largest())[1],
+        "largest_macs": parameters_and_macs(space, largest_of(space, 0))[1],
         "steps": rows,
     }
     stored = json.loads(settings.out.read_text()) if settings.out.exists() else {}

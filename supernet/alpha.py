@@ -94,12 +94,15 @@ def preferences(alpha: Alpha, count: int) -> list[dict[str, dict[str, float]]]:
 
 
 def stage_shares(alpha: Alpha, target_ms: float) -> dict[str, float]:
-    """Return each choice's probability at `target_ms`, its layers' mean: `stage2.kernel=5`."""
+    """Return each choice's probability at `target_ms`, its layers' mean: `stage2.fused.kernel=3`.
+
+    Those of an operation's forms are given that operation.
+    """
     shares: dict[str, list[float]] = {}
     for decision, choices in named_probabilities(alpha, target_ms).items():
-        stage, *_, kind = decision.split(".")
+        kind = ".".join(part for part in decision.split(".") if not part.startswith("layer"))
         for choice, p in choices.items():
-            shares.setdefault(f"{stage}.{kind}={choice}", []).append(p)
+            shares.setdefault(f"{kind}={choice}", []).append(p)
     return {name: sum(p) / len(p) for name, p in shares.items()}
 
 

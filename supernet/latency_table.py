@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +15,10 @@ from torch import Tensor
 from base.errors import UserError
 from base.files import PARSE_ERRORS, first_difference, read_json, write_json
 from export.timing.unit_of_work import unit_of_work
-from supernet.space import Architecture, Choices, SearchSpace
+from supernet.space import FORM_DECISIONS, Architecture, Choices, SearchSpace, StageSpace
 
-LAYER_DECISIONS = ("kernel", "expansion", "squeeze_excite")
-
-# Where a part stands in the table: ("stem",), ("first", s, c_in, c, kernel, expansion, se),
-# ("rest", s, c, kernel, expansion, se) or ("head", c), by the choices' positions.
+# Where a part stands in the table: ("stem", c), ("first", s, c_in, c, layer), ("rest", s, c, layer)
+# or ("head", c_in, c), by the choices' positions; a layer's is that in `StageSpace.layers`.
 Place = tuple[str | int, ...]
 
 
@@ -29,12 +26,13 @@ Place = tuple[str | int, ...]
 class LatencyTable:
     """Milliseconds (float64) of every part of every student, for one unit of work on one device.
 
-    `first[s]` [c_in, c_out, kernel, expansion, se] is stage s's first layer, `rest[s]`
-    [c, kernel, expansion, se] each further one, whose input and output width are the same variable.
+    `first[s]` [c_in, c_out, layer] is stage s's first layer, `rest[s]` [c, layer] each further one,
+    whose input and output width are the same variable; layers are those of `StageSpace.layers`.
+    `stem` [c], `head` [c_in, c].
     """
 
     space: SearchSpace
-    stem_ms: float
+    stem: Tensor
     first: tuple[Tensor, ...]
     rest: tuple[Tensor, ...]
     head: Tensor
@@ -43,22 +41,24 @@ class LatencyTable:
     def expected_ms(self, choices: Choices) -> Tensor:
         """Return the exact expectation of `predicted_ms` under independent decisions (float64).
 
-        E[ms] = stem + head(p_cS) + Σ_s Σ_l P(d_s >= l) Σ p_cin p_cout p_k p_e p_se T_sl:
-        multilinear, so differentiable in every probability (HardCoRe-NAS, arXiv:2102.11646).
+        E[ms] = stem(p_c0) + head(p_cS, p_h) + Σ_s Σ_l P(d_s >= l) Σ p_cin p_cout p_layer T_sl with
+        p_layer = p_operation p_kernel p_expansion p_se: multilinear, so differentiable in every
+        probability (HardCoRe-NAS, arXiv:2102.11646).
         """
         p = {name: vector.double() for name, vector in choices.items()}
-        total, p_in = torch.tensor(self.stem_ms, dtype=torch.float64), torch.ones(1).double()
+        p_in = p["stem.width"]
+        total = einsum(self.stem, p_in, "c, c ->")
         for s, (first, rest) in enumerate(zip(self.first, self.rest, strict=True)):
-            width = p[f"stage{s + 1}.width"]
-            for i in range(max(self.space.stages[s].depths)):
-                layer = [p[f"stage{s + 1}.layer{i + 1}.{d}"] for d in LAYER_DECISIONS]
+            stage, width = self.space.stages[s], p[f"stage{s + 1}.width"]
+            for i in range(max(stage.depths)):
+                layer = layer_probabilities(stage, f"stage{s + 1}.layer{i + 1}", p)
                 if i == 0:
-                    ms = einsum(first, p_in, width, *layer, "i o k e se, i, o, k, e, se ->")
+                    ms = einsum(first, p_in, width, layer, "i o layer, i, o, layer ->")
                 else:
-                    ms = einsum(rest, width, *layer, "c k e se, c, k, e, se ->")
+                    ms = einsum(rest, width, layer, "c layer, c, layer ->")
                 total = total + self._probability_of_layer(p, s, i) * ms
             p_in = width
-        return total + einsum(self.head, p_in, "c, c ->")
+        return total + einsum(self.head, p_in, p["head.width"], "i o, i, o ->")
 
     def _probability_of_layer(self, p: Choices, s: int, i: int) -> Tensor:
         depths = self.space.stages[s].depths
@@ -72,10 +72,10 @@ class LatencyTable:
     def entry(self, place: Place) -> float:
         """Return the milliseconds of one part."""
         match place:
-            case ("stem",):
-                return self.stem_ms
-            case ("head", c):
-                return float(self.head[c])
+            case ("stem", c):
+                return float(self.stem[c])
+            case ("head", *at):
+                return float(self.head[tuple(at)])
             case ("first", s, *at):
                 return float(self.first[s][tuple(at)])
             case ("rest", s, *at):
@@ -98,7 +98,7 @@ class LatencyTable:
 
     def _entries(self) -> dict[str, object]:
         return {
-            "stem_ms": self.stem_ms,
+            "stem": self.stem.tolist(),
             "first": [part.tolist() for part in self.first],
             "rest": [part.tolist() for part in self.rest],
             "head": self.head.tolist(),
@@ -116,7 +116,7 @@ class LatencyTable:
         try:
             table = cls(
                 space,
-                float(value["stem_ms"]),
+                torch.tensor(value["stem"], dtype=torch.float64),
                 tuple(torch.tensor(part, dtype=torch.float64) for part in value["first"]),
                 tuple(torch.tensor(part, dtype=torch.float64) for part in value["rest"]),
                 torch.tensor(value["head"], dtype=torch.float64),
@@ -132,13 +132,12 @@ class LatencyTable:
 
     def _check(self) -> None:
         shapes = table_shapes(self.space)
-        parts = (*self.first, *self.rest, self.head)
-        if [tuple(part.shape) for part in parts] != [*shapes.first, *shapes.rest, shapes.head]:
+        parts = (self.stem, *self.first, *self.rest, self.head)
+        expected = [shapes.stem, *shapes.first, *shapes.rest, shapes.head]
+        if [tuple(part.shape) for part in parts] != expected:
             raise ValueError("entries do not have the space's shape")
         if not all(torch.isfinite(part).all() and (part > 0).all() for part in parts):
             raise ValueError("an entry is not a positive number")
-        if not (math.isfinite(self.stem_ms) and self.stem_ms > 0):
-            raise ValueError("the stem's entry is not a positive number")
         unit_of_work(self.provenance["unit"])
         said = self.provenance
         for known in (said["unit_of_work"], said["date"], said["machine"]["cpu"]):
@@ -146,10 +145,21 @@ class LatencyTable:
                 raise ValueError(f"{known!r} is no text")
 
 
+def layer_probabilities(stage: StageSpace, name: str, p: Choices) -> Tensor:
+    """Return the probability of every layer of `StageSpace.layers` for the layer called `name`."""
+    found = []
+    for o, operation in enumerate(stage.operations):
+        forms = [p[f"{name}.{operation.name}.{field}"] for field in FORM_DECISIONS]
+        joint = einsum(*forms, "k, e, se -> k e se").flatten()
+        found.append(p[f"{name}.operation"][o] * joint)
+    return torch.cat(found)
+
+
 @dataclass(frozen=True)
 class TableShapes:
     """Shapes of a table's parts."""
 
+    stem: tuple[int, ...]
     first: list[tuple[int, ...]]
     rest: list[tuple[int, ...]]
     head: tuple[int, ...]
@@ -157,24 +167,29 @@ class TableShapes:
 
 def table_shapes(space: SearchSpace) -> TableShapes:
     """Return the shapes that the table of `space` has."""
-    layers = [(len(s.kernels), len(s.expansions), len(s.squeeze_excite)) for s in space.stages]
-    widths = [len(s.widths) for s in space.stages]
+    widths = [len(space.widths_into(s)) for s in range(len(space.stages))]
+    widths.append(len(space.stages[-1].widths))
+    layers = [len(stage.layers) for stage in space.stages]
     return TableShapes(
-        [(i, o, *layer) for i, o, layer in zip([1, *widths], widths, layers, strict=False)],
-        [(c, *layer) for c, layer in zip(widths, layers, strict=True)],
-        (widths[-1],),
+        (len(space.stem_widths),),
+        [(i, o, n) for i, o, n in zip(widths, widths[1:], layers, strict=False)],
+        [(c, n) for c, n in zip(widths[1:], layers, strict=True)],
+        (widths[-1], len(space.head_widths)),
     )
 
 
 def places(space: SearchSpace, architecture: Architecture) -> list[Place]:
-    """Return where the parts of `architecture` stand in the table, stem to head."""
+    """Return where the parts of `architecture` stand in the table, stem to head.
+
+    Raises `UserError` when the architecture does not belong to the space.
+    """
     at = space.positions(architecture)
-    found: list[Place] = [("stem",)]
-    c_in = 0
-    for s, stage in enumerate(architecture.stages):
+    c_in = at["stem.width"]
+    found: list[Place] = [("stem", c_in)]
+    for s, (stage, own) in enumerate(zip(space.stages, architecture.stages, strict=True)):
         c = at[f"stage{s + 1}.width"]
-        for i in range(len(stage.layers)):
-            layer = tuple(at[f"stage{s + 1}.layer{i + 1}.{d}"] for d in LAYER_DECISIONS)
-            found.append(("rest", s, c, *layer) if i else ("first", s, c_in, c, *layer))
+        for i, layer in enumerate(own.layers):
+            form = stage.layers.index(layer)
+            found.append(("rest", s, c, form) if i else ("first", s, c_in, c, form))
         c_in = c
-    return [*found, ("head", c_in)]
+    return [*found, ("head", c_in, at["head.width"])]

@@ -3,9 +3,21 @@
 from dataclasses import dataclass
 
 from base.errors import UserError
-from supernet.space import SearchSpace, StageSpace
+from supernet.space import FUSED, MBCONV, OperationSpace, SearchSpace, StageSpace
 
 NO_SE, BOTH_SE = (False,), (False, True)
+
+
+def mbconv(
+    kernels: tuple[int, ...], expansions: tuple[int, ...], squeeze_excite: tuple[bool, ...] = NO_SE
+) -> OperationSpace:
+    """Return these forms of `mbconv`."""
+    return OperationSpace(MBCONV, kernels, expansions, squeeze_excite)
+
+
+def fused(*expansions: int) -> OperationSpace:
+    """Return `fused` of side 3: wider dense convolutions cost more than they bring."""
+    return OperationSpace(FUSED, (3,), expansions, NO_SE)
 
 
 @dataclass(frozen=True)
@@ -13,50 +25,54 @@ class Preset:
     """Everything of a search space but the number of classes, which the data decides."""
 
     resolution: int
-    stem_width: int
     stem_stride: int
-    head_width: int
+    stem_widths: tuple[int, ...]
     stages: tuple[StageSpace, ...]
+    head_widths: tuple[int, ...]
 
 
 PRESETS = {
     "digits": Preset(
         resolution=16,
-        stem_width=16,
         stem_stride=1,
-        head_width=128,
+        stem_widths=(8, 16),
         stages=(
-            StageSpace(1, (8, 16), (1, 2), (3, 5), (1, 3), BOTH_SE),
-            StageSpace(2, (16, 24, 32), (1, 2, 3), (3, 5), (2, 4), BOTH_SE),
-            StageSpace(2, (32, 48, 64), (1, 2, 3), (3, 5), (2, 4), BOTH_SE),
+            StageSpace(1, (8, 16), (1, 2), (mbconv((3, 5), (1, 3)), fused(1, 2))),
+            StageSpace(2, (16, 24, 32), (1, 2, 3), (mbconv((3, 5), (2, 4)), fused(1, 2))),
+            StageSpace(2, (32, 48, 64), (1, 2, 3), (mbconv((3, 5), (2, 4)), fused(1, 2))),
         ),
+        head_widths=(0, 128),
     ),
     "cifar10": Preset(
         resolution=32,
-        stem_width=16,
         stem_stride=1,
-        head_width=256,
+        stem_widths=(16,),
         stages=(
-            StageSpace(1, (16, 24), (1, 2), (3, 5), (3, 6), BOTH_SE),
-            StageSpace(2, (24, 32, 48), (1, 2, 3), (3, 5, 7), (3, 6), BOTH_SE),
-            StageSpace(2, (48, 64, 96), (1, 2, 3), (3, 5, 7), (3, 6), BOTH_SE),
-            StageSpace(1, (96, 128, 160), (1, 2), (3, 5), (3, 6), BOTH_SE),
+            StageSpace(1, (16, 24), (1, 2), (mbconv((3, 5), (3, 6), BOTH_SE), fused(1, 2))),
+            StageSpace(
+                2, (24, 32, 48), (1, 2, 3), (mbconv((3, 5, 7), (3, 6), BOTH_SE), fused(1, 2))
+            ),
+            StageSpace(
+                2, (48, 64, 96), (1, 2, 3), (mbconv((3, 5, 7), (3, 6), BOTH_SE), fused(1, 2))
+            ),
+            StageSpace(1, (96, 128, 160), (1, 2), (mbconv((3, 5), (3, 6), BOTH_SE), fused(1, 2))),
         ),
+        head_widths=(0, 256),
     ),
     "imagenet": Preset(
         resolution=224,
-        stem_width=32,
         stem_stride=2,
-        head_width=1280,
+        stem_widths=(32,),
         stages=(
-            StageSpace(1, (16,), (1,), (3,), (1,), NO_SE),
-            StageSpace(2, (24, 32), (2, 3), (3, 5), (3, 6), NO_SE),
-            StageSpace(2, (40, 48), (2, 3), (3, 5), (3, 6), BOTH_SE),
-            StageSpace(2, (80, 96), (2, 3), (3, 5), (3, 6), NO_SE),
-            StageSpace(1, (112, 128), (1, 2), (3, 5), (3, 6), BOTH_SE),
-            StageSpace(2, (160, 192), (2, 3), (3, 5), (3, 6), BOTH_SE),
-            StageSpace(1, (320,), (1,), (3, 5), (3, 6), NO_SE),
+            StageSpace(1, (16,), (1,), (mbconv((3,), (1,)), fused(1))),
+            StageSpace(2, (24, 32), (2, 3), (mbconv((3, 5), (3, 6)), fused(2, 4))),
+            StageSpace(2, (40, 48), (2, 3), (mbconv((3, 5), (3, 6), BOTH_SE), fused(2, 4))),
+            StageSpace(2, (80, 96), (2, 3), (mbconv((3, 5), (3, 6)),)),
+            StageSpace(1, (112, 128), (1, 2), (mbconv((3, 5), (3, 6), BOTH_SE),)),
+            StageSpace(2, (160, 192), (2, 3), (mbconv((3, 5), (3, 6), BOTH_SE),)),
+            StageSpace(1, (320,), (1,), (mbconv((3, 5), (3, 6)),)),
         ),
+        head_widths=(1280,),
     ),
 }
 
@@ -75,8 +91,8 @@ def preset_space(name: str, classes: int) -> SearchSpace:
         name,
         resolution,
         classes,
-        preset.stem_width,
         preset.stem_stride,
-        preset.head_width,
+        preset.stem_widths,
         preset.stages,
+        preset.head_widths,
     )

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from base.errors import UserError
-from supernet.latency_table import LAYER_DECISIONS, LatencyTable
-from supernet.space import Architecture
+from supernet.latency_table import LatencyTable
+from supernet.space import Architecture, Stage, StageSpace
 
 # Students that differ by less are as fast as each other.
 SAME_LATENCY = 0.02
@@ -118,19 +118,24 @@ class TiltedDistribution:
 
     def draw(self, generator: np.random.Generator) -> Architecture:
         """Draw one student."""
-        table, picked, c_in = self.table, {}, 0
-        for s, (first, rest) in enumerate(zip(table.first, table.rest, strict=True)):
-            stage, (log_stage, log_depth) = table.space.stages[s], self.log_stages[s]
+        table, space, stages = self.table, self.table.space, []
+        stem = c_in = _pick(self.log_stem(), generator)
+        for s, stage in enumerate(space.stages):
+            log_stage, log_depth = self.log_stages[s]
             c = _pick(log_stage[c_in] + self.backward[s + 1], generator)
             d = _pick(log_depth[c], generator)
-            picked |= {f"stage{s + 1}.width": c, f"stage{s + 1}.depth": d}
-            for i in range(stage.depths[d]):
-                ms = (first[c_in, c] if i == 0 else rest[c]).numpy()
-                at = np.unravel_index(_pick(-self.beta * ms.ravel(), generator), ms.shape)
-                for decision, position in zip(LAYER_DECISIONS, at, strict=True):
-                    picked[f"stage{s + 1}.layer{i + 1}.{decision}"] = int(position)
+            first, rest, log_p = table.first[s][c_in, c], table.rest[s][c], log_layers(stage)
+            layers = []
+            for ms in (first, *[rest] * (stage.depths[d] - 1)):
+                layers.append(stage.layers[_pick(log_p - self.beta * ms.numpy(), generator)])
+            stages.append(Stage(stage.widths[c], tuple(layers)))
             c_in = c
-        return table.space.architecture(picked)
+        head = _pick(-self.beta * table.head[c_in].numpy(), generator)
+        return Architecture(space.stem_widths[stem], tuple(stages), space.head_widths[head])
+
+    def log_stem(self) -> np.ndarray:
+        """Log weight [c] of every stem and all that can follow it."""
+        return -self.beta * self.table.stem.numpy() + self.backward[0]
 
 
 def tilted_distribution(table: LatencyTable, beta: float) -> TiltedDistribution:
@@ -139,34 +144,46 @@ def tilted_distribution(table: LatencyTable, beta: float) -> TiltedDistribution:
     return TiltedDistribution(table, beta, log_stages, _backward(table, beta, log_stages))
 
 
+def log_layers(stage: StageSpace) -> np.ndarray:
+    """Log probabilities of a stage's layers where every decision is uniform: operation, then form.
+
+    An operation of many forms is not drawn more often than one of few.
+    """
+    forms = [len(operation.layers) for operation in stage.operations]
+    return -np.log(np.repeat(forms, forms)) - math.log(len(forms))
+
+
 def _pick(log_weights: np.ndarray, generator: np.random.Generator) -> int:
     weights = np.exp(log_weights - log_weights.max())
     return int(generator.choice(len(weights), p=weights / weights.sum()))
 
 
-def _log_mean_exp(values: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
-    top = values.max(axis=axes, keepdims=True)
-    return np.log(np.exp(values - top).mean(axis=axes)) + top.squeeze(axes)
-
-
 def _log_stage(table: LatencyTable, s: int, beta: float) -> tuple[np.ndarray, np.ndarray]:
     """Log sums of one stage: over everything [c_in, c_out]; over the further layers [c, depth]."""
-    log_first = _log_mean_exp(-beta * table.first[s].numpy(), (2, 3, 4))
-    log_rest = _log_mean_exp(-beta * table.rest[s].numpy(), (1, 2, 3))
-    further = np.array(table.space.stages[s].depths) - 1
-    log_depth = log_rest[:, None] * further
-    return log_first + _log_mean_exp(log_depth, (1,)), log_depth
+    stage = table.space.stages[s]
+    log_first = _log_sum_exp(log_layers(stage) - beta * table.first[s].numpy())
+    log_rest = _log_sum_exp(log_layers(stage) - beta * table.rest[s].numpy())
+    log_depth = log_rest[:, None] * (np.array(stage.depths) - 1)
+    return log_first + _log_mean_exp(log_depth), log_depth
+
+
+def _log_sum_exp(values: np.ndarray) -> np.ndarray:
+    return np.logaddexp.reduce(values, axis=-1)
+
+
+def _log_mean_exp(values: np.ndarray) -> np.ndarray:
+    return _log_sum_exp(values) - math.log(values.shape[-1])
 
 
 def _backward(
     table: LatencyTable, beta: float, log_stages: Sequence[tuple[np.ndarray, np.ndarray]]
 ) -> list[np.ndarray]:
     """For each stage boundary the log sum [c] over everything behind it."""
-    messages = [-beta * table.head.numpy()]
+    messages = [_log_mean_exp(-beta * table.head.numpy())]
     for log_stage, _ in reversed(log_stages):
-        messages.insert(0, _log_mean_exp(log_stage + messages[0], (1,)))
+        messages.insert(0, _log_mean_exp(log_stage + messages[0]))
     return messages
 
 
 def _log_partition(table: LatencyTable, beta: float) -> float:
-    return float(tilted_distribution(table, beta).backward[0][0]) - beta * table.stem_ms
+    return float(_log_mean_exp(tilted_distribution(table, beta).log_stem()))

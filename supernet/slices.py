@@ -3,38 +3,63 @@
 A slice is the leading channels of a tensor and the spatial centre of a kernel.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import Conv2dNormActivation, SqueezeExcitation
 
-from supernet.space import Architecture, Layer
-from supernet.student import MEAN, STD, MBConv, Student
+from supernet.shared_weights import SharedWeights
+from supernet.space import MBCONV, Architecture, Layer
+from supernet.student import MEAN, STD, FusedMBConv, MBConv
 
 
-def sliced_student(largest: Student, architecture: Architecture, images: Tensor) -> Tensor:
-    """Map images [B, 3, R, R] to logits [B, K] with `architecture`'s slice of `largest`.
+def sliced_student(shared: SharedWeights, architecture: Architecture, images: Tensor) -> Tensor:
+    """Map images [B, 3, R, R] to logits [B, K] with `architecture`'s slice of the shared weights.
 
-    Gradients reach the weights of `largest`; in training mode its running statistics move.
+    Gradients reach the shared weights; in training mode their running statistics move.
     """
-    stem = largest.stem.conv
-    x = _conv_norm(stem, (images - MEAN) / STD, stem.out_channels)
-    for blocks, stage in zip(largest.stages, architecture.stages, strict=True):
+    x = _conv_norm(shared.stem.conv, (images - MEAN) / STD, architecture.stem_width)
+    for blocks, stage in zip(shared.stages, architecture.stages, strict=True):
         for block, layer in zip(blocks, stage.layers, strict=False):  # those that exist
-            x = _mbconv(block, x, layer, stage.width)
-    x = _conv_norm(largest.head.conv, x, largest.head.conv.out_channels)
-    return largest.head.classifier(x.mean((2, 3)))
+            x = sliced_layer(block[layer.operation], x, layer, stage.width)
+    classifier = shared.direct
+    if architecture.head_width:
+        x, classifier = (
+            _conv_norm(shared.head.conv, x, architecture.head_width),
+            shared.head.classifier,
+        )
+    features = x.mean((2, 3))
+    weight = crop(classifier.weight, (classifier.out_features, features.shape[1]))
+    return F.linear(features, weight, classifier.bias)
 
 
-def _mbconv(block: MBConv, x: Tensor, layer: Layer, width: int) -> Tensor:
+def sliced_layer(module: MBConv | FusedMBConv, x: Tensor, layer: Layer, width: int) -> Tensor:
+    """Map [B, C, H, W] to [B, width, H / stride, W / stride] with `layer`'s slice of its operation.
+
+    The residual stands wherever the shapes agree and the module has stride 1.
+    """
+    own = _mbconv if layer.operation == MBCONV else _fused
+    y = own(module, x, layer, width)
+    return x + y if module.residual and x.shape == y.shape else y
+
+
+def _mbconv(module: MBConv, x: Tensor, layer: Layer, width: int) -> Tensor:
     hidden = x.shape[1] * layer.expansion
-    y = _conv_norm(block.expand, x, hidden)
-    y = _conv_norm(block.depthwise, y, hidden, layer.kernel)
+    y = _conv_norm(module.expand, x, hidden) if layer.expansion > 1 else x
+    y = _conv_norm(module.depthwise, y, hidden, layer.kernel)
     if layer.squeeze_excite:
-        y = _squeeze_excite(block.squeeze_excite, y)
-    y = _conv_norm(block.project, y, width)
-    return x + y if block.residual else y
+        y = _squeeze_excite(module.squeeze_excite, y)
+    return _conv_norm(module.project, y, width)
+
+
+def _fused(module: FusedMBConv, x: Tensor, layer: Layer, width: int) -> Tensor:
+    projects = layer.expansion > 1
+    hidden = x.shape[1] * layer.expansion if projects else width
+    y = _conv_norm(module.expand, x, hidden, layer.kernel)
+    if layer.squeeze_excite:
+        y = _squeeze_excite(module.squeeze_excite, y)
+    return _conv_norm(module.project, y, width) if projects else y
 
 
 def _squeeze_excite(module: SqueezeExcitation, x: Tensor) -> Tensor:
@@ -68,6 +93,20 @@ def _conv_norm(
         norm.eps,
     )
     return F.relu_(y) if activation else y
+
+
+def shared_names(names: Sequence[str], architecture: Architecture) -> Iterator[tuple[str, str]]:
+    """Yield every name in a student's state with that of the shared weights it is a slice of."""
+    for name in names:
+        kind, *rest = name.split(".")
+        if kind == "stages":
+            s, i, *rest = rest
+            operation = architecture.stages[int(s)].layers[int(i)].operation
+            yield name, ".".join([kind, s, i, operation, *rest])
+        elif kind == "head" and architecture.head_width == 0:
+            yield name, name.replace("head.classifier", "direct")
+        else:
+            yield name, name
 
 
 def crop(tensor: Tensor, shape: Sequence[int]) -> Tensor:

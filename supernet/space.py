@@ -2,10 +2,12 @@
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Self
 
 import numpy as np
@@ -16,12 +18,24 @@ from base.errors import UserError
 
 # A probability vector for every decision, by the decision's name; one-hot or relaxed.
 Choices = dict[str, Tensor]
+# What is decided in every operation of a layer, beside which operation it is.
+FORM_DECISIONS = ("kernel", "expansion", "squeeze_excite")
+MBCONV, FUSED = OPERATIONS = ("mbconv", "fused")
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One MBConv: kernel of the depthwise convolution, expansion of the input, gate or none."""
+    """One layer: an operation and its form.
 
+    `mbconv` is a 1x1 convolution that expands, a depthwise one of side `kernel` and a 1x1 that
+    projects (MobileNetV2, arXiv:1801.04381); with expansion 1 there is no 1x1 in front (MnasNet's
+    separable convolution, arXiv:1807.11626). `fused` is one dense convolution of side `kernel` that
+    expands and a 1x1 that projects (EfficientNetV2, arXiv:2104.00298); with expansion 1 it is the
+    dense convolution alone (AKD's, arXiv:1911.09074). Either has a gate or none
+    (squeeze-and-excitation, arXiv:1709.01507).
+    """
+
+    operation: str
     kernel: int
     expansion: int
     squeeze_excite: bool
@@ -37,9 +51,14 @@ class Stage:
 
 @dataclass(frozen=True)
 class Architecture:
-    """One choice for every decision of a search space; hashable, JSON both ways."""
+    """One choice for every decision of a search space; hashable, JSON both ways.
 
+    A head of width 0 is the classifier alone, with no 1x1 convolution before it.
+    """
+
+    stem_width: int
     stages: tuple[Stage, ...]
+    head_width: int
 
     def to_json(self) -> dict:
         """Return plain lists and dictionaries."""
@@ -49,24 +68,40 @@ class Architecture:
     def from_json(cls, value: Mapping) -> Self:
         """Build from `to_json`'s form; raise `UserError` when a field is missing or foreign."""
         try:
-            return cls(
-                tuple(
-                    Stage(stage["width"], tuple(Layer(**layer) for layer in stage["layers"]))
-                    for stage in value["stages"]
-                )
+            stages = tuple(
+                Stage(stage["width"], tuple(Layer(**layer) for layer in stage["layers"]))
+                for stage in value["stages"]
             )
+            return cls(value["stem_width"], stages, value["head_width"])
         except (KeyError, TypeError) as error:
             raise UserError(
-                f"not an architecture ({error}); expected stages of width and layers"
+                f"not an architecture ({error}); expected the widths of stem and head, and stages "
+                "of width and layers"
             ) from error
 
 
 @dataclass(frozen=True)
 class Decision:
-    """A named choice: `stage2.layer1.kernel` among (3, 5)."""
+    """A named choice: `stage2.layer1.mbconv.kernel` among (3, 5)."""
 
     name: str
-    choices: tuple[int, ...]
+    choices: tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class OperationSpace:
+    """The forms of one operation; choices ascend."""
+
+    name: str
+    kernels: tuple[int, ...]
+    expansions: tuple[int, ...]
+    squeeze_excite: tuple[bool, ...]
+
+    @cached_property
+    def layers(self) -> tuple[Layer, ...]:
+        """Every form, the last decision varying fastest."""
+        forms = itertools.product(self.kernels, self.expansions, self.squeeze_excite)
+        return tuple(Layer(self.name, *form) for form in forms)
 
 
 @dataclass(frozen=True)
@@ -76,48 +111,47 @@ class StageSpace:
     stride: int
     widths: tuple[int, ...]
     depths: tuple[int, ...]
-    kernels: tuple[int, ...]
-    expansions: tuple[int, ...]
-    squeeze_excite: tuple[bool, ...]
+    operations: tuple[OperationSpace, ...]
 
-    def layer_choices(self) -> int:
-        """Count the distinct layers at one width."""
-        return len(self.kernels) * len(self.expansions) * len(self.squeeze_excite)
+    @cached_property
+    def layers(self) -> tuple[Layer, ...]:
+        """Every layer that can be chosen, operation by operation."""
+        return tuple(layer for operation in self.operations for layer in operation.layers)
 
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """MnasNet's lineage (arXiv:1807.11626): stem, stages of MBConv layers, head.
+    """MnasNet's lineage (arXiv:1807.11626): stem, stages of layers, head.
 
-    All choices are ascending, so the last one is the largest.
+    All choices ascend, so the last one is the largest; of a stage's operations the last has the
+    largest layer.
     """
 
     name: str
     resolution: int
     classes: int
-    stem_width: int
     stem_stride: int
-    head_width: int
+    stem_widths: tuple[int, ...]
     stages: tuple[StageSpace, ...]
+    head_widths: tuple[int, ...]
 
     def decisions(self) -> tuple[Decision, ...]:
-        """Return every decision, stage by stage: width, depth, then the layers' own."""
-        return tuple(d for s in range(len(self.stages)) for d in self._stage_decisions(s))
+        """Return every decision: the stem's, stage by stage width, depth and layers, the head's."""
+        return self._decisions
 
-    def _stage_decisions(self, s: int) -> list[Decision]:
-        stage, name = self.stages[s], f"stage{s + 1}"
-        found = [Decision(f"{name}.width", stage.widths), Decision(f"{name}.depth", stage.depths)]
-        for layer in range(1, max(stage.depths) + 1):
-            found += [
-                Decision(f"{name}.layer{layer}.kernel", stage.kernels),
-                Decision(f"{name}.layer{layer}.expansion", stage.expansions),
-                Decision(f"{name}.layer{layer}.squeeze_excite", stage.squeeze_excite),
-            ]
-        return found
+    @cached_property
+    def _decisions(self) -> tuple[Decision, ...]:
+        found = [Decision("stem.width", self.stem_widths)]
+        for s, stage in enumerate(self.stages, start=1):
+            found += [Decision(f"stage{s}.width", stage.widths)]
+            found += [Decision(f"stage{s}.depth", stage.depths)]
+            for i in range(1, max(stage.depths) + 1):
+                found += _layer_decisions(f"stage{s}.layer{i}", stage)
+        return (*found, Decision("head.width", self.head_widths))
 
     def widths_into(self, s: int) -> tuple[int, ...]:
         """Return the widths that can enter stage `s` (from 0): stem's, or the stage before's."""
-        return (self.stem_width,) if s == 0 else self.stages[s - 1].widths
+        return self.stem_widths if s == 0 else self.stages[s - 1].widths
 
     def squeeze_width(self, s: int, layer: int) -> int:
         """Return a layer's squeeze channels (from 0): a quarter of its widest input, at least 8."""
@@ -126,29 +160,46 @@ class SearchSpace:
 
     def size(self) -> int:
         """Count the distinct students."""
-        return math.prod(
-            len(stage.widths) * sum(stage.layer_choices() ** depth for depth in stage.depths)
+        stages = [
+            len(stage.widths) * sum(len(stage.layers) ** depth for depth in stage.depths)
             for stage in self.stages
-        )
+        ]
+        return len(self.stem_widths) * math.prod(stages) * len(self.head_widths)
 
     def architecture(self, picked: Mapping[str, int]) -> Architecture:
         """Build the architecture from a choice's position for every decision."""
-        stages = []
-        for s, stage in enumerate(self.stages, start=1):
-            depth = stage.depths[picked[f"stage{s}.depth"]]
-            layers = tuple(
-                Layer(
-                    stage.kernels[picked[f"stage{s}.layer{i}.kernel"]],
-                    stage.expansions[picked[f"stage{s}.layer{i}.expansion"]],
-                    stage.squeeze_excite[picked[f"stage{s}.layer{i}.squeeze_excite"]],
-                )
-                for i in range(1, depth + 1)
+        chosen = {d.name: d.choices[picked[d.name]] for d in self._decisions}
+
+        def layer(name: str) -> Layer:
+            operation = chosen[f"{name}.operation"]
+            return Layer(operation, *(chosen[f"{name}.{operation}.{d}"] for d in FORM_DECISIONS))
+
+        stages = tuple(
+            Stage(
+                chosen[f"stage{s}.width"],
+                tuple(layer(f"stage{s}.layer{i + 1}") for i in range(chosen[f"stage{s}.depth"])),
             )
-            stages.append(Stage(stage.widths[picked[f"stage{s}.width"]], layers))
-        return Architecture(tuple(stages))
+            for s in range(1, len(self.stages) + 1)
+        )
+        return Architecture(chosen["stem.width"], stages, chosen["head.width"])
+
+    def decided(self, architecture: Architecture) -> dict[str, int | str]:
+        """Return what `architecture` chooses, by the decision's name.
+
+        Decisions of layers that it does not have, and of operations that they are not, are absent.
+        """
+        chosen: dict[str, int | str] = {"stem.width": architecture.stem_width}
+        for s, stage in enumerate(architecture.stages, start=1):
+            chosen |= {f"stage{s}.width": stage.width, f"stage{s}.depth": len(stage.layers)}
+            for i, layer in enumerate(stage.layers, start=1):
+                chosen[f"stage{s}.layer{i}.operation"] = layer.operation
+                for field in FORM_DECISIONS:
+                    name = f"stage{s}.layer{i}.{layer.operation}.{field}"
+                    chosen[name] = getattr(layer, field)
+        return chosen | {"head.width": architecture.head_width}
 
     def positions(self, architecture: Architecture) -> dict[str, int]:
-        """Position of the choice for every decision; layers that do not exist say 0.
+        """Position of the choice for every decision; those that are not decided say 0.
 
         Raises `UserError` when the architecture does not belong to this space.
         """
@@ -157,14 +208,8 @@ class SearchSpace:
                 f"{len(architecture.stages)} stages do not fit space {self.name!r}, "
                 f"which has {len(self.stages)}"
             )
-        chosen: dict[str, int] = {}
-        for s, stage in enumerate(architecture.stages, start=1):
-            chosen |= {f"stage{s}.width": stage.width, f"stage{s}.depth": len(stage.layers)}
-            for i, layer in enumerate(stage.layers, start=1):
-                for field, value in dataclasses.asdict(layer).items():
-                    chosen[f"stage{s}.layer{i}.{field}"] = value
-        found = {}
-        for decision in self.decisions():
+        chosen, found = self.decided(architecture), {}
+        for decision in self._decisions:
             value = chosen.get(decision.name, decision.choices[0])
             if value not in decision.choices:
                 raise UserError(
@@ -178,25 +223,25 @@ class SearchSpace:
         """Return probability 1 on every choice of `architecture` (float32)."""
         positions = self.positions(architecture)
         return {
-            d.name: torch.eye(len(d.choices))[positions[d.name]].clone() for d in self.decisions()
+            d.name: torch.eye(len(d.choices))[positions[d.name]].clone() for d in self._decisions
         }
 
     def largest(self) -> Architecture:
         """Return the student with the last choice everywhere."""
-        return self.architecture({d.name: len(d.choices) - 1 for d in self.decisions()})
+        return self.architecture({d.name: len(d.choices) - 1 for d in self._decisions})
 
     def smallest(self) -> Architecture:
         """Return the student with the first choice everywhere."""
-        return self.architecture({d.name: 0 for d in self.decisions()})
+        return self.architecture({d.name: 0 for d in self._decisions})
 
     def middle(self) -> Architecture:
         """Return the student with the middle choice everywhere (the larger of two)."""
-        return self.architecture({d.name: len(d.choices) // 2 for d in self.decisions()})
+        return self.architecture({d.name: len(d.choices) // 2 for d in self._decisions})
 
     def random(self, generator: np.random.Generator) -> Architecture:
         """Draw every decision uniformly."""
         return self.architecture(
-            {d.name: int(generator.integers(len(d.choices))) for d in self.decisions()}
+            {d.name: int(generator.integers(len(d.choices))) for d in self._decisions}
         )
 
     @classmethod
@@ -204,17 +249,18 @@ class SearchSpace:
         """Build from the plain form of all fields; raise `UserError` when one is amiss."""
         try:
             fields = {name: _tupled(part) for name, part in dict(value).items()}
-            stages = tuple(
-                StageSpace(**{name: _tupled(part) for name, part in stage.items()})
-                for stage in fields.pop("stages")
-            )
-            sizes = [size for name, size in fields.items() if name != "name"]
-            for stage in stages:
-                sizes += [stage.stride, *stage.widths, *stage.depths]
-                sizes += [*stage.kernels, *stage.expansions]
+            stages = tuple(map(_stage_from_json, fields.pop("stages")))
+            space = cls(**fields, stages=stages)
+            sizes = [space.resolution, space.classes, space.stem_stride]
+            sizes += [stage.stride for stage in stages]
             if not all(type(size) is int and size > 0 for size in sizes):
                 raise ValueError(f"sizes {sizes} are not all whole numbers above 0")
-            return cls(**fields, stages=stages)
+            for decision in space.decisions():
+                if not (
+                    decision.choices and all(_is_choice(decision, c) for c in decision.choices)
+                ):
+                    raise ValueError(f"{decision.name}: {decision.choices}")
+            return space
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"not a search space ({error}); expected its fields") from error
 
@@ -222,6 +268,32 @@ class SearchSpace:
         """Hash of every field, so that a table or a supernet of another space is told apart."""
         text = json.dumps(dataclasses.asdict(self), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _layer_decisions(name: str, stage: StageSpace) -> list[Decision]:
+    found = [Decision(f"{name}.operation", tuple(o.name for o in stage.operations))]
+    for o in stage.operations:
+        forms = (o.kernels, o.expansions, o.squeeze_excite)
+        for field, choices in zip(FORM_DECISIONS, forms, strict=True):
+            found.append(Decision(f"{name}.{o.name}.{field}", choices))
+    return found
+
+
+def _is_choice(decision: Decision, choice: object) -> bool:
+    if decision.name.endswith(".operation"):
+        return choice in OPERATIONS
+    if decision.name.endswith(".squeeze_excite"):
+        return type(choice) is bool
+    return type(choice) is int and choice >= (0 if decision.name == "head.width" else 1)
+
+
+def _stage_from_json(value: Mapping) -> StageSpace:
+    fields = {name: _tupled(part) for name, part in value.items()}
+    operations = (
+        OperationSpace(**{name: _tupled(part) for name, part in operation.items()})
+        for operation in fields.pop("operations")
+    )
+    return StageSpace(**fields, operations=tuple(operations))
 
 
 def _tupled(value: object) -> object:

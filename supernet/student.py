@@ -5,32 +5,70 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.ops import Conv2dNormActivation, SqueezeExcitation
 
-from supernet.space import Architecture, Layer, SearchSpace
+from supernet.space import FUSED, Architecture, Layer, SearchSpace
 
 # Images come in [0, 1]; the student brings them to [-1, 1] itself, so nobody can forget to.
 MEAN = STD = 0.5
 
 
 class MBConv(nn.Module):
-    """Expand 1x1, depthwise k x k, squeeze-and-excitation, project 1x1 (MobileNetV2, MnasNet)."""
+    """Expand 1x1, depthwise k x k, squeeze-and-excitation, project 1x1 (MobileNetV2, MnasNet).
+
+    With expansion 1 nothing is expanded.
+    """
 
     def __init__(
         self, c_in: int, c_out: int, layer: Layer, stride: int, residual: bool, squeeze: int
     ) -> None:
         super().__init__()
-        hidden = c_in * layer.expansion
+        hidden, expands = c_in * layer.expansion, layer.expansion > 1
         self.residual = residual
-        self.expand = Conv2dNormActivation(c_in, hidden, 1)
+        self.expand = Conv2dNormActivation(c_in, hidden, 1) if expands else nn.Identity()
         self.depthwise = Conv2dNormActivation(hidden, hidden, layer.kernel, stride, groups=hidden)
-        self.squeeze_excite = (
-            SqueezeExcitation(hidden, squeeze) if layer.squeeze_excite else nn.Identity()
-        )
+        self.squeeze_excite = gate(hidden, squeeze, layer)
         self.project = Conv2dNormActivation(hidden, c_out, 1, activation_layer=None)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, c_in, H, W] to [B, c_out, H / stride, W / stride]."""
         y = self.project(self.squeeze_excite(self.depthwise(self.expand(x))))
         return x + y if self.residual else y
+
+
+class FusedMBConv(nn.Module):
+    """Expand by a dense k x k, squeeze-and-excitation, project 1x1 (EfficientNetV2).
+
+    With expansion 1 nothing is projected: one dense convolution from c_in to c_out channels.
+    `hidden` overrules the channels between.
+    """
+
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int,
+        layer: Layer,
+        stride: int,
+        residual: bool,
+        squeeze: int,
+        hidden: int | None = None,
+    ) -> None:
+        super().__init__()
+        projects = layer.expansion > 1
+        hidden = hidden or (c_in * layer.expansion if projects else c_out)
+        project = Conv2dNormActivation(hidden, c_out, 1, activation_layer=None)
+        self.residual = residual
+        self.expand = Conv2dNormActivation(c_in, hidden, layer.kernel, stride)
+        self.squeeze_excite = gate(hidden, squeeze, layer)
+        self.project = project if projects else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, c_in, H, W] to [B, c_out, H / stride, W / stride]."""
+        y = self.project(self.squeeze_excite(self.expand(x)))
+        return x + y if self.residual else y
+
+
+def gate(channels: int, squeeze: int, layer: Layer) -> nn.Module:
+    """Return the layer's squeeze-and-excitation, or nothing where it has none."""
+    return SqueezeExcitation(channels, squeeze) if layer.squeeze_excite else nn.Identity()
 
 
 class Stem(nn.Module):
@@ -46,22 +84,27 @@ class Stem(nn.Module):
 
 
 class Head(nn.Module):
-    """1x1 convolution, average over space, linear classifier."""
+    """1x1 convolution, average over space, linear classifier; with width 0 no convolution."""
 
     def __init__(self, c_in: int, width: int, classes: int) -> None:
         super().__init__()
-        self.conv = Conv2dNormActivation(c_in, width, 1)
-        self.classifier = nn.Linear(width, classes)
+        self.conv = Conv2dNormActivation(c_in, width, 1) if width else nn.Identity()
+        self.classifier = nn.Linear(width or c_in, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map features [B, C, H, W] to logits [B, K]."""
         return self.classifier(self.conv(x).mean((2, 3)))
 
 
-def mbconv(space: SearchSpace, s: int, i: int, c_in: int, c_out: int, layer: Layer) -> MBConv:
-    """Build layer `i` of stage `s`, from 0; the first has the stride, the others a residual."""
+def block(space: SearchSpace, s: int, i: int, c_in: int, c_out: int, layer: Layer) -> nn.Module:
+    """Build layer `i` of stage `s`, from 0; the first has the stride.
+
+    A residual stands wherever input and output have one shape.
+    """
     stride = space.stages[s].stride if i == 0 else 1
-    return MBConv(c_in, c_out, layer, stride, i > 0, space.squeeze_width(s, i))
+    operation = FusedMBConv if layer.operation == FUSED else MBConv
+    residual = stride == 1 and c_in == c_out
+    return operation(c_in, c_out, layer, stride, residual, space.squeeze_width(s, i))
 
 
 class Student(nn.Module):
@@ -70,16 +113,16 @@ class Student(nn.Module):
     def __init__(self, space: SearchSpace, architecture: Architecture) -> None:
         super().__init__()
         space.positions(architecture)
-        self.stem = Stem(space.stem_width, space.stem_stride)
+        width = architecture.stem_width
+        self.stem = Stem(width, space.stem_stride)
         self.stages = nn.ModuleList()
-        width = space.stem_width
         for s, stage in enumerate(architecture.stages):
             blocks = nn.Sequential()
             for i, layer in enumerate(stage.layers):
-                blocks.append(mbconv(space, s, i, width, stage.width, layer))
+                blocks.append(block(space, s, i, width, stage.width, layer))
                 width = stage.width
             self.stages.append(blocks)
-        self.head = Head(width, space.head_width, space.classes)
+        self.head = Head(width, architecture.head_width, space.classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images [B, 3, R, R] in [0, 1] to logits [B, K]."""

@@ -22,7 +22,7 @@ from supernet.latency.measurement import find_or_measure_table
 from supernet.latency_table import LatencyTable
 from supernet.space import Architecture, SearchSpace
 from tests.smoke import QUICK_SEARCH, SMOKE, middle_ms, run
-from tests.tiny import PATIENCE, UNIT, tiny_space, tiny_table
+from tests.tiny import PATIENCE, UNIT, enumerate_students, tiny_space, tiny_table
 
 torch.set_num_threads(1)
 LONGEST_FIRST = ("test_processes.py", "test_resume.py", "test_scripts.py", "test_pick.py")
@@ -40,12 +40,8 @@ def space() -> SearchSpace:
 
 @pytest.fixture(scope="session")
 def every_architecture(space: SearchSpace) -> list[Architecture]:
-    """All students of `space`, by brute force over all decisions."""
-    decisions = space.decisions()
-    grids = np.stack(np.meshgrid(*[range(len(d.choices)) for d in decisions], indexing="ij"), -1)
-    names = [d.name for d in decisions]
-    rows = grids.reshape(-1, len(names)).tolist()
-    return list(dict.fromkeys(space.architecture(dict(zip(names, r, strict=True))) for r in rows))
+    """All students of `space`, by brute force over stems, stages, layers and heads."""
+    return enumerate_students(space)
 
 
 @pytest.fixture(scope="session")

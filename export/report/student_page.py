@@ -19,6 +19,7 @@ def summary_rows(facts: Mapping, onnx_path: Path) -> list[tuple[str, str]]:
         ("student", f"{facts['test_accuracy']:.2%} of the test split"),
         *_teacher(facts),
         *_controls(facts),
+        *_rivals(facts),
         ("size", f"{facts['params']:,} parameters, {facts['macs']:,} MACs an image"),
         (
             "ONNX parity",
@@ -73,17 +74,44 @@ def write_student_report(
     """
     phase = f"student_{folder.name}"
     curves_figure(folder / "curves.png", retraining, [(phase, "loss"), (phase, "accuracy")])
-    layers = [
-        (str(s), str(stage["width"]), str(i), str(layer["kernel"]), str(layer["expansion"]), gate)
-        for s, stage in enumerate(architecture["stages"], start=1)
-        for i, layer in enumerate(stage["layers"], start=1)
-        for gate in ["yes" if layer["squeeze_excite"] else "no"]
-    ]
-    header = ("stage", "width", "layer", "kernel", "expansion", "squeeze-and-excitation")
+    header = ("part", "width", "operation", "kernel", "expansion", "squeeze-and-excitation")
     sections = [
         Section("Result", table=summary_rows(facts, folder / "student.onnx")),
-        Section("Architecture", table=layers, header=header),
+        Section("Architecture", table=parts_of(architecture), header=header),
         Section("Retraining", pictures=[folder / "curves.png"]),
         Section("All numbers", table=[(key, str(value)) for key, value in facts.items()]),
     ]
     write_report(folder / "report.html", f"Oyster: student within {folder.name}", sections)
+
+
+def _rivals(facts: Mapping) -> list[tuple[str, str]]:
+    """Return a row a rival, and who is best for these milliseconds."""
+    rows = []
+    for rival in facts["rivals"]:
+        ms = f"{rival['measured_ms']:.2f} ms"
+        told = f"{ms}, slower than the budget: left out"
+        if rival["test_accuracy"] is not None:
+            ahead, error = 100 * rival["ahead"], 100 * rival["ahead_error"]
+            told = (
+                f"{ms}, {rival['test_accuracy']:.2%} of the test split, {ahead:+.2f} ± {error:.2f} "
+                f"points beside the student, {rival['params']:,} parameters"
+            )
+        rows.append((f"rival {rival['name']}", told))
+    return [*rows, ("best", facts["verdict"])] if rows else []
+
+
+def parts_of(architecture: Mapping) -> list[tuple[str, ...]]:
+    """Return a row a part, stem to head, of an architecture's JSON form."""
+    stem, head = str(architecture["stem_width"]), architecture["head_width"]
+    rows = [("stem", stem, "convolution", "3", "", "")]
+    for s, stage in enumerate(architecture["stages"], start=1):
+        for i, layer in enumerate(stage["layers"], start=1):
+            gate = "yes" if layer["squeeze_excite"] else "no"
+            form = (layer["operation"], str(layer["kernel"]), str(layer["expansion"]), gate)
+            rows.append((f"stage {s}, layer {i}", str(stage["width"]), *form))
+    last = (
+        ("head", str(head), "convolution", "1", "", "")
+        if head
+        else ("head", "", "none", "", "", "")
+    )
+    return [*rows, last]

@@ -1,18 +1,19 @@
 """Derivation: the most probable architecture under a budget, exactly, as an integer programme."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
 
 import numpy as np
 import torch
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
+from torch import Tensor
 
 from base.errors import UserError
-from supernet.latency_table import LAYER_DECISIONS, LatencyTable
-from supernet.space import Architecture, Choices
+from supernet.latency_table import LatencyTable
+from supernet.space import FORM_DECISIONS, Architecture, Choices
 
 # A candidate should use this much of the budget; less only where too few students do.
 BUDGET_USES = (0.985, 0.97, 0.95, 0.9, 0.8, 0.0)
@@ -23,7 +24,7 @@ class Programme:
     """The integer programme: one binary a choice, then one weight a joint choice of every layer.
 
     Consistency rows tie each layer's joint weights to the choices, so binary choices force the
-    joint weights to be their product, and `ms` with the stem's is the table's exact sum.
+    joint weights to be their product, and `ms` is the table's exact sum.
     """
 
     table: LatencyTable
@@ -69,9 +70,7 @@ class Programme:
     def _minimise(
         self, objective: np.ndarray, least_ms: float, most_ms: float
     ) -> Architecture | None:
-        budget = LinearConstraint(
-            self.ms[None], least_ms - self.table.stem_ms, most_ms - self.table.stem_ms
-        )
+        budget = LinearConstraint(self.ms[None], least_ms, most_ms)
         result = milp(
             objective,
             integrality=np.arange(len(objective)) < self.binaries,
@@ -97,19 +96,36 @@ class Programme:
     def of_existing_layers(self, value: np.ndarray) -> np.ndarray:
         """Return values [binaries] by which an architecture is worth what its own layers are.
 
-        Absent layers have choices too, which the programme makes as it likes. So the best choice of
-        every decision of a layer is moved to the depths that have the layer, and is 0 there: with
-        log-probabilities the sum then is that of the architecture, whatever absent layers choose.
+        Absent layers, and the operations that a layer is not, have choices too, which the programme
+        makes as it likes. So the best choice of every decision of an operation is moved to that
+        operation, and an absent layer's best operation to the depths that have the layer: with
+        log-probabilities the sum then is that of the architecture, whatever else is chosen.
         """
-        moved, sizes = value.copy(), {d.name: len(d.choices) for d in self.table.space.decisions()}
+        moved = value.copy()
         for s, stage in enumerate(self.table.space.stages, start=1):
             depths = self.offsets[f"stage{s}.depth"] + np.arange(len(stage.depths))
-            for i, name in product(range(max(stage.depths)), LAYER_DECISIONS):
-                decision = f"stage{s}.layer{i + 1}.{name}"
-                own = self.offsets[decision] + np.arange(sizes[decision])
-                moved[own] -= value[own].max()
-                moved[depths[np.array(stage.depths) > i]] += value[own].max()
+            for i in range(max(stage.depths)):
+                layer = f"stage{s}.layer{i + 1}"
+                operations = self._at(f"{layer}.operation")
+                for own, at in zip(stage.operations, operations, strict=True):
+                    for field in FORM_DECISIONS:
+                        self._move_best(moved, f"{layer}.{own.name}.{field}", at)
+                self._move_best(moved, f"{layer}.operation", depths[np.array(stage.depths) > i])
         return moved
+
+    def _move_best(self, value: np.ndarray, decision: str, to: np.ndarray | int) -> None:
+        own = self._at(decision)
+        best = value[own].max()
+        value[own] -= best
+        value[to] += best
+
+    def _at(self, decision: str) -> np.ndarray:
+        """Return where the choices of a decision stand among the binaries."""
+        return self.offsets[decision] + np.arange(self._sizes[decision])
+
+    @cached_property
+    def _sizes(self) -> dict[str, int]:
+        return {d.name: len(d.choices) for d in self.table.space.decisions()}
 
 
 def programme(table: LatencyTable) -> Programme:
@@ -122,6 +138,7 @@ def programme(table: LatencyTable) -> Programme:
     for s, stage in enumerate(table.space.stages):
         for i in range(max(stage.depths)):
             builder.add_layer(s, i)
+    builder.add_head()
     return builder.build()
 
 
@@ -146,6 +163,7 @@ class _Builder:
 
     def __init__(self, offsets: dict[str, int], binaries: int, table: LatencyTable) -> None:
         self.offsets, self.binaries, self.table = offsets, binaries, table
+        self.choices = {d.name: d.choices for d in table.space.decisions()}
         self.ms = [np.zeros(binaries)]
         self.columns = binaries
         self.entries: list[tuple[int, int, float]] = []
@@ -154,8 +172,8 @@ class _Builder:
         for d in table.space.decisions():
             at = offsets[d.name]
             self._row({at + j: 1.0 for j in range(len(d.choices))}, 1.0, 1.0)
-        last = offsets[f"stage{len(table.space.stages)}.width"]
-        self.ms[0][last : last + len(table.head)] = table.head.numpy()
+        stem = offsets["stem.width"]
+        self.ms[0][stem : stem + len(table.stem)] = table.stem.numpy()
 
     def _row(self, coefficients: dict[int, float], lower: float, upper: float) -> None:
         self.entries += [(len(self.lower), column, c) for column, c in coefficients.items()]
@@ -164,27 +182,54 @@ class _Builder:
 
     def add_layer(self, s: int, i: int) -> None:
         """Add layer `i` of stage `s`: its joint choices, their sum and their marginals."""
-        name = f"stage{s + 1}"
-        own = [f"{name}.layer{i + 1}.{d}" for d in LAYER_DECISIONS]
-        if i > 0:
-            entries, decisions = self.table.rest[s], [f"{name}.width", *own]
-        elif s == 0:
-            entries, decisions = self.table.first[s][0], [f"{name}.width", *own]
-        else:
-            entries = self.table.first[s]
-            decisions = [f"stage{s}.width", f"{name}.width", *own]
+        stage, name = self.table.space.stages[s], f"stage{s + 1}"
+        entries = self.table.rest[s] if i else self.table.first[s]
+        widths = (
+            [f"{name}.width"] if i else [f"stage{s}.width" if s else "stem.width", f"{name}.width"]
+        )
+        deep_enough = [j for j, depth in enumerate(stage.depths) if depth > i]
+        exists = [self.offsets[f"{name}.depth"] + j for j in deep_enough]
+        joint = self._add_joint(entries, widths, exists)
+        layer = f"{name}.layer{i + 1}"
+        for o, own in enumerate(stage.operations):
+            holds = [form.operation == own.name for form in stage.layers]
+            self._add_marginal(joint[..., holds], f"{layer}.operation", o)
+            for field in FORM_DECISIONS:
+                decision = f"{layer}.{own.name}.{field}"
+                for at, choice in enumerate(self.choices[decision]):
+                    holds = [
+                        form.operation == own.name and getattr(form, field) == choice
+                        for form in stage.layers
+                    ]
+                    self._add_marginal(joint[..., holds], decision, at)
+
+    def add_head(self) -> None:
+        """Add the joint choices of the head and of the width into it."""
+        last = f"stage{len(self.table.space.stages)}.width"
+        self._add_joint(self.table.head, [last, "head.width"], None)
+
+    def _add_joint(
+        self, entries: Tensor, widths: Sequence[str], exists: Sequence[int] | None
+    ) -> np.ndarray:
+        """Add a column an entry, 1 in sum where one of the binaries `exists` is, and its widths.
+
+        `widths` name the decisions of the first axes; without `exists` the sum is always 1.
+        """
         joint = self.columns + np.arange(entries.numel()).reshape(entries.shape)
         self.ms.append(entries.numpy().ravel())
         self.columns += entries.numel()
+        one = 1.0 if exists is None else 0.0
+        held = dict.fromkeys(exists or (), -1.0)
+        self._row(dict.fromkeys(joint.ravel().tolist(), 1.0) | held, one, one)
+        for axis, decision in enumerate(widths):
+            for at in range(entries.shape[axis]):
+                self._add_marginal(np.take(joint, at, axis), decision, at)
+        return joint
 
-        deep_enough = [j for j, depth in enumerate(self.table.space.stages[s].depths) if depth > i]
-        exists = {self.offsets[f"{name}.depth"] + j: -1.0 for j in deep_enough}
-        self._row(dict.fromkeys(joint.ravel().tolist(), 1.0) | exists, 0.0, 0.0)
-        for axis, decision in enumerate(decisions):
-            for choice in range(entries.shape[axis]):
-                having = np.take(joint, choice, axis).ravel().tolist()
-                chosen = self.offsets[decision] + choice
-                self._row(dict.fromkeys(having, 1.0) | {chosen: -1.0}, -np.inf, 0.0)
+    def _add_marginal(self, having: np.ndarray, decision: str, at: int) -> None:
+        """Add that the joint weights `having` a choice are in sum no more than its binary."""
+        chosen = {self.offsets[decision] + at: -1.0}
+        self._row(dict.fromkeys(having.ravel().tolist(), 1.0) | chosen, -np.inf, 0.0)
 
     def build(self) -> Programme:
         """Freeze what was collected."""

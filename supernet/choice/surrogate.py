@@ -50,14 +50,10 @@ def fit_surrogate(space: SearchSpace, losses: Mapping[Architecture, float]) -> S
 
 
 def encode_architecture(space: SearchSpace, architecture: Architecture) -> Tensor:
-    """Return a vector [P]: 1 at every choice of `architecture`, 0 throughout absent layers."""
-    exists = {
-        f"stage{s}.layer{i}"
-        for s, stage in enumerate(architecture.stages, start=1)
-        for i in range(1, len(stage.layers) + 1)
-    }
-    parts = [
-        p * (".layer" not in name or name.rpartition(".")[0] in exists)
-        for name, p in space.one_hot(architecture).items()
-    ]
+    """Return a vector [P]: 1 at every choice of `architecture`, 0 where it decides nothing.
+
+    So an expansion counts by its operation, whose decision it is.
+    """
+    decided = space.decided(architecture)
+    parts = [p * (name in decided) for name, p in space.one_hot(architecture).items()]
     return torch.cat(parts).double()

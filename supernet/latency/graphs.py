@@ -1,12 +1,13 @@
 """ONNX graphs of the space's blocks, and networks chained of them, from a few shared exports.
 
 An export takes a second, and a space has hundreds of blocks. But the graph of a block depends only
-on its structure (kernel, stride, squeeze-and-excitation, residual): it is exported once for each,
-and another block of that structure is the same graph with that block's own weights.
+on its structure (operation, kernel, stride, gate, residual): it is exported once for each, and
+another block of that structure is the same graph with that block's own weights.
 """
 
 import copy
 from functools import cache, reduce
+from typing import NamedTuple
 
 import onnx
 import torch
@@ -17,44 +18,65 @@ from torchvision.ops import Conv2dNormActivation
 
 from export.onnx_file import to_onnx
 from supernet.space import Architecture, Layer, SearchSpace
-from supernet.student import Head, MBConv, Stem, Student
+from supernet.student import FusedMBConv, Head, Stem, Student
 
-Structure = tuple[type[nn.Module], int, int, bool, bool]
+
+class Structure(NamedTuple):
+    """All that the graph of a part depends on, beside the shapes of its weights."""
+
+    kind: type[nn.Module]
+    kernel: int = 1
+    stride: int = 1
+    gated: bool = False
+    residual: bool = False
+    plain: bool = False  # expansion 1, or a head without a convolution
 
 
 def structure(part: nn.Module) -> Structure:
-    """Return all that the graph of a part depends on, beside the shapes of its weights."""
-    if isinstance(part, MBConv):
-        depthwise = part.depthwise[0]
-        gated = not isinstance(part.squeeze_excite, nn.Identity)
-        return MBConv, depthwise.kernel_size[0], depthwise.stride[0], gated, part.residual
+    """Return what the graph of a stem, block or head depends on."""
     if isinstance(part, Stem):
-        return Stem, 3, part.conv[0].stride[0], False, False
-    return Head, 1, 1, False, False
+        return Structure(Stem, 3, part.conv[0].stride[0])
+    if isinstance(part, Head):
+        return Structure(Head, plain=isinstance(part.conv, nn.Identity))
+    is_fused = isinstance(part, FusedMBConv)
+    spatial = (part.expand if is_fused else part.depthwise)[0]
+    return Structure(
+        type(part),
+        spatial.kernel_size[0],
+        spatial.stride[0],
+        not isinstance(part.squeeze_excite, nn.Identity),
+        part.residual,
+        isinstance(part.project if is_fused else part.expand, nn.Identity),
+    )
 
 
 @cache
 def _exported(kind: Structure) -> onnx.ModelProto:
-    part = _fused(_smallest_of(kind))
+    part = _folded(_smallest_of(kind))
     generator = torch.Generator().manual_seed(0)
     for parameter in part.parameters():
         # The exporter drops biases of zeros and joins equal ones.
         nn.init.normal_(parameter, generator=generator)
-    channels = next(part.parameters()).shape[1]
-    example = torch.zeros(2, channels, 16, 16)
+    example = torch.zeros(2, channels_into(part), 16, 16)
     return to_onnx(part, example, input_name="x", output_name="y")
 
 
-def _smallest_of(kind: Structure) -> nn.Module:
-    name, kernel, stride, gated, residual = kind
-    if name is Stem:
-        return Stem(4, stride)
-    if name is Head:
-        return Head(4, 8, 2)
-    return MBConv(4, 4, Layer(kernel, 2, gated), stride, residual, 8)
+def _smallest_of(own: Structure) -> nn.Module:
+    if own.kind is Stem:
+        return Stem(4, own.stride)
+    if own.kind is Head:
+        return Head(4, 0 if own.plain else 8, 2)
+    layer = Layer("", own.kernel, 1 if own.plain else 2, own.gated)
+    return own.kind(4, 4, layer, own.stride, own.residual, 8)
 
 
-def _fused(part: nn.Module) -> nn.Module:
+def channels_into(part: nn.Module) -> int:
+    """Return how many channels a stem, block or head takes."""
+    first = next(m for m in part.modules() if isinstance(m, nn.Conv2d | nn.Linear))
+    return first.in_channels if isinstance(first, nn.Conv2d) else first.in_features
+
+
+def _folded(part: nn.Module) -> nn.Module:
     """Copy `part` with every BatchNorm folded into its convolution, as the runtime would do it."""
     part = copy.deepcopy(part).eval()
     for layer in part.modules():
@@ -63,8 +85,8 @@ def _fused(part: nn.Module) -> nn.Module:
     return part
 
 
-def _fused_weights(part: nn.Module) -> dict[str, Tensor]:
-    """Return the weights that `_fused` leaves; a copy of the modules takes ten times as long."""
+def _folded_weights(part: nn.Module) -> dict[str, Tensor]:
+    """Return the weights that `_folded` leaves; a copy of the modules takes ten times as long."""
     weights = {name: tensor.detach().cpu() for name, tensor in part.state_dict().items()}
     for name, layer in part.named_modules():
         if isinstance(layer, Conv2dNormActivation):
@@ -91,7 +113,7 @@ def part_graph(part: nn.Module, size: int) -> onnx.ModelProto:
     """
     model = onnx.ModelProto()
     model.CopyFrom(_exported(structure(part)))
-    graph, weights = model.graph, _fused_weights(part)
+    graph, weights = model.graph, _folded_weights(part)
     for initializer in graph.initializer:
         if initializer.name in weights:
             array = weights[initializer.name].numpy()
@@ -107,7 +129,7 @@ def part_graph(part: nn.Module, size: int) -> onnx.ModelProto:
         if axis > 0:
             dimension.dim_param = f"y{axis}"
     x = graph.input[0].type.tensor_type.shape.dim
-    x[1].dim_value = next(part.parameters()).shape[1]
+    x[1].dim_value = channels_into(part)
     x[2].dim_value = x[3].dim_value = size
     return model
 
@@ -141,4 +163,4 @@ def _joined(first: onnx.ModelProto, second: onnx.ModelProto) -> onnx.ModelProto:
 
 def stride(part: nn.Module) -> int:
     """Return how many pixels of the input's side become one of the output's; a head keeps them."""
-    return structure(part)[2]
+    return structure(part).stride

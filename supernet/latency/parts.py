@@ -11,8 +11,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from supernet.latency_table import LatencyTable, Place, table_shapes
-from supernet.space import Layer, SearchSpace
-from supernet.student import Head, Stem, mbconv
+from supernet.space import SearchSpace
+from supernet.student import Head, Stem, block
 
 
 class Costs(NamedTuple):
@@ -48,22 +48,26 @@ class Part:
 def parts(space: SearchSpace) -> dict[Place, Part]:
     """Build every part of every student of `space`, with random weights."""
     size = space.resolution
-    found: dict[Place, Part] = {("stem",): Part(Stem(space.stem_width, space.stem_stride), 3, size)}
+    found: dict[Place, Part] = {
+        ("stem", c): Part(Stem(width, space.stem_stride), 3, size)
+        for c, width in enumerate(space.stem_widths)
+    }
     size = -(-size // space.stem_stride)
     for s, stage in enumerate(space.stages):
-        choices = (stage.kernels, stage.expansions, stage.squeeze_excite)
-        layers = list(itertools.product(*map(enumerate, choices)))
         out = -(-size // stage.stride)
-        for (c, width), picks in itertools.product(enumerate(stage.widths), layers):
-            at, layer = tuple(i for i, _ in picks), Layer(*(choice for _, choice in picks))
-            rest = mbconv(space, s, 1, width, width, layer)
-            found[("rest", s, c, *at)] = Part(rest, width, out)
+        for (c, width), (at, layer) in itertools.product(
+            enumerate(stage.widths), enumerate(stage.layers)
+        ):
+            rest = block(space, s, 1, width, width, layer)
+            found[("rest", s, c, at)] = Part(rest, width, out)
             for c_in, width_in in enumerate(space.widths_into(s)):
-                first = mbconv(space, s, 0, width_in, width, layer)
-                found[("first", s, c_in, c, *at)] = Part(first, width_in, size)
+                first = block(space, s, 0, width_in, width, layer)
+                found[("first", s, c_in, c, at)] = Part(first, width_in, size)
         size = out
-    for c, width in enumerate(space.stages[-1].widths):
-        found[("head", c)] = Part(Head(width, space.head_width, space.classes), width, size)
+    for (c_in, width_in), (c, width) in itertools.product(
+        enumerate(space.stages[-1].widths), enumerate(space.head_widths)
+    ):
+        found[("head", c_in, c)] = Part(Head(width_in, width, space.classes), width_in, size)
     return found
 
 
@@ -72,14 +76,17 @@ def assemble(
 ) -> LatencyTable:
     """Lay out one value for every part as a table."""
     shapes = table_shapes(space)
+    stem, head = (torch.zeros(shape, dtype=torch.float64) for shape in (shapes.stem, shapes.head))
     first = [torch.zeros(shape, dtype=torch.float64) for shape in shapes.first]
     rest = [torch.zeros(shape, dtype=torch.float64) for shape in shapes.rest]
-    head = torch.zeros(shapes.head, dtype=torch.float64)
     for (kind, *at), value in values.items():
-        if kind == "first":
-            first[at[0]][tuple(at[1:])] = value
-        elif kind == "rest":
-            rest[at[0]][tuple(at[1:])] = value
-        elif kind == "head":
-            head[at[0]] = value
-    return LatencyTable(space, values[("stem",)], tuple(first), tuple(rest), head, provenance)
+        match kind:
+            case "stem":
+                stem[tuple(at)] = value
+            case "head":
+                head[tuple(at)] = value
+            case "first":
+                first[at[0]][tuple(at[1:])] = value
+            case "rest":
+                rest[at[0]][tuple(at[1:])] = value
+    return LatencyTable(space, stem, tuple(first), tuple(rest), head, provenance)

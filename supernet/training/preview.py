@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,8 +36,11 @@ def w_seconds(supernet: Supernet, images: Tensor) -> float:
 
 
 def alpha_seconds(supernet: Supernet, images: Tensor) -> float:
-    """Time a step of alpha on images [B, 3, R, R] in seconds, shared weights frozen."""
-    choices = supernet.space.one_hot(supernet.space.largest())
+    """Time a step of alpha on images [B, 3, R, R] in seconds, shared weights frozen.
+
+    Its operations are drawn at random, as in most steps.
+    """
+    choices = supernet.space.one_hot(supernet.space.random(np.random.default_rng(0)))
     choices = {name: p.requires_grad_() for name, p in choices.items()}
     supernet.requires_grad_(False)
     seconds = _seconds(supernet, lambda: supernet(images, choices).sum().backward())
@@ -78,6 +82,7 @@ def table_rows(space: SearchSpace, unit: UnitOfWork, given: Path | None) -> list
 
 
 def count_parts(space: SearchSpace) -> int:
-    """Count the entries of a table of `space`: one for the stem, and all others."""
+    """Count the entries of a table of `space`."""
     shapes = table_shapes(space)
-    return 1 + sum(math.prod(shape) for shape in (*shapes.first, *shapes.rest, shapes.head))
+    every = (shapes.stem, *shapes.first, *shapes.rest, shapes.head)
+    return sum(map(math.prod, every))

@@ -14,6 +14,7 @@ from base.phase import Phase
 from base.precision import Precision
 from base.processes import is_main_process, require_same_on_all_processes
 from supernet.sampling import FairSampler, log_uniform
+from supernet.space import Architecture, SearchSpace
 from supernet.supernet import Supernet
 from supernet.training.steps import Loss, SplittableBatch, w_step
 
@@ -39,6 +40,23 @@ class WSettings:
         """Take these fields out of a run's settings; `steps` follows from its epochs and images."""
         known = {**settings, "steps": steps}
         return cls(**{field.name: known[field.name] for field in fields(cls)})
+
+
+def sandwich(space: SearchSpace, draws: np.random.Generator) -> tuple[Architecture, Architecture]:
+    """Return the largest and the smallest student, an operation drawn for each of their layers.
+
+    So every operation's ends are trained (sandwich rule: BigNAS, arXiv:2003.11142).
+    """
+    largest: dict[str, int] = {}
+    smallest: dict[str, int] = {}
+    for decision in space.decisions():
+        last = len(decision.choices) - 1
+        if decision.name.endswith(".operation"):
+            for student in (largest, smallest):
+                student[decision.name] = int(draws.integers(last + 1))
+        else:
+            largest[decision.name], smallest[decision.name] = last, 0
+    return space.architecture(largest), space.architecture(smallest)
 
 
 def train_w(
@@ -69,7 +87,7 @@ def train_w(
     for step in (bar := trange(start, steps, desc=phase.name, unit="step", disable=quiet)):
         draws = np.random.default_rng((settings.seed, step))
         fair = [sampler.near(log_uniform(sampler.range_ms, draws), draws) for _ in range(FAIR)]
-        students = [space.largest(), space.smallest(), *fair]
+        students = [*sandwich(space, draws), *fair]
         turns = next(batches).chunk(settings.accumulate)
         shares = [share for turn in turns for share in turn.chunk(len(students))]
         several = students * len(turns)

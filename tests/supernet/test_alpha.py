@@ -84,11 +84,13 @@ def test_entropy_is_one_when_undecided_and_zero_when_decided(space: SearchSpace)
 
 def test_named_probabilities_and_stage_shares(alpha: Alpha) -> None:
     named = named_probabilities(alpha, 5.0)
-    assert set(named["stage1.layer1.squeeze_excite"]) == {"no", "yes"}
-    assert "stage1.layer1.expansion" not in named  # one choice only
+    assert set(named["stage2.layer1.mbconv.squeeze_excite"]) == {"no", "yes"}
+    assert set(named["stage1.layer1.operation"]) == {"mbconv", "fused"}
+    assert "stage1.layer1.mbconv.expansion" not in named  # one choice only
     shares = stage_shares(alpha, 5.0)
-    mean = (named["stage1.layer1.kernel"]["5"] + named["stage1.layer2.kernel"]["5"]) / 2
-    assert shares["stage1.kernel=5"] == pytest.approx(mean)
+    kernels = [named[f"stage1.layer{i}.mbconv.kernel"]["5"] for i in (1, 2)]
+    assert shares["stage1.mbconv.kernel=5"] == pytest.approx(sum(kernels) / 2)
+    assert shares["head.width=8"] == pytest.approx(named["head.width"]["8"])
 
 
 def test_multiplier_rises_over_budget_falls_under_it_and_stays_positive(alpha: Alpha) -> None:

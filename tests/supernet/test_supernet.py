@@ -5,10 +5,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from supernet.slices import crop
-from supernet.space import Architecture, SearchSpace
+from supernet.mixtures import centre_mask, prefix_mask
+from supernet.slices import crop, shared_names
+from supernet.space import FUSED, MBCONV, Architecture, SearchSpace
 from supernet.student import Student
-from supernet.supernet import Supernet, centre_mask, prefix_mask
+from supernet.supernet import Supernet
 
 
 @pytest.fixture
@@ -49,10 +50,10 @@ def test_one_hot_supernet_equals_extracted_student(
 
         mixed.square().sum().backward()
         plain.square().sum().backward()
-        shared = dict(supernet.largest.named_parameters())
-        for name, parameter in student.named_parameters():
-            here = crop(shared[name].grad, parameter.shape)
-            torch.testing.assert_close(here, parameter.grad, rtol=1e-8, atol=1e-8)
+        shared, own = dict(supernet.shared.named_parameters()), dict(student.named_parameters())
+        for name, of in shared_names(own, architecture):
+            here = crop(shared[of].grad, own[name].shape)
+            torch.testing.assert_close(here, own[name].grad, rtol=1e-8, atol=1e-8)
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
@@ -67,9 +68,9 @@ def test_sliced_student_equals_extracted_student(
         torch.testing.assert_close(sliced, plain, rtol=1e-12, atol=1e-12)
         sliced.square().sum().backward()
         plain.square().sum().backward()
-        shared = dict(supernet.largest.named_parameters())
-        for name, parameter in student.named_parameters():
-            grad = shared[name].grad
+        shared, own = dict(supernet.shared.named_parameters()), dict(student.named_parameters())
+        for name, of in shared_names(own, architecture):
+            parameter, grad = own[name], shared[of].grad
             torch.testing.assert_close(crop(grad, parameter.shape), parameter.grad)
             # What is not in the slice gets nothing.
             assert torch.isclose(grad.abs().sum(), parameter.grad.abs().sum())
@@ -93,17 +94,43 @@ def test_mixed_forward_keeps_nothing(
     assert all(torch.equal(before[n], p) for n, p in supernet.state_dict().items())
 
 
+@pytest.mark.parametrize("operation", [MBCONV, FUSED])
 def test_every_choice_gets_a_gradient(
+    space: SearchSpace, supernet: Supernet, images: Tensor, operation: str
+) -> None:
+    """Those not taken too: the sample is the smallest student of either operation."""
+    supernet.train()
+    smallest, o = space.positions(space.smallest()), (MBCONV, FUSED).index(operation)
+    picked = {n: o if n.endswith(".operation") else at for n, at in smallest.items()}
+    choices = space.one_hot(space.architecture(picked))
+    choices = {n: p.double().requires_grad_() for n, p in choices.items()}
+    supernet(images, choices).square().sum().backward()
+    other = FUSED if operation == MBCONV else MBCONV
+    for name, p in choices.items():
+        # Neither a layer that the depth switches off nor an operation that is not drawn passes a
+        # gradient to its own decisions; which operation it is, and how deep, has one.
+        if len(p) > 1 and "layer2" not in name and f".{other}." not in name:
+            assert (p.grad != 0).all(), name
+
+
+def test_an_operation_not_drawn_keeps_no_graph(
     space: SearchSpace, supernet: Supernet, images: Tensor
 ) -> None:
-    """Those not taken too: the sample is the smallest student."""
+    """It passes forward alone: its weights get no gradient, and the choice between both does."""
     supernet.train()
     choices = {n: p.double().requires_grad_() for n, p in space.one_hot(space.smallest()).items()}
     supernet(images, choices).square().sum().backward()
-    for name, p in choices.items():
-        # A layer that the depth switches off passes no gradient to its own decisions.
-        if len(p) > 1 and "layer2" not in name:
-            assert (p.grad != 0).all(), name
+    for name, parameter in supernet.named_parameters():
+        assert (f".{FUSED}." in name) == (parameter.grad is None) or "direct" in name, name
+    gradient = choices["stage1.layer1.operation"].grad
+    # By hand: p_fused moves the loss as the fused operation's own output does.
+    step = 1e-6
+    nudged = {n: p.detach().clone() for n, p in choices.items()}
+    with torch.no_grad():
+        before = supernet(images, nudged).square().sum()
+        nudged["stage1.layer1.operation"][1] += step
+        after = supernet(images, nudged).square().sum()
+    assert float(after - before) / step == pytest.approx(float(gradient[1]), rel=1e-3)
 
 
 def test_choice_gradient_is_the_derivative(
@@ -136,7 +163,17 @@ def test_masks_against_explicit_loops() -> None:
             torch.testing.assert_close(mask[y, x], (p * torch.tensor(inside)).sum())
 
 
-def test_largest_student_is_the_supernet(space: SearchSpace, supernet: Supernet) -> None:
-    student = Student(space, space.largest())
-    shapes = {name: p.shape for name, p in student.state_dict().items()}
-    assert {name: p.shape for name, p in supernet.largest.state_dict().items()} == shapes
+def test_shared_weights_are_as_large_as_the_largest_students(
+    space: SearchSpace, supernet: Supernet
+) -> None:
+    """Every operation's largest form is the whole of its weights."""
+    shared, seen = supernet.shared.state_dict(), set()
+    largest = {d.name: len(d.choices) - 1 for d in space.decisions()}
+    for o, head in ((0, 0), (0, 1), (1, 1)):
+        picked = {n: o if n.endswith(".operation") else at for n, at in largest.items()}
+        architecture = space.architecture({**picked, "head.width": head})
+        own = Student(space, architecture).state_dict()
+        for name, of in shared_names(own, architecture):
+            assert own[name].shape == shared[of].shape, name
+            seen.add(of)
+    assert seen == shared.keys()

@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from export.report.student_page import summary_rows, write_student_report
+from export.report.student_page import parts_of, summary_rows, write_student_report
 
 FACTS = {
     **{"target_ms": 20.0, "predicted_ms": 19.5, "measured_ms": 19.75, "measured_ms_spread": 0.02},
     **{"meets_target": True, "test_accuracy": 0.98, "teacher_test_accuracy": 0.99},
     **{"teacher_agreement": 0.97, "params": 1234567, "macs": 7654321, "onnx_max_abs_error": 2e-6},
     **{"onnx_top1_agreement": 1.0, "onnx_parity": True, "search_seconds": 3, "retrain_seconds": 40},
-    **{"unit_of_work": "batch of 1 image", "controls": {}, "cost": "9 images"},
+    **{"unit_of_work": "batch of 1 image", "controls": {}, "rivals": [], "cost": "9 images"},
 }
 
 
@@ -62,18 +62,43 @@ def test_a_student_of_another_device_says_why_it_was_not_measured(tmp_path: Path
     measured = dict(rows)["measured"]
     assert measured == ("not here: the table is of another machine; time the file on its device")
     assert [key for key, _ in rows] == [key for key, _ in summary_rows(FACTS, tmp_path)]
-    write_student_report(tmp_path / "20ms", facts, {"stages": []}, [])
+    write_student_report(
+        tmp_path / "20ms", facts, {"stem_width": 4, "stages": [], "head_width": 0}, []
+    )
     page = (tmp_path / "20ms" / "report.html").read_text()
     assert measured in page
     assert "budget" not in page.lower()
 
 
 def test_report_lists_the_layers(tmp_path: Path) -> None:
-    layer = {"kernel": 5, "expansion": 3, "squeeze_excite": True}
-    architecture = {"stages": [{"width": 24, "layers": [layer]}]}
+    layer = {"operation": "fused", "kernel": 5, "expansion": 3, "squeeze_excite": True}
+    architecture = {"stem_width": 8, "stages": [{"width": 24, "layers": [layer]}], "head_width": 96}
     retraining = [{"phase": "student_20ms", "step": 1, "loss": 0.5, "accuracy": 0.9}]
     folder = tmp_path / "20ms"
     write_student_report(folder, FACTS, architecture, retraining)
     page = (folder / "report.html").read_text()
-    assert "<td>24</td><td>1</td><td>5</td><td>3</td><td>yes</td>" in page
+    layer = "<th>stage 1, layer 1</th><td>24</td><td>fused</td><td>5</td><td>3</td><td>yes</td>"
+    assert layer in page
+    assert "<th>stem</th><td>8</td>" in page
+    assert "<th>head</th><td>96</td>" in page
     assert "within budget" in page
+
+
+def test_a_head_of_width_0_has_no_convolution() -> None:
+    rows = parts_of({"stem_width": 8, "stages": [], "head_width": 0})
+    assert rows == [("stem", "8", "convolution", "3", "", ""), ("head", "", "none", "", "", "")]
+
+
+def test_rivals_stand_beside_the_student_and_the_best_is_named() -> None:
+    better = {"name": "plain:8-32-64", "measured_ms": 19.0, "params": 70000}
+    better |= {"test_accuracy": 0.985, "ahead": 0.005, "ahead_error": 0.002}
+    slow = {"name": "resnet18", "measured_ms": 33.0, "params": 11000000, "test_accuracy": None}
+    facts = {**FACTS, "rivals": [better, slow], "verdict": "RIVAL IS BETTER: plain:8-32-64"}
+    rows = dict(summary_rows(facts, Path("student.onnx")))
+    assert rows["rival plain:8-32-64"] == (
+        "19.00 ms, 98.50% of the test split, +0.50 ± 0.20 points beside the student, "
+        "70,000 parameters"
+    )
+    assert rows["rival resnet18"] == "33.00 ms, slower than the budget: left out"
+    assert rows["best"] == "RIVAL IS BETTER: plain:8-32-64"
+    assert "best" not in dict(summary_rows(FACTS, Path("student.onnx")))

@@ -60,7 +60,8 @@ def problem() -> Programme:
     shapes = table_shapes(space)
     parts = (tuple(map(monotone, shapes.first)), tuple(map(monotone, shapes.rest)))
     provenance = {"unit_of_work": "made up", "check": {"error": 0.03}}
-    return programme(LatencyTable(space, 0.05, *parts, monotone(shapes.head), provenance))
+    stem, head = monotone(shapes.stem), monotone(shapes.head)
+    return programme(LatencyTable(space, stem, *parts, head, provenance))
 
 
 @pytest.fixture(scope="module")

@@ -20,13 +20,17 @@ def losses(space: SearchSpace, every_architecture: list[Architecture]) -> dict:
     }
 
     def loss(architecture: Architecture) -> float:
-        total = 2.0
+        total = 2.0 + parts["stem.width"][architecture.stem_width]
+        total += parts["head.width"][architecture.head_width]
         for s, stage in enumerate(architecture.stages, start=1):
             total += parts[f"stage{s}.width"][stage.width]
             total += parts[f"stage{s}.depth"][len(stage.layers)]
             for i, layer in enumerate(stage.layers, start=1):
-                for name, value in dataclasses.asdict(layer).items():
-                    total += parts[f"stage{s}.layer{i}.{name}"][value]
+                form = dataclasses.asdict(layer)
+                operation = form.pop("operation")
+                total += parts[f"stage{s}.layer{i}.operation"][operation]
+                for name, value in form.items():
+                    total += parts[f"stage{s}.layer{i}.{operation}.{name}"][value]
         return total
 
     return {a: loss(a) for a in every_architecture}
@@ -62,14 +66,14 @@ def test_noise_explains_nothing(space: SearchSpace, every_architecture: list[Arc
     assert abs(fit_surrogate(space, noise).explained) < 0.1
 
 
-def test_absent_layers_have_no_choices(
+def test_absent_layers_and_other_operations_have_no_choices(
     space: SearchSpace, every_architecture: list[Architecture]
 ) -> None:
     for architecture in every_architecture:
         layers = sum(len(stage.layers) for stage in architecture.stages)
         assert (
             encode_architecture(space, architecture).sum()
-            == 2 * len(architecture.stages) + 3 * layers
+            == 2 + 2 * len(architecture.stages) + 4 * layers
         )
 
 

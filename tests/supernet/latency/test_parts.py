@@ -35,17 +35,26 @@ def test_every_part_is_some_students_and_the_other_way_round(
 
 def test_costs_are_work_and_elements_in_and_out(space: SearchSpace) -> None:
     found = parts(space)
-    assert found[("stem",)].costs == Costs(8 * 8 * 9 * 3 * 4, 3 * 8 * 8, 4 * 8 * 8)
-    # Stage 2 (stride 2), from width 6 to width 8, expansion 1: expand, depthwise, project.
-    macs = 8 * 8 * 6 * 6 + 4 * 4 * 9 * 6 + 4 * 4 * 6 * 8
-    assert found[("first", 1, 1, 1, 0, 0, 0)].costs == Costs(macs, 6 * 8 * 8, 8 * 4 * 4)
-    assert found[("rest", 1, 0, 0, 1, 1)].costs[1:] == (6 * 4 * 4, 6 * 4 * 4)
-    assert found[("head", 1)].costs == Costs(4 * 4 * 8 * 8 + 8 * 3, 8 * 4 * 4, 3)
+    assert found[("stem", 0)].costs == Costs(8 * 8 * 9 * 3 * 4, 3 * 8 * 8, 4 * 8 * 8)
+    # Stage 2 (stride 2), from width 6 to width 8. Expansion 1: depthwise, project.
+    macs = 4 * 4 * 9 * 6 + 4 * 4 * 6 * 8
+    assert found[("first", 1, 1, 1, 0)].costs == Costs(macs, 6 * 8 * 8, 8 * 4 * 4)
+    # Expansion 3: expand, depthwise, project.
+    macs = 8 * 8 * 6 * 18 + 4 * 4 * 9 * 18 + 4 * 4 * 18 * 8
+    assert found[("first", 1, 1, 1, 2)].costs.macs == macs
+    # Fused with expansion 2 and a gate: dense, squeeze to 8 channels and back, project.
+    macs = 4 * 4 * 9 * 6 * 12 + 2 * 12 * 8 + 4 * 4 * 12 * 8
+    assert found[("first", 1, 1, 1, 4)].costs.macs == macs
+    # Stage 1, one dense convolution.
+    assert found[("rest", 0, 1, 2)].costs.macs == 8 * 8 * 9 * 6 * 6
+    assert found[("rest", 1, 0, 1)].costs[1:] == (6 * 4 * 4, 6 * 4 * 4)
+    assert found[("head", 1, 1)].costs == Costs(4 * 4 * 8 * 8 + 8 * 3, 8 * 4 * 4, 3)
+    assert found[("head", 1, 0)].costs == Costs(8 * 3, 8 * 4 * 4, 3)
 
 
 def test_costs_do_not_depend_on_the_modules_mode(space: SearchSpace) -> None:
     """Counting is no training: BatchNorm's statistics stay."""
-    part = parts(space)[("first", 0, 0, 1, 1, 0, 1)]
+    part = parts(space)[("first", 0, 0, 1, 1)]
     before = {name: tensor.clone() for name, tensor in part.module.state_dict().items()}
     assert part.costs.macs > 0
     after = part.module.state_dict()
@@ -59,5 +68,5 @@ def test_assembled_table_holds_every_value_at_its_place(
     table = assemble(space, values, {"unit_of_work": "made up"})
     assert {place: table.entry(place) for place in values} == values
     assert table.unit_of_work() == "made up"
-    entries = sum(part.numel() for part in (*table.first, *table.rest, table.head))
-    assert entries + 1 == len(values)
+    entries = sum(part.numel() for part in (table.stem, *table.first, *table.rest, table.head))
+    assert entries == len(values)

@@ -10,6 +10,7 @@ from supernet.latency.plan import TimingPlan, part_name, timing_plan
 from supernet.latency_table import places
 from supernet.presets import preset_space
 from supernet.space import Architecture, SearchSpace, StageSpace
+from tests.tiny import mbconv
 
 
 @pytest.fixture(scope="module")
@@ -19,8 +20,8 @@ def plan() -> TimingPlan:
 
 def few_students(widths: tuple[int, ...], kernels: tuple[int, ...]) -> SearchSpace:
     """One layer, whose width and kernel are all there is to choose."""
-    stage = StageSpace(1, widths, (1,), kernels, (2,), (False,))
-    return SearchSpace("few", 8, 3, 4, 1, 8, (stage,))
+    stage = StageSpace(1, widths, (1,), (mbconv(kernels, (2,), (False,)),))
+    return SearchSpace("few", 8, 3, 1, (4,), (stage,), (8,))
 
 
 def test_space_and_seed_fix_the_plan(space: SearchSpace) -> None:
@@ -32,7 +33,9 @@ def test_space_and_seed_fix_the_plan(space: SearchSpace) -> None:
 
 
 @pytest.mark.parametrize(
-    "changed", [{"classes": 4}, {"resolution": 16}, {"head_width": 9}, {"name": "other"}], ids=str
+    "changed",
+    [{"classes": 4}, {"resolution": 16}, {"head_widths": (9,)}, {"name": "other"}],
+    ids=str,
 )
 def test_fingerprint_changes_with_the_space(space: SearchSpace, changed: dict) -> None:
     other = timing_plan(replace(space, **changed), 0)

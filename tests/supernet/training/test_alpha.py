@@ -75,8 +75,8 @@ def trained(
 def with_kernel_5(table: LatencyTable, times: float) -> LatencyTable:
     """In stage 1 kernel 5 takes `times` as long as kernel 3."""
     first, rest = table.first[0].clone(), table.rest[0].clone()
-    first[:, :, 1] = times * first[:, :, 0]
-    rest[:, 1] = times * rest[:, 0]
+    first[..., 1] = times * first[..., 0]
+    rest[..., 1] = times * rest[..., 0]
     return replace(table, first=(first, table.first[1]), rest=(rest, table.rest[1]))
 
 
@@ -87,7 +87,7 @@ def test_a_slower_choice_becomes_less_probable(table: LatencyTable, layer: int) 
     for times in (0.2, 1.0, 5.0):
         alpha, _ = trained(with_kernel_5(table, times))
         middle_ms = math.sqrt(math.prod(alpha.range_ms()))
-        p[times] = probabilities(alpha(middle_ms))[f"stage1.layer{layer}.kernel"][1].item()
+        p[times] = probabilities(alpha(middle_ms))[f"stage1.layer{layer}.mbconv.kernel"][1].item()
     assert p[1.0] == pytest.approx(0.5, abs=1e-6)
     assert p[5.0] < 0.4 < 0.6 < p[0.2]
 
@@ -136,7 +136,8 @@ def test_the_log_has_every_tenth_step_and_the_last(table: LatencyTable) -> None:
     assert steps["alpha"] == steps["choices"] == [0, 10, 20, 23]
     for phase, step, numbers in lines:
         if phase == "choices":
-            assert numbers["stage1.kernel=3"] + numbers["stage1.kernel=5"] == pytest.approx(1)
+            kernels = [numbers[f"stage1.mbconv.kernel={k}"] for k in (3, 5)]
+            assert sum(kernels) == pytest.approx(1)
             continue
         ratio = numbers["expected_ms"] / numbers["target_ms"]
         assert numbers["expected_over_target"] == pytest.approx(ratio)

@@ -58,15 +58,15 @@ def test_w_step_moves_w_and_leaves_alpha(space: SearchSpace) -> None:
 def test_w_step_is_the_mean_of_the_students_gradients(space: SearchSpace) -> None:
     supernet, _ = made(space)
     students, shares = [space.largest(), space.smallest()], [batch(0), batch(1)]
-    before = supernet.largest.head.classifier.bias.detach().clone()
+    before = supernet.shared.stem.conv[1].bias.detach().clone()
     expected = torch.zeros_like(before)
     for architecture, share in zip(students, shares, strict=True):
         supernet.zero_grad()
         loss(supernet.student_logits(share.images, architecture), share).backward()
-        expected += supernet.largest.head.classifier.bias.grad / 2
-    optimizer = torch.optim.SGD([supernet.largest.head.classifier.bias], 0.01)
+        expected += supernet.shared.stem.conv[1].bias.grad / 2
+    optimizer = torch.optim.SGD([supernet.shared.stem.conv[1].bias], 0.01)
     losses = w_step(supernet, students, shares, loss, optimizer)
-    moved = supernet.largest.head.classifier.bias.detach() - before
+    moved = supernet.shared.stem.conv[1].bias.detach() - before
     torch.testing.assert_close(moved, -0.01 * expected)
     assert len(losses) == 2
 
@@ -129,7 +129,7 @@ def test_a_slower_entry_lowers_that_choice(space: SearchSpace, table: LatencyTab
 
     def kernel_5(slower_ms: float) -> float:
         first = table.first[0].clone()
-        first[:, :, 1] += slower_ms
+        first[..., 1] += slower_ms
         slowed = replace(table, first=(first, *table.first[1:]))
         supernet, alpha = made(space)
         supernet.requires_grad_(False)
@@ -137,6 +137,6 @@ def test_a_slower_entry_lowers_that_choice(space: SearchSpace, table: LatencyTab
         draw = AlphaDraw(2.0, 1.0, torch.Generator().manual_seed(2))
         for step in range(60):
             alpha_step(supernet, own, slowed, draw, [batch(step)], loss)
-        return probabilities(alpha(2.0))["stage1.layer1.kernel"][1].item()
+        return probabilities(alpha(2.0))["stage1.layer1.mbconv.kernel"][1].item()
 
     assert kernel_5(slower_ms=2.0) < kernel_5(slower_ms=0.0) - 0.1

@@ -13,7 +13,7 @@ from base.phase import Phase
 from supernet.choice.programme import programme
 from supernet.latency_table import LatencyTable
 from supernet.sampling import fair_sampler
-from supernet.space import Architecture
+from supernet.space import FUSED, MBCONV, Architecture, Layer
 from supernet.supernet import Supernet
 from supernet.training.weights import LOG_EVERY, WSettings, train_w
 from tests.labelled import Labelled
@@ -71,6 +71,17 @@ def test_the_seed_fixes_every_bit(table: LatencyTable) -> None:
     )
 
 
+# The ends of every operation, by the width of the stage that they belong to.
+LARGEST = {
+    6: {MBCONV: Layer(MBCONV, 5, 2, False), FUSED: Layer(FUSED, 3, 1, False)},
+    8: {MBCONV: Layer(MBCONV, 3, 3, True), FUSED: Layer(FUSED, 3, 2, True)},
+}
+SMALLEST = {
+    4: {MBCONV: Layer(MBCONV, 3, 2, False), FUSED: Layer(FUSED, 3, 1, False)},
+    6: {MBCONV: Layer(MBCONV, 3, 1, False), FUSED: Layer(FUSED, 3, 2, True)},
+}
+
+
 def test_a_step_teaches_both_ends_and_two_fair_students(
     table: LatencyTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -86,8 +97,19 @@ def test_a_step_teaches_both_ends_and_two_fair_students(
     trained(table, steps=12)
     assert len(taught) == 4 * 12
     assert {count for _, count in taught} == {8}
-    ends = {table.space.largest(), table.space.smallest()}
-    assert all({taught[4 * s][0], taught[4 * s + 1][0]} == ends for s in range(12))
+    for s in range(12):
+        largest, smallest = taught[4 * s][0], taught[4 * s + 1][0]
+        assert (largest.stem_width, smallest.stem_width) == (6, 4)
+        assert [len(stage.layers) for stage in largest.stages] == [2, 2]
+        assert [len(stage.layers) for stage in smallest.stages] == [1, 1]
+        for stage in largest.stages:
+            assert all(layer == LARGEST[stage.width][layer.operation] for layer in stage.layers)
+        for stage in smallest.stages:
+            assert all(layer == SMALLEST[stage.width][layer.operation] for layer in stage.layers)
+    operations = [
+        {taught[4 * s + end][0].stages[0].layers[0].operation for s in range(12)} for end in (0, 1)
+    ]
+    assert operations == [{MBCONV, FUSED}] * 2
     fair = {taught[4 * s + i][0] for s in range(12) for i in (2, 3)}
     assert len(fair) > 8
 
