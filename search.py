@@ -9,12 +9,14 @@ mend.
 """
 
 import sys
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from glob import escape
 
 import numpy as np
 import torch
+from torch import nn
 
 from base.errors import UserError
 from base.exit_status import run_script
@@ -23,18 +25,19 @@ from base.processes import from_main_process, join_processes, print_once
 from export.report.page import table_text
 from export.report.student_page import summary_rows, write_student_report
 from export.report.students import budget_kept, read_students, students_text, write_pareto
-from export.timing.stopwatch import timed
+from export.timing.stopwatch import Timing, timed
 from kd.batches import endless
-from kd.evaluate import accuracy, predict
 from kd.final_evaluation import final_evaluation
-from kd.images.splits import Data, join, load_data
-from kd.retrain import retrain
+from kd.images.splits import Data, load_data
+from kd.rivals.compare import Comparison, compare_rivals, fill_budget, ship_rivals, verdict
+from kd.rivals.rival import AUTO, Outline, build_rivals
 from kd.run.bounds import check_settings
 from kd.run.config import SearchConfig, TrainConfig
 from kd.run.cost import search_cost
 from kd.run.folder import read_config, read_metrics
 from kd.run.metrics import AnyMetrics, open_metrics, open_phase
 from kd.run.recipes import parse_search
+from kd.run.retraining import Retrainer, Retraining
 from kd.run.settings import onnx_metadata, search_identity, settings_of, train_config_of
 from kd.teacher.outputs import TeacherOutputs, prepare_outputs
 from kd.teacher.prepare import reload_teacher
@@ -49,11 +52,11 @@ from supernet.latency.measurement import (
     load_run_table,
     machine_difference,
 )
-from supernet.latency.students import measure_architectures
+from supernet.latency.students import measure_architectures, measure_beside, module_runners
 from supernet.latency_table import LatencyTable
 from supernet.presets import preset_resolution, preset_space
 from supernet.sampling import fair_sampler, random_as_fast
-from supernet.space import Architecture
+from supernet.space import Architecture, SearchSpace
 from supernet.student import Student
 from supernet.supernet import Supernet
 from supernet.training.alpha import AlphaSettings, train_alpha
@@ -85,15 +88,6 @@ class TrainedRun:
         return self.problem.table
 
 
-@dataclass(frozen=True)
-class Retraining:
-    """A student that is trained from scratch, and whether from "kd" or from "labels" alone."""
-
-    name: str
-    architecture: Architecture
-    learns_from: str
-
-
 def main(config: SearchConfig) -> bool:
     """Make one student a budget; return whether all of them kept their promises."""
     check_settings(config)
@@ -112,16 +106,19 @@ def main(config: SearchConfig) -> bool:
     for target_ms in config.target_latency:
         if check_budget(problem, target_ms):
             print_once(f"{target_ms:g} ms: more than any student needs; searching near that")
+    rivals = open_rivals(config, table)
     trained = load_trained(train_config, problem)
     seconds = config.checkpoint_seconds
     with open_metrics(config.run, settings_of(config), "search", seconds) as metrics:
         alpha = load_or_train_alpha(config, trained, metrics)
-        kept = [make_student(config, trained, alpha, ms, metrics) for ms in config.target_latency]
+        data, outputs, told = trained.data, trained.outputs, table.fingerprint()
+        retrainer = Retrainer(config, train_config, data, outputs, told, metrics, DEVICE)
+        make = partial(make_student, config, trained, alpha, rivals, retrainer)
+        kept = [make(ms) for ms in config.target_latency]
     if PROCESSES.is_main_process:
-        folder = config.run / "students"
-        students = read_students(folder, table.fingerprint())
-        write_pareto(folder / "pareto.png", students, table.unit_of_work())
-        print(f"{students_text(students)}\n")
+        folder, unit = config.run / "students", table.unit_of_work()
+        write_pareto(folder / "pareto.png", read_students(folder, told), unit)
+        print(f"{students_text(read_students(folder, told))}\n")
     PROCESSES.wait_for_everyone()
     return all(kept)
 
@@ -149,16 +146,11 @@ def load_or_train_alpha(config: SearchConfig, trained: TrainedRun, metrics: AnyM
     path = config.run / "alphas" / f"{name}.safetensors"
     if not is_of_table(path, table):
         settings, data, outputs = trained.config, trained.data, trained.outputs
+        batches = partial(endless, data.search, outputs.search, settings.alpha_loader(), DEVICE)
+        loss, recipe = settings.loss(settings.guide), AlphaSettings.of(settings_of(settings))
         phase = open_phase(metrics, f"alpha_{name}", f"choices_{name}", table=table)
-        alpha = train_alpha(
-            trained.supernet,
-            trained.problem,
-            partial(endless, data.search, outputs.search, settings.alpha_loader(), DEVICE),
-            settings.loss(settings.guide),
-            AlphaSettings.of(settings_of(settings)),
-            phase,
-            partial(metrics.log, f"choices_{name}"),
-        )
+        log = partial(metrics.log, f"choices_{name}")
+        alpha = train_alpha(trained.supernet, trained.problem, batches, loss, recipe, phase, log)
         if PROCESSES.is_main_process:
             save_alpha(path, alpha, space, table)
             phase.checkpoint.remove()
@@ -166,8 +158,29 @@ def load_or_train_alpha(config: SearchConfig, trained: TrainedRun, metrics: AnyM
     return load_alpha(path, space, table)
 
 
+def open_rivals(config: SearchConfig, table: LatencyTable) -> dict[str, nn.Module]:
+    """Build the rivals that are named, and run each once, before anything is spent."""
+    if config.rivals and (elsewhere := machine_difference(table)):
+        raise UserError(f"--rivals: cannot be timed here: {elsewhere}; search without them")
+    names, checkpoints = config.rivals, config.rival_checkpoint
+    networks = build_rivals(names, checkpoints, outline_of(table.space), config.seed)
+    module_runners(networks, table)
+    return networks
+
+
+def outline_of(space: SearchSpace) -> Outline:
+    """Return what a rival has in common with the students of a space."""
+    strides = (stage.stride for stage in space.stages if stage.stride > 1)
+    return Outline(space.resolution, space.classes, (space.stem_stride, *strides))
+
+
 def make_student(
-    config: SearchConfig, trained: TrainedRun, alpha: Alpha, target_ms: float, metrics: AnyMetrics
+    config: SearchConfig,
+    trained: TrainedRun,
+    alpha: Alpha,
+    rivals: Mapping[str, nn.Module],
+    retrainer: Retrainer,
+    target_ms: float,
 ) -> bool:
     """Search, retrain, export and verify one student; return whether it kept its promises."""
     name = config.student_name(target_ms)
@@ -175,22 +188,17 @@ def make_student(
     identity = search_identity(config, trained.table.fingerprint())
     find = partial(search, config, trained, alpha, target_ms)
     pick, search_seconds = timed(lambda: cached_pick(cache, identity, find))
-    own = Retraining(name, pick.architecture, config.retrain_with)
-    student, retrain_seconds = timed(lambda: retrain_student(config, trained, own, metrics))
-    compared = controls(config, trained, own, metrics) if config.controls else {}
+    start = new_student(config, trained, pick.architecture)
+    own = Retraining(name, pick.architecture, start, config.retrain_with)
+    student, retrain_seconds = timed(lambda: retrainer.train(own))
+    compared = controls(config, trained, own, retrainer) if config.controls else {}
+    beside = rivals_beside(config, trained, rivals, own, target_ms, retrainer)
     if not PROCESSES.is_main_process:
         return True
-    folder = config.run / "students" / name
+    folder, patience, table = config.run / "students" / name, config.patience(), trained.table
     metadata = onnx_metadata(target_ms, trained.data.classes, trained.config, config)
-    shipped = ship(
-        student,
-        pick.architecture,
-        trained.table,
-        folder,
-        metadata=metadata,
-        patience=config.patience(),
-        seed=config.seed,
-    )
+    shipped = ship(student, own.what, table, folder, metadata, patience, config.seed)
+    ship_rivals(beside, folder / "rivals", table.space.resolution, metadata)
     onnx_path, test, outputs = folder / "student.onnx", trained.data.test, trained.outputs.test
     evaluation = final_evaluation(outputs, student, onnx_path, test, trained.config.batch)
     measured_ms = shipped["measured_ms"]
@@ -207,13 +215,15 @@ def make_student(
         "settings": settings_of(config),
         "cost": search_cost(config, trained.config, trained.data),
         "controls": compared,
+        "rivals": [rival.facts() for rival in beside],
+        "verdict": verdict(beside, target_ms) if beside else None,
     }
     write_json(folder / "metrics.json", facts)
     curve = [row for row in read_metrics(config.run) if row["phase"] == f"student_{name}"]
     curve = curve[-config.epochs :]  # an earlier search for this budget left its lines too
-    write_student_report(folder, facts, pick.architecture.to_json(), curve)
-    metrics.summary(**{f"{name}/{key}": value for key, value in facts.items()})
-    metrics.artifact(onnx_path, f"student-{name}", "model")
+    write_student_report(folder, facts, own.what.to_json(), curve)
+    retrainer.metrics.summary(**{f"{name}/{key}": value for key, value in facts.items()})
+    retrainer.metrics.artifact(onnx_path, f"student-{name}", "model")
     for left in cache.parent.glob(f"*_{escape(name)}*"):
         left.unlink()
     print(f"\n{table_text(summary_rows(facts, onnx_path))}\n")
@@ -233,65 +243,57 @@ def search(config: SearchConfig, trained: TrainedRun, alpha: Alpha, target_ms: f
         log_p = alpha(target_ms)
     if machine_difference(table):
         return pick_predicted(trained.problem, log_p, target_ms, config.candidates, expect, draws)
-
     measure = partial(measure_architectures, table, config.patience(), config.seed)
-    return pick_measured(
-        trained.problem,
-        log_p,
-        target_ms,
-        counts=(config.candidates, config.finalists),
-        expect=expect,
-        measure=lambda students: from_main_process(partial(measure, students)),
-        draws=draws,
-    )
+    counts = (config.candidates, config.finalists)
+
+    def shared(students: Sequence[Architecture]) -> Mapping[Architecture, Timing]:
+        return from_main_process(partial(measure, students))
+
+    return pick_measured(trained.problem, log_p, target_ms, counts, expect, shared, draws)
 
 
-def retrain_student(
-    config: SearchConfig, trained: TrainedRun, own: Retraining, metrics: AnyMetrics
-) -> Student:
-    """Train a student from scratch on the train and the search split; the test split waits."""
+def new_student(config: SearchConfig, trained: TrainedRun, architecture: Architecture) -> Student:
+    """Return an untrained student; all of a seed start from the same draws."""
     torch.manual_seed(config.seed)
-    settings, data = trained.config, trained.data
-    student = Student(trained.table.space, own.architecture).to(DEVICE)
-    way = repr((own.architecture, own.learns_from))
-    phase = open_phase(
-        metrics,
-        f"student_{own.name}",
-        way=way,
-        **search_identity(config, trained.table.fingerprint()),
-    )
-    retrain(
-        student,
-        join(data.train, data.search),
-        trained.outputs.joined(),
-        settings.loss(own.learns_from),
-        config.retraining(settings.accumulate),
-        replace(settings.loader(), seed=config.seed),
-        phase,
-    )
-    return student.cpu().eval()
+    return Student(trained.table.space, architecture)
 
 
 def controls(
-    config: SearchConfig, trained: TrainedRun, own: Retraining, metrics: AnyMetrics
+    config: SearchConfig, trained: TrainedRun, own: Retraining, retrainer: Retrainer
 ) -> dict[str, dict[str, object]]:
     """Retrain a random student as fast as the picked one, and that one without the teacher."""
-    problem, test = trained.problem, trained.data.test.view(None)
+    problem, found = trained.problem, {}
     sampler = fair_sampler(problem.table, *problem.range_ms())
-    random = random_as_fast(sampler, own.architecture, np.random.default_rng(config.seed))
-    retrainings = {
-        "random": Retraining(f"{own.name}-random", random, own.learns_from),
-        "labels": Retraining(f"{own.name}-labels", own.architecture, "labels"),
-    }
-    found = {}
-    for kind, retraining in retrainings.items():
-        student = retrain_student(config, trained, retraining, metrics)
+    random = random_as_fast(sampler, own.what, np.random.default_rng(config.seed))
+    ways = {"random": (random, own.learns_from), "labels": (own.what, "labels")}
+    for kind, (architecture, learns_from) in ways.items():
+        start = new_student(config, trained, architecture)
+        retraining = Retraining(f"{own.name}-{kind}", architecture, start, learns_from)
         found[kind] = {
-            "test_accuracy": accuracy(*predict(student, test, trained.config.batch)),
-            "predicted_ms": problem.table.predicted_ms(retraining.architecture),
-            "architecture": retraining.architecture.to_json(),
+            "test_accuracy": retrainer.test_accuracy(retrainer.train(retraining)),
+            "predicted_ms": problem.table.predicted_ms(architecture),
+            "architecture": architecture.to_json(),
         }
     return found
+
+
+def rivals_beside(
+    config: SearchConfig,
+    trained: TrainedRun,
+    rivals: Mapping[str, nn.Module],
+    own: Retraining,
+    target_ms: float,
+    retrainer: Retrainer,
+) -> list[Comparison]:
+    """Compare the trained student with the rivals that are named, and with those that fill it."""
+
+    def measure(networks: Mapping[str, nn.Module]) -> dict[str, float]:
+        asked = (networks, own.what, trained.table, config.patience(), config.seed)
+        return from_main_process(partial(measure_beside, *asked))
+
+    fill = partial(fill_budget, outline_of(trained.table.space), target_ms, measure, config.seed)
+    networks = {**rivals, **(fill() if AUTO in config.rivals else {})}
+    return compare_rivals(networks, own, target_ms, measure, retrainer)
 
 
 if __name__ == "__main__":

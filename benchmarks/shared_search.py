@@ -13,11 +13,14 @@ from torch import Tensor
 from base.checkpoint import Checkpoint
 from base.phase import Phase
 from benchmarks.world import BATCH, World
+from export.timing.stopwatch import Patience
 from kd.evaluate import recalibrate
 from kd.loss import Loss
 from supernet.alpha import Alpha
+from supernet.choice.pick import pick_measured
 from supernet.choice.programme import Programme
 from supernet.choice.surrogate import Surrogate, fit_surrogate
+from supernet.latency.students import measure_architectures
 from supernet.latency_table import LatencyTable
 from supernet.sampling import fair_sampler, fair_students
 from supernet.space import Architecture
@@ -27,6 +30,7 @@ from supernet.training.weights import WSettings, train_w
 
 CALIBRATION_BATCHES = 4
 SURVEYED = 128
+COUNTS, PATIENCE = (16, 4), Patience(0.004, 30, share=1.0, least_rounds=30)
 ALPHA = AlphaSettings(
     alpha_steps=800,
     alpha_learning_rate=0.05,
@@ -106,6 +110,27 @@ def shared_loss(
             for batch in world.search.epoch(-1, 500)
         )
     return total / len(world.search.labels)
+
+
+def searched_students(
+    world: World, problem: Programme, loss: Loss, epochs: int, seed: int, folder: Path
+) -> Callable[[float], Architecture]:
+    """Search as both scripts do, with `epochs` of w; return what picks a student for a budget."""
+    supernet = trained_weights(world, problem, loss, epochs, seed, folder)
+    alpha = trained_alpha(
+        world, supernet, problem, loss, ALPHA.alpha_steps, seed, folder / "alpha.pt"
+    )
+    score = partial(shared_loss, supernet, world, loss, calibration_images(world))
+    expect = surveyed(problem, score, SURVEYED, seed).loss
+    measure = partial(measure_architectures, world.table, PATIENCE, seed)
+
+    def pick(target_ms: float) -> Architecture:
+        draws = np.random.default_rng(seed)
+        with torch.no_grad():
+            log_p = alpha(target_ms)
+        return pick_measured(problem, log_p, target_ms, COUNTS, expect, measure, draws).architecture
+
+    return pick
 
 
 def surveyed(

@@ -1,7 +1,7 @@
 """Everything that small students are trained, timed and judged with, in memory or in one folder."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -134,19 +134,23 @@ def _probabilities(targets: StoredOutputs, count: int, views: list[int | None]) 
 
 def trained_student(
     world: World, architecture: Architecture, loss: Loss, epochs: int, seed: int
-) -> Student:
+) -> nn.Module:
     """Train a student from scratch on the train split."""
+    build = partial(Student, world.table.space, architecture)
+    return trained_network(world, build, loss, epochs, seed)
+
+
+def trained_network(
+    world: World, build: Callable[[], nn.Module], loss: Loss, epochs: int, seed: int
+) -> nn.Module:
+    """Train any network from scratch on the train split."""
     torch.manual_seed(seed)
-    student = Student(world.table.space, architecture)
-    fit(
-        student,
-        partial(world.train.endless, BATCH, seed),
-        loss,
-        FitSettings(epochs),
-        len(world.train.labels) // BATCH,
-        Phase(f"student, seed {seed}"),
-    )
-    return student
+    network = build()
+    steps = len(world.train.labels) // BATCH
+    batches = partial(world.train.endless, BATCH, seed)
+    phase = Phase(f"network, seed {seed}")
+    fit(network, batches, loss, FitSettings(epochs), steps, phase)
+    return network
 
 
 @torch.no_grad()

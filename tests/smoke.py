@@ -107,3 +107,12 @@ def table_of(folder: Path) -> LatencyTable:
 def middle_ms(folder: Path) -> float:
     """A budget between the fastest and the slowest student of a run."""
     return round(float(np.prod(programme(table_of(folder)).range_ms()) ** 0.5), 3)
+
+
+def refused(done: subprocess.CompletedProcess, *expected: str) -> None:
+    """Exit 2, and a last line that names what was expected; never a traceback."""
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    for text in expected:
+        assert text in last, last

@@ -17,7 +17,7 @@ from supernet.choice.programme import programme
 from supernet.presets import preset_space
 from supernet.space import Architecture
 from supernet.student import Student
-from tests.smoke import QUICK_SEARCH, SMOKE, middle_ms, run, table_of
+from tests.smoke import QUICK_SEARCH, SMOKE, middle_ms, refused, run, table_of
 
 
 def test_train_leaves_the_run_folder(trained: tuple[Path, str]) -> None:
@@ -30,7 +30,7 @@ def test_train_leaves_the_run_folder(trained: tuple[Path, str]) -> None:
     assert list((folder / "wandb").glob("offline-run-*/*.wandb"))
     alarm, cost = "ALARM  *alpha is nearly uniform", "10,000 candidates of 5 epochs"
     assert re.search(alarm, printed)
-    for expected in ("students, 30 decisions", "roughly", cost, "next: python search.py"):
+    for expected in ("students, 40 decisions", "roughly", cost, "next: python search.py"):
         assert expected in printed
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert {row["phase"] for row in rows} >= {"teacher", "w", "alpha", "choices"}
@@ -220,15 +220,6 @@ def test_shipped_file_is_the_saved_student(
     assert Architecture.from_json(json.loads(metadata["architecture"])) == architecture
     assert json.loads(metadata["classes"]) == [str(digit) for digit in range(10)]
     assert metadata.keys() >= {"normalisation", "input", "unit_of_work", "measured_ms", "versions"}
-
-
-def refused(done: subprocess.CompletedProcess, *expected: str) -> None:
-    """Exit 2, and a last line that names what was expected; never a traceback."""
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    last = done.stderr.strip().splitlines()[-1]
-    for text in expected:
-        assert text in last, last
 
 
 def test_budget_below_the_fastest_student_states_the_range(trained: tuple[Path, str]) -> None:

@@ -17,8 +17,8 @@ from kd.images.mixing import Mix
 from kd.images.splits import DataSettings
 from kd.images.views import Augment
 from kd.loss import Loss, loss_of
+from kd.networks import RGB, Channels
 from kd.teacher.load import read_class_names
-from kd.teacher.networks import RGB, Channels
 from kd.teacher.outputs import OutputSettings
 from kd.teacher.request import PUBLISHED, TeacherRequest, TeacherSource, check_ensemble
 
@@ -242,6 +242,12 @@ class SearchConfig:
     controls: bool = False
     """Retrain two more: a random student as fast, and this one without the teacher; say what the
     search and the teacher each brought."""
+    rivals: tuple[str, ...] = ()
+    """Networks to compare the student with: names of timm or torchvision, plain:W1-W2-W3,
+    resnet:W1-W2-W3, or auto for one of each family that fills the budget. Those within the budget
+    are trained as the student is."""
+    rival_checkpoint: tuple[Path, ...] = ()
+    """Weights that rivals start from, one for each: a file, or scratch."""
     list: bool = False
     """Only show the feasible range and the students found so far."""
     epochs: int = 40

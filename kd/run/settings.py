@@ -65,7 +65,7 @@ def _tupled(value: object) -> object:
 
 def search_identity(config: SearchConfig, table: str) -> dict[str, str]:
     """Return what the checkpoints of a search depend on, beside the run: settings and `table`."""
-    passing = ("target_latency", "controls", "list")
+    passing = ("target_latency", "controls", "rivals", "list")
     settings = {name: v for name, v in settings_of(config).items() if name not in passing}
     return {"settings": json.dumps(settings), "table": table}
 

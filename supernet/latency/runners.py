@@ -3,6 +3,11 @@
 from importlib.metadata import version
 from pathlib import Path
 
+import torch
+from torch import nn
+
+from base.errors import UserError
+from export.onnx_file import to_onnx
 from export.onnx_session import check_provider
 from export.timing.onnx_runner import onnx_runner
 from export.timing.stopwatch import Runner
@@ -36,6 +41,22 @@ def student_runner(space: SearchSpace, architecture: Architecture, unit: UnitOfW
     if unit.in_torch:
         return torch_runner(Student(space, architecture), shape, unit)
     return onnx_runner(network_graph(space, architecture).SerializeToString(), shape, unit)
+
+
+def module_runner(module: nn.Module, resolution: int, unit: UnitOfWork) -> Runner:
+    """Return a call that runs any network of images [B, 3, R, R], exported as students are.
+
+    Raises `UserError` when it cannot be exported, or the runtime does not take it.
+    """
+    shape = (3, resolution, resolution)
+    if unit.in_torch:
+        return torch_runner(module, shape, unit)
+    try:
+        model = to_onnx(module, torch.zeros(2, *shape))
+    except Exception as error:  # the exporter fails in ways of its own
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"cannot be exported to ONNX ({reason}); name another") from error
+    return onnx_runner(model.SerializeToString(), shape, unit)
 
 
 def shipped_runner(student: Student, onnx_path: Path, table: LatencyTable) -> Runner:

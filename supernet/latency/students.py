@@ -5,12 +5,24 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+from torch import nn
+
 from base.errors import UserError
-from export.timing.stopwatch import NEAREST_KNOWN, Patience, Runner, Timing, rounds, timings_beside
-from supernet.latency.runners import shipped_runner, student_runner, unit_of_table
+from export.timing.stopwatch import (
+    NEAREST_KNOWN,
+    Patience,
+    Runner,
+    Timing,
+    quick_ms,
+    rounds,
+    timings_beside,
+)
+from supernet.latency.runners import module_runner, shipped_runner, student_runner, unit_of_table
 from supernet.latency_table import LatencyTable
 from supernet.space import Architecture
 from supernet.student import Student
+
+STUDENT = "student"
 
 
 def measure_students(
@@ -87,6 +99,36 @@ def measure_shipped(
         for session_seed in (seed, seed + 1)
     )
     return once.with_another(again)
+
+
+def module_runners(modules: Mapping[str, nn.Module], table: LatencyTable) -> dict[str, Runner]:
+    """Return calls that run networks of the students' images in the table's unit of work.
+
+    Raises `UserError`, with the network's name, for one that nothing here can run.
+    """
+    unit, runners = unit_of_table(table), {}
+    for name, module in modules.items():
+        try:
+            runners[name] = module_runner(module, table.space.resolution, unit)
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from error
+    return runners
+
+
+def measure_beside(
+    modules: Mapping[str, nn.Module],
+    architecture: Architecture,
+    table: LatencyTable,
+    patience: Patience,
+    seed: int,
+) -> dict[str, float]:
+    """Return the milliseconds of any networks, timed together with one student."""
+    runners = module_runners(modules, table)
+    about_ms = [quick_ms(runner) for runner in runners.values()]
+    student = student_runner(table.space, architecture, unit_of_table(table))
+    known_ms = [*about_ms, table.predicted_ms(architecture)]
+    timings = measure_students({**runners, STUDENT: student}, known_ms, table, patience, seed)
+    return {name: timing.ms for name, timing in timings.items()}
 
 
 def measure_architectures(

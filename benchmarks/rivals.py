@@ -1,0 +1,220 @@
+"""Is the searched student better than what a user would take off the shelf, at the same latency?
+
+    python -m benchmarks.rivals --data PATH
+
+Plain networks, ResNets and timm's mobile families, each scaled to fill every budget, beside the
+student that the search picks for it: same images, teacher, distillation, optimiser and seeds. Every
+training is a line of benchmarks/results/rivals.csv, and is not done again. For two cores run it
+twice: with --networks rivals, and with --networks searched.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+import tyro
+from torch import nn
+
+from base.errors import UserError
+from base.files import read_json, write_json
+from benchmarks.akd import SPACE, difference, mean_std
+from benchmarks.csv_lines import append_lines, read_lines
+from benchmarks.provenance import provenance
+from benchmarks.shared_search import searched_students
+from benchmarks.shelf import filling, measured_ms, network
+from benchmarks.world import KD_LOSS, World, accuracy, open_world, trained_network
+from export.timing.stopwatch import Patience
+from kd.rivals.rival import Outline
+from supernet.choice.programme import programme
+from supernet.latency.runners import module_runner, student_runner, unit_of_table
+from supernet.space import Architecture
+from supernet.student import Student
+
+SEARCHED = "searched"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is searched and trained, and how often."""
+
+    data: str
+    """Folder of CIFAR-10 images."""
+    limit: int = 8000
+    """Images to train and search with, and at most as many test images."""
+    budgets: tuple[float, ...] = (1.0, 1.6, 2.5)
+    """Milliseconds for a batch of 32."""
+    resolution: int = 16
+    w_epochs: int = 40
+    epochs: tuple[int, ...] = (12, 48)
+    """Of a student or a rival."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    networks: Literal["all", "rivals", "searched"] = "all"
+    run: Path = Path("runs/rivals")
+    out: Path = Path("benchmarks/results/rivals.csv")
+
+
+def main(settings: Settings) -> None:
+    """Train what is not done yet, time all of it together, and compare."""
+    space = replace(SPACE, resolution=settings.resolution)
+    world = open_world(settings.data, settings.limit, settings.run, space)
+    strides = (space.stem_stride, *(stage.stride for stage in space.stages))
+    outline = Outline(space.resolution, space.classes, strides)
+    if settings.networks != "searched":
+        rivals = rivals_of(settings, world, outline)
+        for epochs, seed in product(settings.epochs, settings.seeds):
+            for (target_ms, family), name in rivals.items():
+                line = Line(family, target_ms, epochs, seed, name)
+                train(settings, world, line, partial(network, name, outline))
+    if settings.networks != "rivals":
+        for epochs, seed in product(settings.epochs, settings.seeds):
+            for target_ms, architecture in picks(settings, world, seed).items():
+                name = json.dumps(architecture.to_json())
+                line = Line(SEARCHED, target_ms, epochs, seed, name)
+                train(settings, world, line, partial(Student, space, architecture))
+    lines = read_lines(settings.out)
+    ms = timed_together(world, outline, {line["network"] for line in lines})
+    facts = world.facts() | {"students": space.size(), "measured_ms": ms}
+    path = settings.out.with_suffix(".json")
+    write_json(path, facts | provenance("rivals", settings))
+    report(lines, ms)
+    draw(settings.out.with_suffix(".png"), lines, ms)
+
+
+class Line(NamedTuple):
+    """One training, but for what came of it."""
+
+    family: str
+    target_ms: float
+    epochs: int
+    seed: int
+    network: str
+
+
+def train(settings: Settings, world: World, own: Line, build: Callable[[], nn.Module]) -> None:
+    """Train one network and add its line, unless it is there."""
+    key = [str(value) for value in own]
+    if any([line[name] for name in Line._fields] == key for line in read_lines(settings.out)):
+        return
+    trained = trained_network(world, build, KD_LOSS, own.epochs, own.seed)
+    found = {"search_accuracy": accuracy(trained, world.search)}
+    found |= {"test_accuracy": accuracy(trained, world.test)}
+    found |= {"params": sum(p.numel() for p in trained.parameters())}
+    append_lines(settings.out, [own._asdict() | found])
+
+
+def rivals_of(settings: Settings, world: World, outline: Outline) -> dict[tuple[float, str], str]:
+    """Return the network of every budget and family; what was found once is kept in the run."""
+    path = settings.run / "rivals.json"
+    if not path.exists():
+        found = filling(world.table, outline, settings.budgets, Patience(0.004, 90))
+        write_json(path, {"rivals": [[*place, name] for place, name in found.items()]})
+    return {(ms, family): name for ms, family, name in read_json(path)["rivals"]}
+
+
+def picks(settings: Settings, world: World, seed: int) -> dict[float, Architecture]:
+    """Search a student for every budget with the supernet of a seed, or find them in the run."""
+    folder = settings.run / f"searched-{seed}"
+    path = folder / "picks.json"
+    if not path.exists():
+        problem = programme(world.table)
+        pick = searched_students(world, problem, KD_LOSS, settings.w_epochs, seed, folder)
+        found = [[target_ms, pick(target_ms).to_json()] for target_ms in settings.budgets]
+        write_json(path, {"picks": found})
+    return {ms: Architecture.from_json(value) for ms, value in read_json(path)["picks"]}
+
+
+def timed_together(world: World, outline: Outline, names: set[str]) -> dict[str, float]:
+    """Return the milliseconds of every network, searched ones too, timed interleaved."""
+    table, runners = world.table, {}
+    for name in sorted(names):
+        if name.startswith("{"):
+            architecture = Architecture.from_json(json.loads(name))
+            runners[name] = student_runner(table.space, architecture, unit_of_table(table))
+        else:
+            own, size = network(name, outline), outline.resolution
+            runners[name] = module_runner(own, size, unit_of_table(table))
+    return measured_ms(runners, Patience(0.004, 90))
+
+
+def report(lines: Sequence[Mapping[str, str]], ms: Mapping[str, float]) -> None:
+    """Print mean ± standard deviation in points, and the searched student beside every rival."""
+    points: dict[tuple[int, float, str], dict[int, float]] = defaultdict(dict)
+    known: dict[tuple[float, str], dict[str, float]] = defaultdict(dict)
+    for line in lines:
+        place = int(line["epochs"]), float(line["target_ms"]), line["family"]
+        points[place][int(line["seed"])] = 100 * float(line["test_accuracy"])
+        known[place[1:]][line["network"]] = ms[line["network"]]
+    for (epochs, target_ms, family), own in sorted(points.items()):
+        measured = np.mean(list(known[target_ms, family].values()))
+        name = next(iter(known[target_ms, family])) if family != SEARCHED else ""
+        searched = points.get((epochs, target_ms, SEARCHED), {})
+        both = sorted(own.keys() & searched.keys())
+        beside = ""
+        if family != SEARCHED and len(both) > 1:
+            pairs = [searched[seed] for seed in both], [own[seed] for seed in both]
+            beside = f"searched ahead by {difference(*pairs)}"
+        told = f"{family:18} {name:24} {measured:.2f} ms {mean_std(list(own.values()))} %"
+        print(f"{epochs:3} epochs, {target_ms} ms: {told} {beside}")
+    for epochs in sorted({epochs for epochs, _, _ in points}):
+        print(f"{epochs} epochs, over all pairs: {over_all(points, epochs)}")
+
+
+def over_all(points: Mapping[tuple[int, float, str], Mapping[int, float]], epochs: int) -> str:
+    """Compare searched students with the best rival of each budget by the mean over seeds."""
+    own: list[float] = []
+    best: list[float] = []
+    for target_ms in sorted({ms for e, ms, _ in points if e == epochs}):
+        searched = points.get((epochs, target_ms, SEARCHED), {})
+        rivals = [
+            found
+            for (e, ms, family), found in points.items()
+            if (e, ms) == (epochs, target_ms) and family != SEARCHED
+        ]
+        if not searched or not rivals:
+            continue
+        strongest = max(rivals, key=lambda found: np.mean(list(found.values())))
+        both = sorted(searched.keys() & strongest.keys())
+        own += [searched[seed] for seed in both]
+        best += [strongest[seed] for seed in both]
+    if len(own) < 2:
+        return "too few"
+    return f"searched beside the best rival of each budget {difference(own, best)}"
+
+
+def draw(path: Path, lines: Sequence[Mapping[str, str]], ms: Mapping[str, float]) -> None:
+    """Draw mean accuracy against milliseconds, a panel for each length of training."""
+    many = sorted({int(line["epochs"]) for line in lines})
+    figure, panels = plt.subplots(1, len(many), figsize=(6 * len(many), 4.5), squeeze=False)
+    for axes, epochs in zip(panels[0], many, strict=True):
+        found: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
+        for line in lines:
+            if int(line["epochs"]) == epochs:
+                kind = line["family"].partition(",")[0]
+                point = ms[line["network"]], 100 * float(line["test_accuracy"])
+                found[kind, f"{line['family']} {line['target_ms']}"].append(point)
+        kinds = list(dict.fromkeys(kind for kind, _ in found))
+        for kind in sorted(kinds, key=lambda k: k != SEARCHED):
+            means = [np.mean(own, axis=0) for (k, _), own in found.items() if k == kind]
+            spread = [np.std(own, axis=0)[1] for (k, _), own in found.items() if k == kind]
+            x, y = np.array(means).T
+            size = 9 if kind == SEARCHED else 5
+            axes.errorbar(x, y, spread, fmt="o", label=kind, markersize=size, capsize=2)
+        axes.set(title=f"{epochs} epochs", xlabel="ms for a batch of 32", xscale="log")
+        axes.set_ylabel("test accuracy, %")
+        axes.legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Settings))
+    except UserError as error:
+        raise SystemExit(f"rivals: {error}") from error

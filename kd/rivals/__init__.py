@@ -1,0 +1,1 @@
+"""Rivals: networks that a user would take without a search."""

@@ -1,0 +1,134 @@
+"""Rivals beside a student: those within its milliseconds, trained as it was, and who is best."""
+
+import copy
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from export.onnx_file import write_onnx
+from kd.rivals.rival import Outline, build_rivals, ladders
+from kd.run.retraining import Retrainer, Retraining
+
+# Milliseconds of every network, timed together.
+Measure = Callable[[Mapping[str, nn.Module]], Mapping[str, float]]
+# Logits [N, K] and labels [N] of the test split.
+Answers = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A rival beside the student; one slower than the budget has milliseconds alone.
+
+    `ahead` is the share of the test images by which the rival is better, negative where it is
+    worse, `ahead_error` its standard error over these images, which both answer. `network` is the
+    trained rival.
+    """
+
+    name: str
+    measured_ms: float
+    params: int
+    test_accuracy: float | None = None
+    ahead: float | None = None
+    ahead_error: float | None = None
+    network: nn.Module | None = None
+
+    def facts(self) -> dict[str, str | float | int | None]:
+        """Return the numbers of metrics.json."""
+        return {field: value for field, value in vars(self).items() if field != "network"}
+
+
+def fill_budget(
+    outline: Outline, target_ms: float, measure: Measure, seed: int
+) -> dict[str, nn.Module]:
+    """Return of every family the slowest rival within the budget, or its fastest where none is.
+
+    A ladder is halved again and again, so about four networks of each family are timed.
+    """
+    found = {}
+    for names in ladders(outline).values():
+        fits, over = -1, len(names)
+        while over - fits > 1:
+            middle = (fits + over) // 2
+            rival = build_rivals(names[middle : middle + 1], (), outline, seed)
+            within = measure(rival)[names[middle]] <= target_ms
+            fits, over = (middle, over) if within else (fits, middle)
+        slowest = max(fits, 0)
+        found |= build_rivals(names[slowest : slowest + 1], (), outline, seed)
+    return found
+
+
+def compare_rivals(
+    rivals: Mapping[str, nn.Module],
+    own: Retraining,
+    target_ms: float,
+    measure: Measure,
+    retrainer: Retrainer,
+) -> list[Comparison]:
+    """Time rivals, train those within the budget, and compare their answers with a student's.
+
+    `own` is the student's training, done. The best comes first, those left out last.
+    """
+    if not rivals:
+        return []
+    student, measured_ms, found = retrainer.test_answers(own.network), measure(rivals), []
+    for name, start in rivals.items():
+        params = sum(p.numel() for p in start.parameters())
+        known = Comparison(name, measured_ms[name], params)
+        if known.measured_ms <= target_ms:
+            path, network = f"{own.name}-{file_name(name)}", copy.deepcopy(start)
+            network = retrainer.train(Retraining(path, name, network, own.learns_from))
+            answers = retrainer.test_answers(network)
+            ahead, error = paired_difference(answers, student)
+            right = _right(answers).mean().item()
+            known = Comparison(name, known.measured_ms, params, right, ahead, error, network)
+        found.append(known)
+    return sorted(found, key=lambda c: (c.test_accuracy is None, -(c.test_accuracy or 0)))
+
+
+def ship_rivals(
+    found: Sequence[Comparison], folder: Path, resolution: int, metadata: Mapping[str, str]
+) -> None:
+    """Write the trained rivals as ONNX files, each under its name."""
+    example = torch.zeros(2, 3, resolution, resolution)
+    for rival in found:
+        if rival.network is not None:
+            facts = {**metadata, "rival": rival.name, "measured_ms": f"{rival.measured_ms:.4f}"}
+            write_onnx(rival.network, example, folder / f"{file_name(rival.name)}.onnx", facts)
+
+
+def file_name(rival: str) -> str:
+    """Return a rival's name as that of a file: letters, digits and what is harmless."""
+    return re.sub(r"[^\w.-]+", "-", rival)
+
+
+def paired_difference(rival: Answers, student: Answers) -> tuple[float, float]:
+    """Return how much more of the same images the rival tells right, and the standard error."""
+    apart = _right(rival) - _right(student)
+    return apart.mean().item(), apart.std().item() / math.sqrt(len(apart))
+
+
+def _right(answers: Answers) -> Tensor:
+    logits, labels = answers
+    return (logits.argmax(1) == labels).double()
+
+
+def verdict(found: Sequence[Comparison], target_ms: float) -> str:
+    """Say who is best for these milliseconds."""
+    ran = [c for c in found if c.ahead is not None]
+    if not ran:
+        return f"no rival is within {target_ms:g} ms: the student has none"
+    best = max(ran, key=lambda c: c.ahead)
+    apart = f"{100 * abs(best.ahead):.2f} ± {100 * best.ahead_error:.2f} points of the test split"
+    if best.ahead > 0:
+        return (
+            f"RIVAL IS BETTER: {best.name} by {apart} within {target_ms:g} ms; take its file, or "
+            "search longer (more --w-epochs) or another space (--preset)"
+        )
+    if best.ahead == 0:
+        return f"the student and {best.name} are equal within {target_ms:g} ms"
+    return f"the student is best: {apart} ahead of {best.name}, the best rival"
