@@ -38,6 +38,7 @@ from supernet.space import Architecture
 from supernet.student import Student
 
 SEARCHED = "searched"
+PATIENCE = Patience(0.004, 90, least_rounds=20)
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def rivals_of(settings: Settings, world: World, outline: Outline) -> dict[tuple[
     """Return the network of every budget and family; what was found once is kept in the run."""
     path = settings.run / "rivals.json"
     if not path.exists():
-        found = filling(world.table, outline, settings.budgets, Patience(0.004, 90))
+        found = filling(world.table, outline, settings.budgets, PATIENCE)
         write_json(path, {"rivals": [[*place, name] for place, name in found.items()]})
     return {(ms, family): name for ms, family, name in read_json(path)["rivals"]}
 
@@ -140,7 +141,7 @@ def timed_together(world: World, outline: Outline, names: set[str]) -> dict[str,
         else:
             own, size = network(name, outline), outline.resolution
             runners[name] = module_runner(own, size, unit_of_table(table))
-    return measured_ms(runners, Patience(0.004, 90))
+    return measured_ms(runners, table, PATIENCE)
 
 
 def report(lines: Sequence[Mapping[str, str]], ms: Mapping[str, float]) -> None:

@@ -9,10 +9,11 @@ from timm.models.mobilenetv3 import _gen_lcnet, _gen_mobilenet_v3, _gen_mobilene
 from torch import nn
 from tqdm import tqdm
 
-from export.timing.stopwatch import Patience, Runner, quick_ms, rounds, timings
+from export.timing.stopwatch import Patience, Runner, quick_ms
 from kd.rivals.library import fit_strides
 from kd.rivals.rival import Outline, Rival, build_rival
 from supernet.latency.runners import module_runner, unit_of_table
+from supernet.latency.students import measure_students
 from supernet.latency_table import LatencyTable
 
 # Widths of the stages in those of the first one.
@@ -63,9 +64,9 @@ def filling(
     for names in tqdm(families().values(), desc="exports", unit="family"):
         for name in names:
             runners[name] = module_runner(network(name, outline), outline.resolution, unit)
-            if quick_ms(runners[name]) > 1.3 * max(budgets):
+            if quick_ms(runners[name]) > 1.5 * max(budgets):
                 break
-    ms, found = measured_ms(runners, patience), {}
+    ms, found = measured_ms(runners, table, patience), {}
     for target_ms in budgets:
         for family, names in families().items():
             if within := [name for name in names if ms.get(name, np.inf) <= target_ms]:
@@ -73,11 +74,10 @@ def filling(
     return found
 
 
-def measured_ms(runners: Mapping[str, Runner], patience: Patience) -> dict[str, float]:
-    """Return the milliseconds of every runner, all timed interleaved."""
-    done = []
-    for latest in rounds(runners, next(iter(runners.values())), seed=0):
-        done.append(latest)
-        if patience.is_over(done):
-            break
-    return {name: timing.ms for name, timing in timings(done).items()}
+def measured_ms(
+    runners: Mapping[str, Runner], table: LatencyTable, patience: Patience
+) -> dict[str, float]:
+    """Return the milliseconds of every runner on the table's day, all timed interleaved."""
+    about_ms = [quick_ms(runner) for runner in runners.values()]
+    timings = measure_students(runners, about_ms, table, patience, seed=0)
+    return {name: timing.ms for name, timing in timings.items()}

@@ -2,7 +2,8 @@
 
 Masks stand where the map that follows is linear, so they fold into small tensors and still pass a
 gradient to the choices not taken: hidden channels into the projection's weight, output channels
-into its BatchNorm's scale and shift (FBNetV2, arXiv:2004.05565; TangleNAS, arXiv:2312.10440).
+into its BatchNorm's scale and shift (FBNetV2, arXiv:2004.05565; TangleNAS, arXiv:2312.10440). None
+stands in front of a ReLU, which at 0 passes no gradient.
 """
 
 from collections.abc import Sequence
@@ -90,9 +91,9 @@ def mixed_mbconv(module: MBConv, x: Tensor, form: MixedForm, widths: MixedWidths
     """Map [B, C, H, W] to [B, C_out, H / stride, W / stride]: an MBConv of mixed forms."""
     y = x
     if max(form.own.expansions) > 1:
-        y = conv_norm(module.expand, x, scale=form.p_expanded)
+        y = conv_norm(module.expand, x)
         if 1 in form.own.expansions:
-            y = y + fit_channels(form.p_plain * x, y.shape[1])
+            y = form.p_expanded * y + fit_channels(form.p_plain * x, y.shape[1])
     mask = widths.hidden_mask(form, y.shape[1], least=1)
     kernel_mask = centre_mask(form.p_kernel, form.own.kernels)
     y = conv_norm(module.depthwise, y, module.depthwise[0].weight * kernel_mask)

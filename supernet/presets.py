@@ -46,15 +46,11 @@ PRESETS = {
     "cifar10": Preset(
         resolution=32,
         stem_stride=1,
-        stem_widths=(16,),
+        stem_widths=(16, 32),
         stages=(
-            StageSpace(1, (16, 24), (1, 2), (mbconv((3, 5), (3, 6), BOTH_SE), fused(1, 2))),
-            StageSpace(
-                2, (24, 32, 48), (1, 2, 3), (mbconv((3, 5, 7), (3, 6), BOTH_SE), fused(1, 2))
-            ),
-            StageSpace(
-                2, (48, 64, 96), (1, 2, 3), (mbconv((3, 5, 7), (3, 6), BOTH_SE), fused(1, 2))
-            ),
+            StageSpace(1, (16, 24), (1, 2), (mbconv((3, 5), (1, 3)), fused(1, 2))),
+            StageSpace(2, (24, 32, 48), (1, 2, 3), (mbconv((3, 5), (3, 6), BOTH_SE), fused(1, 2))),
+            StageSpace(2, (48, 64, 96), (1, 2, 3), (mbconv((3, 5), (3, 6), BOTH_SE), fused(1, 2))),
             StageSpace(1, (96, 128, 160), (1, 2), (mbconv((3, 5), (3, 6), BOTH_SE), fused(1, 2))),
         ),
         head_widths=(0, 256),
@@ -62,17 +58,16 @@ PRESETS = {
     "imagenet": Preset(
         resolution=224,
         stem_stride=2,
-        stem_widths=(32,),
+        stem_widths=(16, 32),
         stages=(
-            StageSpace(1, (16,), (1,), (mbconv((3,), (1,)), fused(1))),
-            StageSpace(2, (24, 32), (2, 3), (mbconv((3, 5), (3, 6)), fused(2, 4))),
-            StageSpace(2, (40, 48), (2, 3), (mbconv((3, 5), (3, 6), BOTH_SE), fused(2, 4))),
-            StageSpace(2, (80, 96), (2, 3), (mbconv((3, 5), (3, 6)),)),
-            StageSpace(1, (112, 128), (1, 2), (mbconv((3, 5), (3, 6), BOTH_SE),)),
-            StageSpace(2, (160, 192), (2, 3), (mbconv((3, 5), (3, 6), BOTH_SE),)),
-            StageSpace(1, (320,), (1,), (mbconv((3, 5), (3, 6)),)),
+            StageSpace(1, (8, 16, 24), (1,), (mbconv((3,), (1,)), fused(1))),
+            StageSpace(2, (16, 24, 40), (1, 2, 3), (mbconv((3, 5), (3, 6)), fused(2, 4))),
+            StageSpace(2, (24, 40, 64), (1, 2, 3), (mbconv((3, 5), (3, 6), BOTH_SE), fused(2, 4))),
+            StageSpace(2, (48, 80, 128), (1, 2, 3), (mbconv((3, 5), (3, 6), BOTH_SE),)),
+            StageSpace(1, (64, 112, 160), (1, 2, 3), (mbconv((3, 5), (3, 6), BOTH_SE),)),
+            StageSpace(2, (96, 160, 256), (1, 2, 3), (mbconv((3, 5), (3, 6), BOTH_SE),)),
         ),
-        head_widths=(1280,),
+        head_widths=(0, 640, 1280),
     ),
 }
 

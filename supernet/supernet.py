@@ -44,7 +44,7 @@ class Supernet(nn.Module):
         choices = {name: p.to(images) for name, p in choices.items()}
         p_in, widths_in = choices["stem.width"], self.space.stem_widths
         mask = prefix_mask(p_in, widths_in, max(widths_in))
-        x = conv_norm(self.shared.stem.conv, (images - MEAN) / STD, scale=mask)
+        x = conv_norm(self.shared.stem.conv, (images - MEAN) / STD) * mask[:, None, None]
         for s, (stage, blocks) in enumerate(
             zip(self.space.stages, self.shared.stages, strict=True)
         ):

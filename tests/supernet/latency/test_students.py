@@ -5,13 +5,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from torch import Tensor, nn
 
 from base.errors import UserError
 from export.onnx_file import write_onnx
 from export.timing.stopwatch import Patience, Round, Timing
 from supernet.latency import students as measure
 from supernet.latency.runners import shipped_runner
-from supernet.latency.students import measure_architectures, measure_shipped, measure_students
+from supernet.latency.students import (
+    measure_architectures,
+    measure_beside,
+    measure_shipped,
+    measure_students,
+    module_runners,
+)
 from supernet.latency_table import LatencyTable
 from supernet.space import Architecture, SearchSpace
 from supernet.student import Student
@@ -148,3 +155,38 @@ def test_what_ships_is_timed_in_two_sessions(
     found = measure_shipped(student, path, 4.4, measured, PATIENCE, 0)
     assert (found.ms, found.spread) == (4.5, pytest.approx(0.025))
     assert opened == [(student, path, measured)] * 2
+
+
+class Moody(nn.Module):
+    """Decides by its input, which no export can follow."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.mean((2, 3)) if images.sum() > 0 else images.amax((2, 3))
+
+
+def test_a_network_that_cannot_be_run_is_named(measured: LatencyTable) -> None:
+    with pytest.raises(
+        UserError, match=r"moody: cannot be exported to ONNX .*name another"
+    ) as caught:
+        module_runners({"moody": Moody()}, measured)
+    assert "\n" not in str(caught.value)
+
+
+def test_any_network_is_timed_beside_a_student(
+    measured: LatencyTable, space: SearchSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Brought to the speed of the table's day as the student is."""
+    anchors = known(measured)
+    middle_ms = sorted(anchors.values())[len(anchors) // 2]
+
+    def slow(runners: dict, *_: object, **__: object) -> Iterator[Round]:
+        day_ms = {"mine": 1.1 * middle_ms, "student": middle_ms, **anchors}
+        for runner in runners.values():
+            runner()
+        for _ in range(5):
+            yield Round({name: 2e-3 * day_ms[name] for name in runners}, 1e-3, 1.0)
+
+    monkeypatch.setattr(measure, "rounds", slow)
+    mine = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    found = measure_beside({"mine": mine}, space.middle(), measured, PATIENCE, 0)
+    assert found == pytest.approx({"mine": 1.1 * middle_ms, "student": middle_ms}, rel=1e-6)
