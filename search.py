@@ -25,12 +25,12 @@ from base.processes import from_main_process, join_processes, print_once
 from export.report.page import table_text
 from export.report.student_page import summary_rows, write_student_report
 from export.report.students import budget_kept, read_students, students_text, write_pareto
-from export.timing.stopwatch import Timing, timed
+from export.timing.stopwatch import Patience, Timing, timed
 from kd.batches import endless
 from kd.final_evaluation import final_evaluation
 from kd.images.splits import Data, load_data
-from kd.rivals.compare import Comparison, compare_rivals, fill_budget, ship_rivals, verdict
-from kd.rivals.rival import AUTO, Outline, build_rivals
+from kd.rivals.compare import compare_rivals, ship_rivals, verdict
+from kd.rivals.rival import Outline, build_rivals
 from kd.run.bounds import check_settings
 from kd.run.config import SearchConfig, TrainConfig
 from kd.run.cost import search_cost
@@ -192,7 +192,9 @@ def make_student(
     own = Retraining(name, pick.architecture, start, config.retrain_with)
     student, retrain_seconds = timed(lambda: retrainer.train(own))
     compared = controls(config, trained, own, retrainer) if config.controls else {}
-    beside = rivals_beside(config, trained, rivals, own, target_ms, retrainer)
+    measure = partial(measure_together, trained, config, pick.architecture)
+    outline = outline_of(trained.table.space)
+    beside = compare_rivals(rivals, outline, own, target_ms, measure, retrainer)
     if not PROCESSES.is_main_process:
         return True
     folder, patience, table = config.run / "students" / name, config.patience(), trained.table
@@ -277,23 +279,16 @@ def controls(
     return found
 
 
-def rivals_beside(
-    config: SearchConfig,
+def measure_together(
     trained: TrainedRun,
-    rivals: Mapping[str, nn.Module],
-    own: Retraining,
-    target_ms: float,
-    retrainer: Retrainer,
-) -> list[Comparison]:
-    """Compare the trained student with the rivals that are named, and with those that fill it."""
-
-    def measure(networks: Mapping[str, nn.Module]) -> dict[str, float]:
-        asked = (networks, own.what, trained.table, config.patience(), config.seed)
-        return from_main_process(partial(measure_beside, *asked))
-
-    fill = partial(fill_budget, outline_of(trained.table.space), target_ms, measure, config.seed)
-    networks = {**rivals, **(fill() if AUTO in config.rivals else {})}
-    return compare_rivals(networks, own, target_ms, measure, retrainer)
+    config: SearchConfig,
+    student: Architecture,
+    patience: Patience,
+    networks: Mapping[str, nn.Module],
+) -> dict[str, float]:
+    """Return the milliseconds of rivals, timed beside the student."""
+    asked = (networks, student, trained.table, patience, config.seed)
+    return from_main_process(partial(measure_beside, *asked))
 
 
 if __name__ == "__main__":

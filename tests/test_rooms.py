@@ -17,7 +17,7 @@ ALLOWED = {
     "kd": {"base", "export", "kd/images"},
     "kd/teacher": {"base", "export", "kd/images", "kd"},
     "kd/run": {"base", "export/timing", "kd/images", "kd", "kd/teacher"},
-    "kd/rivals": {"base", "export", "kd", "kd/run"},
+    "kd/rivals": {"base", "export", "export/timing", "kd", "kd/run"},
     "supernet": {"base", "export/timing"},
     "supernet/latency": {"base", "export", "export/timing", "supernet"},
     "supernet/choice": {"base", "export", "export/timing", "supernet", "supernet/latency"},

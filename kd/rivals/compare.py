@@ -11,11 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from export.onnx_file import write_onnx
-from kd.rivals.rival import Outline, build_rivals, ladders
+from export.timing.stopwatch import Patience
+from kd.rivals.rival import AUTO, Outline, build_rivals, ladders
 from kd.run.retraining import Retrainer, Retraining
 
-# Milliseconds of every network, timed together.
-Measure = Callable[[Mapping[str, nn.Module]], Mapping[str, float]]
+# Milliseconds of every network, timed together for so long.
+Measure = Callable[[Patience, Mapping[str, nn.Module]], Mapping[str, float]]
+# A ladder's rungs are far apart: a look is enough to choose one.
+ROUGHLY, WITHIN = Patience(0.02, 4, share=1.0, least_rounds=6), 0.98
 # Logits [N, K] and labels [N] of the test split.
 Answers = tuple[Tensor, Tensor]
 
@@ -55,7 +58,7 @@ def fill_budget(
         while over - fits > 1:
             middle = (fits + over) // 2
             rival = build_rivals(names[middle : middle + 1], (), outline, seed)
-            within = measure(rival)[names[middle]] <= target_ms
+            within = measure(ROUGHLY, rival)[names[middle]] <= WITHIN * target_ms
             fits, over = (middle, over) if within else (fits, middle)
         slowest = max(fits, 0)
         found |= build_rivals(names[slowest : slowest + 1], (), outline, seed)
@@ -64,6 +67,7 @@ def fill_budget(
 
 def compare_rivals(
     rivals: Mapping[str, nn.Module],
+    outline: Outline,
     own: Retraining,
     target_ms: float,
     measure: Measure,
@@ -71,11 +75,16 @@ def compare_rivals(
 ) -> list[Comparison]:
     """Time rivals, train those within the budget, and compare their answers with a student's.
 
-    `own` is the student's training, done. The best comes first, those left out last.
+    Where the search asks for `auto`, those that fill the budget are added to `rivals`. `own` is the
+    student's training, done. The best comes first, those left out last.
     """
+    config, found = retrainer.config, []
+    if AUTO in config.rivals:
+        rivals = {**rivals, **fill_budget(outline, target_ms, measure, config.seed)}
     if not rivals:
         return []
-    student, measured_ms, found = retrainer.test_answers(own.network), measure(rivals), []
+    student = retrainer.test_answers(own.network)
+    measured_ms = measure(config.patience(), rivals)
     for name, start in rivals.items():
         params = sum(p.numel() for p in start.parameters())
         known = Comparison(name, measured_ms[name], params)

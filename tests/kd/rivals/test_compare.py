@@ -10,7 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from export.timing.stopwatch import Patience
 from kd.rivals.compare import (
+    ROUGHLY,
+    WITHIN,
     Comparison,
     compare_rivals,
     file_name,
@@ -19,8 +22,10 @@ from kd.rivals.compare import (
     ship_rivals,
     verdict,
 )
-from kd.rivals.rival import RUNGS, Outline, ladders
+from kd.rivals.rival import AUTO, RUNGS, Outline, ladders
+from kd.run.config import SearchConfig
 from kd.run.retraining import Retraining
+from tests.tiny import refuse
 
 OUTLINE = Outline(resolution=16, classes=2, strides=(1, 2, 2))
 LABELS = torch.tensor([0, 1] * 10)
@@ -42,7 +47,8 @@ class Constant(nn.Module):
 class Trainer:
     """In place of a retrainer: a network is worth one image more once it is trained."""
 
-    def __init__(self) -> None:
+    def __init__(self, config: SearchConfig | None = None) -> None:
+        self.config = config or SearchConfig(rivals=("plain:1",))
         self.trained: list[Retraining] = []
 
     def train(self, own: Retraining) -> nn.Module:
@@ -59,7 +65,12 @@ def test_rivals_within_the_budget_are_trained_and_the_best_is_first() -> None:
     rivals = {"plain:1": Constant(10), "slow": Constant(19), "resnet:2": Constant(15)}
     ms = {"plain:1": 4.0, "slow": 5.01, "resnet:2": 5.0}
     own, trainer = Retraining("5ms", "student", Constant(13), "labels"), Trainer()
-    found = compare_rivals(rivals, own, 5.0, lambda networks: {n: ms[n] for n in networks}, trainer)
+
+    def measure(patience: Patience, networks: Mapping[str, nn.Module]) -> dict[str, float]:
+        assert patience == SearchConfig().patience()
+        return {name: ms[name] for name in networks}
+
+    found = compare_rivals(rivals, OUTLINE, own, 5.0, measure, trainer)
     assert [c.name for c in found] == ["resnet:2", "plain:1", "slow"]
     assert [c.test_accuracy for c in found] == [16 / 20, 11 / 20, None]
     assert [c.measured_ms for c in found] == [5.0, 4.0, 5.01]
@@ -73,11 +84,22 @@ def test_rivals_within_the_budget_are_trained_and_the_best_is_first() -> None:
 
 
 def test_without_rivals_nothing_is_asked() -> None:
-    def refuse(_: object) -> dict:
-        raise AssertionError("nothing is to be timed")
-
     own = Retraining("5ms", "student", Constant(13), "labels")
-    assert compare_rivals({}, own, 5.0, refuse, Trainer()) == []
+    assert compare_rivals({}, OUTLINE, own, 5.0, refuse, Trainer()) == []
+
+
+def test_auto_adds_one_of_every_family(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them over the budget here: then the fastest is told, and left out."""
+    trainer = Trainer(SearchConfig(rivals=("plain:1", AUTO)))
+    own = Retraining("5ms", "student", Constant(13), "labels")
+    monkeypatch.setattr("kd.rivals.compare.ladders", lambda _: {"resnet": ["resnet:4-8-16"]})
+
+    def measure(_: Patience, networks: Mapping[str, nn.Module]) -> dict[str, float]:
+        return dict.fromkeys(networks, 5.1)
+
+    found = compare_rivals({"plain:1": Constant(1)}, OUTLINE, own, 5.0, measure, trainer)
+    assert [(c.name, c.ahead) for c in found] == [("plain:1", None), ("resnet:4-8-16", None)]
+    assert trainer.trained == []
 
 
 def test_the_difference_is_paired_by_image() -> None:
@@ -96,12 +118,13 @@ def test_the_slowest_rung_within_the_budget_is_found(target_ms: float) -> None:
     """Against all rungs, on a device that takes as many milliseconds as the first convolution."""
     calls = []
 
-    def measure(networks: Mapping[str, nn.Module]) -> dict[str, float]:
+    def measure(patience: Patience, networks: Mapping[str, nn.Module]) -> dict[str, float]:
+        assert patience == ROUGHLY
         calls.append(list(networks))
         return {name: first_width(network) for name, network in networks.items()}
 
     found = fill_budget(OUTLINE, target_ms, measure, 0)
-    fitting = [rung for rung in RUNGS if rung <= target_ms] or [RUNGS[0]]
+    fitting = [rung for rung in RUNGS if rung <= WITHIN * target_ms] or [RUNGS[0]]
     assert f"resnet:{fitting[-1]}-{2 * fitting[-1]}-{4 * fitting[-1]}" in found
     assert f"plain:{fitting[-1]}-{4 * fitting[-1]}-{8 * fitting[-1]}" in found
     assert len(found) == len(ladders(OUTLINE))
