@@ -42,7 +42,7 @@ def check_settings(config: TrainConfig | SearchConfig) -> None:
         expected, holds = BOUNDS[field.name]
         if not (math.isfinite(value) and holds(value)):
             raise UserError(f"{_option(field.name)} {value}: expected {expected}")
-    if config.compile:
+    if isinstance(config, SearchConfig) and config.compile:
         check_compiler()
 
 

@@ -95,8 +95,6 @@ class TrainConfig:
     """Parts that a batch, or a process's share of it, passes in one after the other: less memory,
     and BatchNorm sees one part at a time."""
 
-    compile: bool = False
-    """Compile alpha's supernet with torch.compile: it pays from some thousand steps on."""
     teacher_epochs: int = 16
     teacher_learning_rate: float = 0.03
     kd_distance: DistanceName = "kl"

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from tqdm import trange
 
-from base.compiled import compiled
 from base.phase import Phase, no_log
 from base.precision import Precision
 from base.processes import is_main_process, require_same_on_all_processes
@@ -35,7 +34,6 @@ class AlphaSettings:
     precision: Precision
     seed: int
     accumulate: int = 1
-    compile: bool = False
 
     @classmethod
     def of(cls, settings: Mapping[str, object]) -> Self:
@@ -68,12 +66,12 @@ def train_alpha(
     start = require_same_on_all_processes(
         phase.checkpoint.restore(parts), f"{phase.name}: restored at step"
     )
-    batches, mixed = batches_from(start), compiled(supernet, wanted=settings.compile)
-    quiet, steps = not is_main_process(), settings.alpha_steps
+    batches, quiet = batches_from(start), not is_main_process()
+    steps = settings.alpha_steps
     for step in (bar := trange(start, steps, desc=phase.name, unit="step", disable=quiet)):
         draw = _draw(settings, alpha.range_ms(), step)
         search_loss, expected_ms = alpha_step(
-            mixed,
+            supernet,
             state,
             problem.table,
             draw,

@@ -1,7 +1,6 @@
 """Compiled networks learn what they would learn anyway."""
 
 import shutil
-from dataclasses import replace
 from itertools import repeat
 
 import pytest
@@ -14,13 +13,7 @@ from kd.batches import Batch
 from kd.fit import FitSettings, fit
 from kd.loss import label_loss
 from kd.run.bounds import check_settings
-from kd.run.config import SearchConfig, TrainConfig
-from supernet.alpha import Alpha
-from supernet.choice.programme import programme
-from supernet.space import SearchSpace
-from supernet.supernet import Supernet
-from supernet.training.alpha import AlphaSettings, train_alpha
-from tests.tiny import tiny_table
+from kd.run.config import SearchConfig
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler here")
 
@@ -49,38 +42,7 @@ def test_a_student_learns_the_same() -> None:
         torch.testing.assert_close(learned[1][name], value, rtol=1e-4, atol=1e-5)
 
 
-@needs_compiler
-def test_alpha_learns_the_same(space: SearchSpace) -> None:
-    table = tiny_table(replace(space, stages=space.stages[:1]))
-    settings = AlphaSettings(
-        alpha_steps=3,
-        alpha_learning_rate=0.05,
-        multiplier_rate=0.05,
-        tau_start=5.0,
-        tau_end=0.5,
-        knots=3,
-        precision="fp32",
-        seed=0,
-    )
-
-    def trained(wanted: bool) -> Alpha:
-        torch.manual_seed(0)
-        supernet, own = Supernet(table.space), replace(settings, compile=wanted)
-        problem, same = programme(table), batch()
-        return train_alpha(
-            supernet, problem, lambda _: repeat(same), label_loss, own, Phase("alpha")
-        )
-
-    plain, compiled = trained(False), trained(True)
-    assert plain.logits.abs().max() > 0.1
-    # Adam makes much of rounding where a gradient is almost 0.
-    torch.testing.assert_close(compiled.logits, plain.logits, rtol=0.0, atol=0.005)
-
-
-@pytest.mark.parametrize("config", [TrainConfig(compile=True), SearchConfig(compile=True)])
-def test_a_missing_compiler_is_named(
-    config: TrainConfig | SearchConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(UserError, match=r"--compile: no C\+\+ compiler no-such-compiler is here"):
-        check_settings(config)
+        check_settings(SearchConfig(compile=True))
