@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from einops import einsum
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.ops import Conv2dNormActivation, SqueezeExcitation
 
 from supernet.space import FORM_DECISIONS, FUSED, MBCONV, Choices, OperationSpace
@@ -51,17 +51,18 @@ class MixedWidths:
 
 @dataclass(frozen=True)
 class MixedForm:
-    """Probabilities of the forms of a layer's operation."""
+    """Probabilities of an operation of a layer, and of its forms where it is that."""
 
     own: OperationSpace
+    p: Tensor  # of the operation
     p_kernel: Tensor
     p_expansion: Tensor
     p_gate: Tensor
 
     @classmethod
-    def of(cls, own: OperationSpace, layer: str, choices: Choices) -> "MixedForm":
-        """Take those of one operation of a layer out of `choices`."""
-        return cls(own, *(choices[f"{layer}.{own.name}.{field}"] for field in FORM_DECISIONS))
+    def of(cls, own: OperationSpace, p: Tensor, layer: str, choices: Choices) -> "MixedForm":
+        """Take the forms of an operation that has probability `p` out of `choices`."""
+        return cls(own, p, *(choices[f"{layer}.{own.name}.{field}"] for field in FORM_DECISIONS))
 
     @property
     def p_plain(self) -> Tensor:
@@ -119,6 +120,26 @@ def mixed_fused(module: FusedMBConv, x: Tensor, form: MixedForm, widths: MixedWi
         mixed = conv_norm(module.project, y, projection, form.p_expanded * out_mask)
     if 1 in form.own.expansions:
         mixed = mixed + y[:, : len(out_mask)] * plain_mask[:, None, None]
+    return mixed
+
+
+def mixed_layer(
+    modules: nn.ModuleDict,
+    x: Tensor,
+    forms: Sequence[MixedForm],
+    drawn: Sequence[bool],
+    widths: MixedWidths,
+) -> Tensor:
+    """Map [B, C, H, W] to [B, C_out, H / stride, W / stride]: Σ p · y over a layer's operations.
+
+    One that is not drawn, of probability 0, passes forward without a graph: the gradient of its
+    probability needs its output alone, and nothing inside it has one.
+    """
+    mixed, graph = x.new_zeros(()), torch.is_grad_enabled()
+    for form, is_drawn in zip(forms, drawn, strict=True):
+        with torch.set_grad_enabled(graph and is_drawn):
+            y = MIXED[form.own.name](modules[form.own.name], x, form, widths)
+        mixed = mixed + form.p * y
     return mixed
 
 

@@ -7,16 +7,15 @@ choice has a gradient at the cost of one network. Operations are mixed after it;
 probability 0 passes forward alone, for that is what its own gradient needs.
 """
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from supernet.mixtures import (
-    MIXED,
     MixedForm,
     MixedWidths,
     conv_norm,
     fit_channels,
+    mixed_layer,
     prefix_mask,
 )
 from supernet.shared_weights import SharedWeights
@@ -39,8 +38,8 @@ class Supernet(nn.Module):
         BatchNorm normalises with the batch's statistics in training mode and keeps none of them:
         they belong to one draw of `choices`.
         """
-        drawn = {name: p.detach() != 0 for name, p in choices.items()}
-        differs = torch.is_grad_enabled()
+        # Asked before they move: a device would have to be waited for.
+        drawn = {name: (p.detach() != 0).tolist() for name, p in choices.items()}
         choices = {name: p.to(images) for name, p in choices.items()}
         p_in, widths_in = choices["stem.width"], self.space.stem_widths
         mask = prefix_mask(p_in, widths_in, max(widths_in))
@@ -53,13 +52,11 @@ class Supernet(nn.Module):
                 name = f"stage{s + 1}.layer{i + 1}"
                 exists = sum(p for p, depth in zip(p_depth, stage.depths, strict=True) if depth > i)
                 widths = MixedWidths(p_in, widths_in, p_out, stage.widths)
-                y = x.new_zeros(())
-                for o, own in enumerate(stage.operations):
-                    module, form = modules[own.name], MixedForm.of(own, name, choices)
-                    with torch.set_grad_enabled(differs and bool(drawn[f"{name}.operation"][o])):
-                        mixed = MIXED[own.name](module, x, form, widths)
-                    y = y + exists * choices[f"{name}.operation"][o] * mixed
-                if module.residual:
+                operation = f"{name}.operation"
+                ps = zip(stage.operations, choices[operation], strict=True)
+                forms = [MixedForm.of(own, p, name, choices) for own, p in ps]
+                y = exists * mixed_layer(modules, x, forms, drawn[operation], widths)
+                if next(iter(modules.values())).residual:
                     y = y + fit_channels(x * (1 if i else widths.agree()), y.shape[1])
                 x, p_in, widths_in = y, p_out, stage.widths
         return self._logits(x, choices["head.width"])
