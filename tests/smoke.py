@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from supernet.choice.programme import programme
 from supernet.latency_table import LatencyTable
@@ -88,6 +89,9 @@ def _run(
     os.chdir(ROOT)
     if most_bytes is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
+    # torch makes a forked process's thread pool anew at its first use, and two threads that use it
+    # at once, after an export say, end the process; here there is only one.
+    torch.set_num_threads(1)
     sys.argv = list(words)
     runpy.run_path(str(ROOT / words[0]), run_name="__main__")
 

@@ -187,6 +187,7 @@ def test_any_network_is_timed_beside_a_student(
             yield Round({name: 2e-3 * day_ms[name] for name in runners}, 1e-3, 1.0)
 
     monkeypatch.setattr(measure, "rounds", slow)
+    monkeypatch.setattr(measure, "_around", lambda every, _: every)
     mine = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     found = measure_beside({"mine": mine}, space.middle(), measured, PATIENCE, 0)
     assert found == pytest.approx({"mine": 1.1 * middle_ms, "student": middle_ms}, rel=1e-6)
