@@ -56,7 +56,8 @@ class Settings:
     epochs: tuple[int, ...] = (12, 48)
     """Of a student or a rival."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    networks: Literal["all", "rivals", "searched"] = "all"
+    networks: Literal["all", "rivals", "searched", "none"] = "all"
+    """Which are trained now; none only tells what is done."""
     run: Path = Path("runs/rivals")
     out: Path = Path("benchmarks/results/rivals.csv")
 
@@ -67,13 +68,13 @@ def main(settings: Settings) -> None:
     world = open_world(settings.data, settings.limit, settings.run, space)
     strides = (space.stem_stride, *(stage.stride for stage in space.stages))
     outline = Outline(space.resolution, space.classes, strides)
-    if settings.networks != "searched":
+    if settings.networks in ("all", "rivals"):
         rivals = rivals_of(settings, world, outline)
         for epochs, seed in product(settings.epochs, settings.seeds):
             for (target_ms, family), name in rivals.items():
                 line = Line(family, target_ms, epochs, seed, name)
                 train(settings, world, line, partial(network, name, outline))
-    if settings.networks != "rivals":
+    if settings.networks in ("all", "searched"):
         for epochs, seed in product(settings.epochs, settings.seeds):
             for target_ms, architecture in picks(settings, world, seed).items():
                 name = json.dumps(architecture.to_json())
