@@ -35,10 +35,10 @@ PRESETS = {
     "digits": Preset(
         resolution=16,
         stem_stride=1,
-        stem_widths=(8, 16),
+        stem_widths=(16,),
         stages=(
-            StageSpace(1, (8, 16), (1, 2), (mbconv((3, 5), (1, 3)), fused(1, 2))),
-            StageSpace(2, (16, 24, 32), (1, 2, 3), (mbconv((3, 5), (2, 4)), fused(1, 2))),
+            StageSpace(1, (16, 32), (1, 2), (mbconv((3, 5), (1, 3)), fused(1, 2))),
+            StageSpace(2, (16, 32, 48), (1, 2, 3), (mbconv((3, 5), (2, 4)), fused(1, 2))),
             StageSpace(2, (32, 48, 64), (1, 2, 3), (mbconv((3, 5), (2, 4)), fused(1, 2))),
         ),
         head_widths=(0, 128),

@@ -30,7 +30,7 @@ def test_train_leaves_the_run_folder(trained: tuple[Path, str]) -> None:
     assert list((folder / "wandb").glob("offline-run-*/*.wandb"))
     alarm, cost = "ALARM  *alpha is nearly uniform", "10,000 candidates of 5 epochs"
     assert re.search(alarm, printed)
-    for expected in ("students, 40 decisions", "roughly", cost, "next: python search.py"):
+    for expected in ("students, 39 decisions", "roughly", cost, "next: python search.py"):
         assert expected in printed
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert {row["phase"] for row in rows} >= {"teacher", "w", "alpha", "choices"}
