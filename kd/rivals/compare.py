@@ -133,6 +133,8 @@ def verdict(found: Sequence[Comparison], target_ms: float) -> str:
         return f"no rival is within {target_ms:g} ms: the student has none"
     best = max(ran, key=lambda c: c.ahead)
     apart = f"{100 * abs(best.ahead):.2f} ± {100 * best.ahead_error:.2f} points of the test split"
+    if abs(best.ahead) < 2 * best.ahead_error:
+        apart += ", which may be chance,"
     if best.ahead > 0:
         return (
             f"RIVAL IS BETTER: {best.name} by {apart} within {target_ms:g} ms; take its file, or "

@@ -142,6 +142,10 @@ def test_the_verdict_is_plain() -> None:
     )
     assert verdict([slow], 5.0) == "no rival is within 5 ms: the student has none"
     assert verdict([worse, slow], 5.0).startswith("the student is best: 10.00 ± 2.00 points")
+    close = Comparison("close", 4.0, 1, 0.8, -0.01, 0.02)
+    assert "1.00 ± 2.00 points of the test split, which may be chance, ahead of" in verdict(
+        [close], 5.0
+    )
     assert verdict([equal, worse], 5.0) == "the student and same are equal within 5 ms"
     said = verdict([better, equal, worse], 5.0)
     assert said.startswith(
