@@ -26,17 +26,11 @@ from supernet.choice.pick import cached_pick
 from supernet.choice.programme import candidates, check_budget, programme
 from supernet.latency_table import LatencyTable
 from supernet.sampling import fair_sampler, log_uniform
-from supernet.space import (
-    FUSED,
-    MBCONV,
-    Architecture,
-    OperationSpace,
-    SearchSpace,
-    StageSpace,
-)
+from supernet.space import Architecture, SearchSpace
 from supernet.student import Student
 from supernet.supernet import Supernet
 from supernet.training.storage import load_alpha, load_supernet, load_surrogate
+from tests.any_space import SPACES
 from tests.tiny import tiny_space, tiny_table
 
 SOLVER = 1e-5  # what the integer programme allows itself
@@ -48,39 +42,6 @@ QUICK = settings(
 )
 
 
-def ascending(*values: int) -> st.SearchStrategy[tuple[int, ...]]:
-    return st.sets(st.sampled_from(values), min_size=1).map(sorted).map(tuple)
-
-
-def forms(operation: str) -> st.SearchStrategy[OperationSpace]:
-    return st.builds(
-        OperationSpace,
-        name=st.just(operation),
-        kernels=ascending(3, 5, 7),
-        expansions=ascending(1, 2, 3),
-        squeeze_excite=st.sampled_from([(False,), (True,), (False, True)]),
-    )
-
-
-STAGES = st.builds(
-    StageSpace,
-    stride=st.sampled_from([1, 2]),
-    widths=ascending(4, 6, 8),
-    depths=ascending(1, 2, 3),
-    operations=st.one_of(
-        st.tuples(forms(MBCONV)), st.tuples(forms(FUSED)), st.tuples(forms(MBCONV), forms(FUSED))
-    ),
-)
-SPACES = st.builds(
-    SearchSpace,
-    name=st.just("any"),
-    resolution=st.just(8),
-    classes=st.integers(2, 4),
-    stem_stride=st.sampled_from([1, 2]),
-    stem_widths=ascending(4, 6),
-    head_widths=ascending(0, 6, 8),
-    stages=st.lists(STAGES, min_size=1, max_size=3).map(tuple),
-)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
     lambda inner: (
