@@ -56,7 +56,13 @@ def module_runner(module: nn.Module, resolution: int, unit: UnitOfWork) -> Runne
     except Exception as error:  # the exporter fails in ways of its own
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"cannot be exported to ONNX ({reason}); name another") from error
-    return onnx_runner(model.SerializeToString(), shape, unit)
+    try:
+        return onnx_runner(model.SerializeToString(), shape, unit)
+    except UserError:
+        raise
+    except Exception as error:  # ONNX Runtime's own exceptions share no narrower base class
+        reason = " ".join(str(error).split())
+        raise UserError(f"ONNX Runtime does not run it ({reason}); name another") from error
 
 
 def shipped_runner(student: Student, onnx_path: Path, table: LatencyTable) -> Runner:

@@ -164,11 +164,29 @@ class Moody(nn.Module):
         return images.mean((2, 3)) if images.sum() > 0 else images.amax((2, 3))
 
 
-def test_a_network_that_cannot_be_run_is_named(measured: LatencyTable) -> None:
-    with pytest.raises(
-        UserError, match=r"moody: cannot be exported to ONNX .*name another"
-    ) as caught:
-        module_runners({"moody": Moody()}, measured)
+class Precise(nn.Module):
+    """Convolves in float64: ONNX has that, and ONNX Runtime does not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3).double()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.conv(images.double()).mean((2, 3)).float()
+
+
+@pytest.mark.parametrize(
+    ("network", "said"),
+    [
+        (Moody(), r"odd: cannot be exported to ONNX .*name another"),
+        (Precise(), r"odd: ONNX Runtime does not run it .*Conv.*name another"),
+    ],
+)
+def test_a_network_that_cannot_be_run_is_named(
+    measured: LatencyTable, network: nn.Module, said: str
+) -> None:
+    with pytest.raises(UserError, match=said) as caught:
+        module_runners({"odd": network}, measured)
     assert "\n" not in str(caught.value)
 
 
