@@ -8,10 +8,10 @@ and its rank among them, by the accuracies of ground_truth. Beside the search st
 with the same shared weights and table. Writes benchmarks/results/regret.json.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -33,9 +33,9 @@ from benchmarks.shared_search import (
     trained_alpha,
     trained_weights,
 )
-from benchmarks.small_world import SPACE, architectures, small_world
+from benchmarks.small_world import BUDGETS, SPACE, architectures, budgets_ms, small_world
 from benchmarks.verdict import Truth, Verdict, ahead, summary
-from benchmarks.ways_to_pick import PICKS, Searched
+from benchmarks.ways_to_pick import PICKS, PICKS_TRAINED, Searched
 from benchmarks.world import KD_LOSS, World
 from supernet.alpha import Alpha
 from supernet.choice.programme import Programme, programme
@@ -51,7 +51,7 @@ class Settings:
     """Folder of CIFAR-10 images."""
     limit: int = 8000
     w_epochs: int = 40
-    budgets: int = 10
+    budgets: int = BUDGETS
     seeds: tuple[int, ...] = (0, 1, 2)
     run: Path = Path("runs/small_world")
     truth: Path = Path("benchmarks/results/ground_truth.csv")
@@ -61,54 +61,85 @@ class Settings:
 def main(settings: Settings) -> None:
     """Search with every supernet; print and write mean regret, rank and broken budgets."""
     world = small_world(settings.data, settings.limit, settings.run)
-    known = Truth(known_accuracies(settings.truth))
+    known = known_accuracies(settings.truth)
     problem = programme(world.table)
-    budgets = np.geomspace(*problem.range_ms(), settings.budgets + 2)[1:-1].tolist()
-    verdicts: dict[str, dict[int, list[Verdict]]] = {name: {} for name in PICKS}
-    regrets: dict[str, dict[tuple[int, float], float]] = {name: {} for name in PICKS}
-    taus = []
-    for seed in settings.seeds:
-        searched = search(settings, world, problem, budgets, seed)
-        loss = [searched.losses[a] for a in architectures()]
-        worth = [known.worth(a) for a in architectures()]
-        taus.append(float(-kendalltau(loss, worth).statistic))
-        draws = np.random.default_rng(seed)
-        for target_ms, (name, pick) in product(budgets, PICKS.items()):
-            picked = pick(searched, target_ms, draws)
-            found = [judged(known, searched, a, target_ms) for a in picked]
-            verdicts[name].setdefault(seed, []).extend(found)
-            if not any(v.over for v in found):
-                regrets[name][seed, target_ms] = float(np.mean([v.regret for v in found]))
-    result = {name: summary(own) for name, own in verdicts.items()}
-    first, *_ = PICKS
-    for name, row in result.items():
-        print(
-            f"{name:40} regret {row['regret']:.2f} ± {row['regret_std']:.2f}, behind all trained "
-            f"{row['behind']:.2f} ± {row['behind_std']:.2f} points, rank {row['rank']:.1%}, over "
-            f"budget {row['over']:.0%}"
-        )
-        if name != first:
-            row["search_ahead_by"], row["p"] = ahead(regrets[first], regrets[name])
-            print(f"{'':40} search ahead by {row['search_ahead_by']:.2f}, p = {row['p']:.2g}")
+    budgets = budgets_ms(problem, settings.budgets)
+    supernets = {seed: search(settings, world, problem, budgets, seed) for seed in settings.seeds}
+    together = {seed: own.surrogate for seed, own in supernets.items()}
+    found = Verdicts()
+    for seed, alone in supernets.items():
+        searched = replace(alone, surrogates=together)
+        for target_ms in budgets:
+            for name, verdicts in judged_picks(known, searched, target_ms, seed):
+                found.add(name, seed, target_ms, verdicts)
+    worth = [known.worth(a) for a in architectures()]
+    taus = [
+        float(-kendalltau([own.losses[a] for a in architectures()], worth).statistic)
+        for own in supernets.values()
+    ]
     print(f"Kendall tau of shared loss and truth: {np.mean(taus):.3f} ± {np.std(taus):.3f}")
-    facts = {"kendall_tau": taus, "budgets_ms": budgets, "ways": result}
+    facts = {"kendall_tau": taus, "budgets_ms": budgets, "ways": found.told()}
     write_json(settings.out, provenance("regret", settings) | facts)
 
 
-def known_accuracies(path: Path) -> dict[Architecture, np.ndarray]:
+class Verdicts:
+    """The verdicts on every way to pick, by supernet and budget."""
+
+    def __init__(self) -> None:
+        self.verdicts: dict[str, dict[int, list[Verdict]]] = defaultdict(dict)
+        self.behind: dict[str, dict[tuple[int, float], float]] = defaultdict(dict)
+
+    def add(self, name: str, seed: int, target_ms: float, verdicts: list[Verdict]) -> None:
+        """Keep what one way picked for one budget with one supernet."""
+        self.verdicts[name].setdefault(seed, []).extend(verdicts)
+        if not any(v.over for v in verdicts):
+            self.behind[name][seed, target_ms] = float(np.mean([v.behind for v in verdicts]))
+
+    def told(self) -> dict[str, dict[str, float]]:
+        """Print means, and how far the search is ahead of every other way; return them."""
+        result = {name: summary(own) for name, own in self.verdicts.items()}
+        first, *_ = result
+        for name, row in result.items():
+            print(
+                f"{name:40} regret {row['regret']:.2f} ± {row['regret_std']:.2f}, behind all "
+                f"trained {row['behind']:.2f} ± {row['behind_std']:.2f} points, rank "
+                f"{row['rank']:.1%}, over budget {row['over']:.0%}"
+            )
+            if name != first:
+                row["search_ahead_by"], row["p"] = ahead(self.behind[first], self.behind[name])
+                print(f"{'':40} search ahead by {row['search_ahead_by']:.2f}, p = {row['p']:.2g}")
+        return result
+
+
+def known_accuracies(path: Path) -> Truth:
     """Read the truth; stop where students are missing."""
-    known, every = truth(path), architectures()
-    if missing := len(every) - len(known):
+    every = architectures()
+    test, search = truth(path, "test_accuracy"), truth(path, "search_accuracy")
+    if missing := len(every) - len(test):
         raise SystemExit(f"{path}: {missing} students are not trained yet")
-    return {a: np.array(known[number]) for number, a in enumerate(every)}
+    return Truth(
+        {a: np.array(test[number]) for number, a in enumerate(every)},
+        {a: np.array(search[number]) for number, a in enumerate(every)},
+    )
 
 
-def judged(
-    known: Truth, searched: Searched, architecture: Architecture, target_ms: float
-) -> Verdict:
-    """Judge one pick."""
-    over = searched.ms(architecture) > target_ms
-    return known.judge(architecture, searched.feasible(target_ms), over=over)
+def judged_picks(
+    known: Truth, searched: Searched, target_ms: float, seed: int
+) -> Iterator[tuple[str, list[Verdict]]]:
+    """Pick in every way for one budget, and judge the picks."""
+    draws, feasible = np.random.default_rng(seed), searched.feasible(target_ms)
+    every = range(known.seeds)
+
+    def judged(architecture: Architecture, used: Sequence[int]) -> Verdict:
+        over = searched.ms(architecture) > target_ms
+        return known.judge(architecture, feasible, used, over=over)
+
+    for name, pick in PICKS.items():
+        yield name, [judged(a, every) for a in pick(searched, target_ms, draws)]
+    for name, pick_trained in PICKS_TRAINED.items():
+        pick = partial(pick_trained, searched)
+        by_seed = {used: pick(known.retrained(used), target_ms, draws) for used in every}
+        yield name, [judged(a, [used]) for used, picked in by_seed.items() for a in picked]
 
 
 def search(
@@ -133,8 +164,9 @@ def search(
     )
     losses = {a: score(a) for a in tqdm(architectures(), desc="scores", unit="student")}
     macs = {a: parameters_and_macs(SPACE, a)[1] for a in losses}
-    surrogates = [surveyed(problem, score, n, seed) for n in (SURVEYED, SURVEYED // 2)]
-    return Searched(losses, *surrogates, alpha, separate, alone, problem, macs)
+    surrogate, of_few = (surveyed(problem, score, n, seed) for n in (SURVEYED, SURVEYED // 2))
+    own = {seed: surrogate}
+    return Searched(losses, surrogate, of_few, own, alpha, separate, alone, problem, macs)
 
 
 def remembered(path: Path, measure: Callable[[Architecture], float]) -> Callable:

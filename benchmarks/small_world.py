@@ -3,7 +3,10 @@
 from itertools import product
 from pathlib import Path
 
+import numpy as np
+
 from benchmarks.world import World, open_world
+from supernet.choice.programme import Programme
 from supernet.presets import fused, mbconv
 from supernet.space import Architecture, SearchSpace, StageSpace
 
@@ -19,6 +22,7 @@ SPACE = SearchSpace(
     ),
     head_widths=(0, 64),
 )
+BUDGETS = 10
 
 
 def architectures() -> list[Architecture]:
@@ -32,3 +36,8 @@ def architectures() -> list[Architecture]:
 def small_world(data: str, limit: int, run: Path) -> World:
     """Train teacher and measure table, or find them in `run`."""
     return open_world(data, limit, run, SPACE)
+
+
+def budgets_ms(problem: Programme, count: int) -> list[float]:
+    """Return budgets between the fastest and the slowest student, each in the same ratio."""
+    return np.geomspace(*problem.range_ms(), count + 2)[1:-1].tolist()

@@ -14,35 +14,60 @@ class Verdict:
     """What a pick for one budget is worth, in points of test accuracy."""
 
     regret: float  # behind the best feasible student, by the mean over the truth's seeds
-    behind: float  # behind the best that training all of them once finds, on the other seeds
+    behind: float  # behind the student that training all of them once finds, on the other seeds
     rank: float  # share of the feasible students that are better
     over: bool  # whether it is over its budget
 
 
 @dataclass(frozen=True)
 class Truth:
-    """Test accuracies of students, each trained with every seed."""
+    """Accuracies of students on two splits, trained with every seed; the best have more seeds.
 
-    accuracies: Mapping[Architecture, np.ndarray]  # [S]
+    `test` and `search` hold them by seed [S]; the first `seeds` of them every student has.
+    """
+
+    test: Mapping[Architecture, np.ndarray]
+    search: Mapping[Architecture, np.ndarray]
+
+    @property
+    def seeds(self) -> int:
+        """How many seeds every student has been trained with."""
+        return min(map(len, self.test.values()))
 
     def worth(self, architecture: Architecture) -> float:
-        """Mean accuracy over the seeds."""
-        return float(self.accuracies[architecture].mean())
+        """Mean test accuracy over the seeds."""
+        return float(self.test[architecture].mean())
+
+    def retrained(self, seed: int) -> dict[Architecture, float]:
+        """Return what the search split says of every student's training with one seed."""
+        return {a: float(own[seed]) for a, own in self.search.items()}
 
     def judge(
-        self, picked: Architecture, feasible: Sequence[Architecture], *, over: bool
+        self,
+        picked: Architecture,
+        feasible: Sequence[Architecture],
+        used: Sequence[int],
+        *,
+        over: bool,
     ) -> Verdict:
         """Compare a pick with all feasible students.
 
         The best of many noisy means is flattered by chance, and so is every regret made worse.
-        `behind` is not: one seed chooses the best, the others say what it and the pick are worth.
+        `behind` is not: one seed chooses the best by the search split, the others say what it and
+        the pick are worth. `used` are the seeds that may choose: for a pick that has seen the
+        trainings of a seed, that one alone.
         """
-        all_of_them = np.array([self.accuracies[a] for a in feasible])
-        own, means = self.accuracies[picked], all_of_them.mean(axis=1)
-        seeds = range(len(own))
-        apart = [np.delete(all_of_them[all_of_them[:, s].argmax()] - own, s).mean() for s in seeds]
-        regret, behind = means.max() - own.mean(), float(np.mean(apart))
-        return Verdict(100 * regret, 100 * behind, float(np.mean(means > own.mean())), over)
+        worth = np.array([self.worth(a) for a in feasible])
+        own = self.worth(picked)
+        apart = []
+        for seed in used:
+            chosen = max(feasible, key=self.retrained(seed).__getitem__)
+            apart.append(self._on_others(chosen, seed) - self._on_others(picked, seed))
+        regret, behind = worth.max() - own, float(np.mean(apart))
+        return Verdict(100 * regret, 100 * behind, float(np.mean(worth > own)), over)
+
+    def _on_others(self, architecture: Architecture, seed: int) -> float:
+        return float(np.delete(self.test[architecture], seed).mean())
 
 
 def summary(verdicts: Mapping[int, Sequence[Verdict]]) -> dict[str, float]:

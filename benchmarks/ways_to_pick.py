@@ -5,14 +5,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from sklearn.linear_model import RidgeCV
 
 from benchmarks.small_world import SPACE
 from supernet.alpha import Alpha
 from supernet.choice.programme import BUDGET_USES, Programme, candidates
-from supernet.choice.surrogate import Surrogate
+from supernet.choice.surrogate import RIDGES, Surrogate, encode_architecture
 from supernet.space import Architecture
 
-CANDIDATES, TEN = 16, 10
+CANDIDATES, TEN, FEW = 16, 10, 3
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Searched:
     losses: Mapping[Architecture, float]  # with shared weights
     surrogate: Surrogate  # of these losses, fitted to as many students as train.py surveys
     surrogate_of_few: Surrogate  # to half as many
+    surrogates: Mapping[int, Surrogate]  # of every supernet, this one among them, by seed
     alpha: Alpha
     separate: Mapping[float, Alpha]  # one for each budget, at the same cost together
     alone: Mapping[float, Alpha]  # one for each budget, each at half the cost
@@ -38,6 +40,9 @@ class Searched:
 
 
 Pick = Callable[[Searched, float, np.random.Generator], list[Architecture]]
+# What the search split says of students trained from scratch; a pick asks only for a few.
+Trainings = Mapping[Architecture, float]
+PickTrained = Callable[[Searched, Trainings, float, np.random.Generator], list[Architecture]]
 
 
 def filling(searched: Searched, target_ms: float) -> list[Architecture]:
@@ -59,6 +64,12 @@ def by_surrogate_of_few(searched: Searched, target_ms: float, draws: np.random.G
     """The same with a surrogate fitted to half as many students."""
     found = derived(searched, searched.alpha, target_ms, draws)
     return [min(found, key=searched.surrogate_of_few.loss)]
+
+
+def by_surrogates(searched: Searched, target_ms: float, draws: np.random.Generator) -> list:
+    """The same with the mean of all supernets' surrogates."""
+    found = derived(searched, searched.alpha, target_ms, draws)
+    return [min(found, key=lambda a: sum(own.loss(a) for own in searched.surrogates.values()))]
 
 
 def by_shared(searched: Searched, target_ms: float, draws: np.random.Generator) -> list:
@@ -148,9 +159,65 @@ def surrogate_alone(searched: Searched, target_ms: float, _: np.random.Generator
     return [] if found is None else [found]
 
 
+def every_one_trained(
+    searched: Searched, trainings: Trainings, target_ms: float, _: np.random.Generator
+) -> list:
+    """The yardstick: every feasible student trained once, the best kept."""
+    return [max(searched.feasible(target_ms), key=trainings.__getitem__)]
+
+
+def best_of_few_trained(
+    searched: Searched, trainings: Trainings, target_ms: float, draws: np.random.Generator
+) -> list:
+    """The search, its first few candidates trained, the best kept."""
+    found = sorted(derived(searched, searched.alpha, target_ms, draws), key=searched.surrogate.loss)
+    return [max(found[:FEW], key=trainings.__getitem__)]
+
+
+def random_few_trained(
+    searched: Searched, trainings: Trainings, target_ms: float, draws: np.random.Generator
+) -> list:
+    """As many random students that fill the budget trained, the best kept."""
+    filled = filling(searched, target_ms)
+    few = draws.choice(len(filled), min(FEW, len(filled)), replace=False)
+    return [max((filled[i] for i in few), key=trainings.__getitem__)]
+
+
+def by_corrected(
+    searched: Searched, trainings: Trainings, target_ms: float, draws: np.random.Generator
+) -> list:
+    """The search, its surrogate corrected by the students trained for all other budgets."""
+    others = [ms for ms in searched.separate if ms != target_ms]
+    done = [a for ms in others for a in by_surrogate(searched, ms, np.random.default_rng(0))]
+    return [
+        max(
+            derived(searched, searched.alpha, target_ms, draws),
+            key=corrected(searched.surrogate, {a: trainings[a] for a in done}),
+        )
+    ]
+
+
+def corrected(surrogate: Surrogate, trained: Trainings) -> Callable[[Architecture], float]:
+    """Return what accuracy to expect: a line through the surrogate's losses, and a ridge on the
+    rest that single choices explain."""
+    losses = np.array([surrogate.loss(a) for a in trained])
+    found = np.array(list(trained.values()))
+    slope, base = np.polyfit(losses, found, 1)
+    designs = np.stack([encode_architecture(surrogate.space, a).numpy() for a in trained])
+    rest = RidgeCV(RIDGES).fit(designs, found - slope * losses - base)
+
+    def expect(architecture: Architecture) -> float:
+        design = encode_architecture(surrogate.space, architecture).numpy()
+        own = rest.predict(design[None])[0]
+        return float(slope * surrogate.loss(architecture) + base + own)
+
+    return expect
+
+
 PICKS: Mapping[str, Pick] = {
     "search (alpha, then surrogate)": by_surrogate,
     "  surrogate of half as many": by_surrogate_of_few,
+    "  mean of all supernets' surrogates": by_surrogates,
     "  an alpha for each budget, same cost": by_separate,
     "  an alpha for each budget, five times": by_alone,
     "alpha, then own loss with shared weights": by_shared,
@@ -163,4 +230,11 @@ PICKS: Mapping[str, Pick] = {
     "a random feasible student": any_feasible,
     "a random student that fills the budget": any_filling,
     "the largest feasible student (MACs)": largest,
+}
+
+PICKS_TRAINED: Mapping[str, PickTrained] = {
+    "every feasible student trained once": every_one_trained,
+    f"search, best of {FEW} trained": best_of_few_trained,
+    f"best of {FEW} random trained": random_few_trained,
+    "search corrected by trained students": by_corrected,
 }

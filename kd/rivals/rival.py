@@ -19,7 +19,7 @@ FAMILIES = {"plain": plain_network, "resnet": resnet}
 AUTO = "auto"
 SCRATCH = Path("scratch")
 # For a family's first width; the others follow by its ratios.
-RUNGS = (4, 6, 8, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128)
+RUNGS = (4, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 64, 80, 96, 128)
 RATIOS: Mapping[str, Sequence[int]] = {"plain": (1, 4, 8, 16, 32), "resnet": (1, 2, 4, 8, 16)}
 # Mobile networks of timm, each family from fast to slow.
 LADDERS: Mapping[str, Sequence[str]] = {
