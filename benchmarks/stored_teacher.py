@@ -68,7 +68,7 @@ def main(settings: Settings) -> None:
             batch=settings.batch,
             description="teacher's outputs",
         )
-        online = OnlineOutputs(lambda images: teacher(images).exp())
+        online = OnlineOutputs(lambda images: teacher(images).exp(), (data.train.frame,))
         loss = partial(kd_loss, kd_temperature=4.0, kd_weight=0.9)
 
         def epoch(batches: Callable[[], Iterator[Batch]], loss: Callable) -> Callable[[], None]:

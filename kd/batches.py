@@ -10,6 +10,7 @@ from torch import Tensor
 
 from base.processes import rank_slice
 from kd.images.loader import batches, shuffled
+from kd.images.rendering import Frame
 from kd.images.splits import Split
 
 
@@ -29,19 +30,29 @@ class Batch(NamedTuple):
 class Outputs(Protocol):
     """A teacher's answers: stored (`kd.stored_outputs.Targets`) or computed (`OnlineOutputs`)."""
 
-    def rows(self, view: int | None, index: Tensor, images: Tensor) -> Tensor:
-        """Return probabilities [B, K] for images [B, 3, R, R], number `index` [B], in a view."""
+    @property
+    def frames(self) -> tuple[Frame, ...]:
+        """What has to be shown for an answer: nothing where answers are stored."""
+        ...
+
+    def rows(self, view: int | None, index: Tensor, shown: Sequence[Tensor] = ()) -> Tensor:
+        """Return probabilities [B, K] for images number `index` [B] in a view.
+
+        `shown` are these images [B, 3, H, W] in every one of the `frames`.
+        """
+        ...
 
 
 @dataclass(frozen=True, eq=False)
 class OnlineOutputs:
-    """The teacher itself, run in every step: it maps images [B, 3, R, R] to probabilities."""
+    """The teacher itself, run in every step: it maps images in its frames to probabilities."""
 
-    probabilities: Callable[[Tensor], Tensor]
+    probabilities: Callable[..., Tensor]
+    frames: tuple[Frame, ...]
 
-    def rows(self, view: int | None, index: Tensor, images: Tensor) -> Tensor:
+    def rows(self, view: int | None, index: Tensor, shown: Sequence[Tensor] = ()) -> Tensor:
         """Return probabilities [B, K] of the images, whatever their view."""
-        return self.probabilities(images).cpu()
+        return self.probabilities(*shown).cpu()
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,8 +61,9 @@ class LabelOutputs:
 
     split: Split
     classes: int
+    frames: tuple[Frame, ...] = ()
 
-    def rows(self, view: int | None, index: Tensor, images: Tensor) -> Tensor:
+    def rows(self, view: int | None, index: Tensor, shown: Sequence[Tensor] = ()) -> Tensor:
         """Return the labels [B, K] of images number `index` [B] in version `view`."""
         return self.split.view(view).label_shares(index, self.classes)
 
@@ -66,9 +78,9 @@ def distillation_batches(
     drop_last: bool = False,
 ) -> Iterator[Batch]:
     """Draw one epoch of `split` in version `view`, with the teacher's outputs for that version."""
-    version = split.view(view)
-    for images, _, index in batches(version, batch, order, workers, drop_last):
-        probabilities = outputs.rows(view, index, images)
+    version = split.view(view).shown_in((split.frame, *outputs.frames))
+    for images, *shown, _, index in batches(version, batch, order, workers, drop_last):
+        probabilities = outputs.rows(view, index, shown)
         labels = version.label_shares(index, probabilities.shape[1])
         yield Batch(images, labels, probabilities)
 

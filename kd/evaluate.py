@@ -36,14 +36,17 @@ def predict(
     workers: int = 0,
     description: str | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return logits [N, K] and labels [N] on the CPU, in eval mode; modules keep their modes."""
+    """Return logits [N, K] and labels [N] on the CPU, in eval mode; modules keep their modes.
+
+    The model is given the images of every frame that a split is shown in.
+    """
     device = device_of(model)
     steps = math.ceil(len(dataset) / batch)
     logits, labels = [], []
     with _evaluating(model):
         epoch = batches(dataset, batch, None, workers)
-        for images, truth, _ in tqdm(epoch, description, steps, disable=description is None):
-            logits.append(model(images.to(device)).float().cpu())
+        for *shown, truth, _ in tqdm(epoch, description, steps, disable=description is None):
+            logits.append(model(*(images.to(device) for images in shown)).float().cpu())
             labels.append(truth)
     return torch.cat(logits), torch.cat(labels)
 

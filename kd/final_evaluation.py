@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from export.parity import Parity, onnx_logits, parity
-from kd.batches import Outputs
+from kd.batches import Outputs, distillation_batches
 from kd.evaluate import accuracy, predict
 from kd.images.loader import batches
 from kd.images.splits import Split
@@ -44,7 +44,7 @@ def final_evaluation(
     plain = test.view(None)
     logits, labels = predict(student, plain, batch)
     shipped = onnx_logits(onnx_path, (images for images, _, _ in batches(plain, batch, None)))
-    answers = None if teacher is None else _answers(teacher, plain, batch)
+    answers = None if teacher is None else _answers(teacher, test, batch)
     return FinalEvaluation(
         accuracy(shipped, labels),
         None if answers is None else accuracy(answers, labels),
@@ -53,6 +53,6 @@ def final_evaluation(
     )
 
 
-def _answers(teacher: Outputs, plain: Split, batch: int) -> Tensor:
-    epoch = batches(plain, batch, None)
-    return torch.cat([teacher.rows(None, index, images) for images, _, index in epoch])
+def _answers(teacher: Outputs, test: Split, batch: int) -> Tensor:
+    epoch = distillation_batches(test, teacher, None, batch, None)
+    return torch.cat([batch.probabilities for batch in epoch])

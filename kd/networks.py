@@ -1,12 +1,14 @@
 """Networks by name, and weights from files that never execute code."""
 
 import difflib
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import timm
 import torch
+from timm.models import PretrainedCfg
 from torch import Tensor, nn
 from torchvision import models
 
@@ -15,17 +17,23 @@ from base.tensor_files import read_tensors
 
 RGB = tuple[float, float, float]
 Channels = Literal["rgb", "bgr", "grey"]
+Interpolation = Literal["nearest", "bilinear", "bicubic"]
 SMALL_PREFIX = "small_resnet18:"
 
 
 @dataclass(frozen=True)
 class InputFormat:
-    """The input format of a network; without a resolution it takes images as they are."""
+    """The input format of a network; without a resolution it takes images as they are.
+
+    Of a plain image it is shown the centre, after its shorter side was made `resize` pixels long;
+    0 squeezes the whole image. None cuts it as students' images are cut.
+    """
 
     mean: RGB = (0.0, 0.0, 0.0)
     std: RGB = (1.0, 1.0, 1.0)
     resolution: int | None = None  # pixels
-    interpolation: str = "bilinear"
+    interpolation: Interpolation = "bilinear"
+    resize: int | None = None  # pixels
     channels: Channels = "rgb"
 
 
@@ -176,13 +184,21 @@ def published_input(name: str) -> InputFormat:
     """Return the input format of a network's published weights; the default for our own."""
     library, model = _known(name)
     if library == "timm":
-        config = timm.get_pretrained_cfg(model)
-        return InputFormat(config.mean, config.std, config.input_size[-1], config.interpolation)
+        return _timm_input(timm.get_pretrained_cfg(model))
     if library == "torchvision":
         wanted = models.get_model_weights(model).DEFAULT.transforms()
-        mean, std = tuple(wanted.mean), tuple(wanted.std)
-        return InputFormat(mean, std, wanted.crop_size[0], wanted.interpolation.value)
+        mean, std, mode = tuple(wanted.mean), tuple(wanted.std), wanted.interpolation.value
+        return InputFormat(mean, std, wanted.crop_size[0], mode, wanted.resize_size[0])
     return InputFormat()
+
+
+def _timm_input(config: PretrainedCfg) -> InputFormat:
+    """Return the input format, with timm's own rule of what is cut out of a plain image."""
+    size, mode = config.input_size[-1], config.interpolation
+    resize = 0 if config.crop_mode == "squash" else math.floor(size / config.crop_pct)
+    # Tensors cannot be resized in every way of Pillow's.
+    mode = mode if mode in ("bilinear", "bicubic", "nearest") else "bicubic"
+    return InputFormat(config.mean, config.std, size, mode, resize)
 
 
 def _is_head(given: tuple[int, ...], wanted: tuple[int, ...], classes: int) -> bool:

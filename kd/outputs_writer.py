@@ -28,7 +28,7 @@ from kd.stored_outputs import (
 SAVE_EVERY = 50  # batches
 
 
-Probabilities = Callable[[Tensor], Tensor]
+Probabilities = Callable[..., Tensor]
 
 
 def store_outputs(
@@ -41,11 +41,12 @@ def store_outputs(
     workers: int = 0,
     description: str | None = None,
 ) -> StoredOutputs:
-    """Run the teacher, images [B, 3, R, R] -> [B, K], on every view of `split`, and store it.
+    """Run the teacher on every view of `split`, shown in the teacher's frames, and store it.
 
-    `identity` says what the outputs depend on. The folder appears when it is whole, and a writer
-    that was interrupted goes on where it was. Raises `UserError` for outputs that are not finite,
-    and where the disk has no room.
+    `probabilities` maps images [B, 3, H, W] of every frame to [B, K]. `identity` says
+    what the outputs depend on. The folder appears when it is whole, and a writer that was
+    interrupted goes on where it was. Raises `UserError` for outputs that are not finite, and where
+    the disk has no room.
     """
     partial = folder.with_name(f".{folder.name}.partial")
     facts = {"identity": dict(identity), "shape": asdict(shape), "batch": batch}
@@ -124,8 +125,8 @@ def _outputs(
         first = max(0, done - row * a_row) * batch
         view = split.view(row if row < shape.views else None)
         left = Subset(view, range(first, len(split)))
-        for images, _, index in batches(left, batch, None, workers):
-            found = probabilities(images)
+        for *shown, _, index in batches(left, batch, None, workers):
+            found = probabilities(*shown)
             if not found.isfinite().all():
                 raise UserError(
                     f"teacher: its outputs for image {int(index[0])} and those after it are not "

@@ -7,7 +7,7 @@ beside them.
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tokenize import TokenError
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from base.errors import UserError
 from base.files import read_json
+from kd.images.rendering import Frame
 from kd.images.splits import Split
 
 Arrays = dict[str, np.memmap]
@@ -81,17 +82,17 @@ class StoredOutputs:
 
     shapes: tuple[StoredShape, ...]
     arrays: tuple[Arrays, ...]
+    frames: tuple[Frame, ...] = ()
 
     @property
     def views(self) -> int:
         """How many augmented versions of every image are stored."""
         return self.shapes[0].views
 
-    def rows(self, view: int | None, index: Tensor, images: Tensor | None = None) -> Tensor:
+    def rows(self, view: int | None, index: Tensor, shown: Sequence[Tensor] = ()) -> Tensor:
         """Return probabilities [B, K] float32 of images `index` [B] in version `view`.
 
-        What was not kept is spread evenly over the other classes. The images themselves are not
-        looked at.
+        What was not kept is spread evenly over the other classes. No image is looked at.
         """
         row = self.views if view is None else view
         assert view is None or 0 <= view < self.views, f"view {view} of {self.views}"

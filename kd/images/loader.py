@@ -35,10 +35,11 @@ def batches(
     order: Sequence[int] | None,
     workers: int = 0,
     drop_last: bool = False,
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Draw one epoch of (images [B, 3, R, R], labels [B], index [B]), in `order` or as they stand.
+) -> Iterator[list[Tensor]]:
+    """Draw one epoch of [images [B, 3, H, W], labels [B], index [B]], in `order` or as they stand.
 
-    Raises `UserError` for an unreadable image, and when `drop_last` would leave no batch at all.
+    A split that is shown in several frames gives the images of each, first of all. Raises
+    `UserError` for an unreadable image, and when `drop_last` would leave no batch at all.
     """
     if drop_last and len(dataset) < batch:
         raise UserError(f"batch {batch}: more than the {len(dataset)} images; give a smaller batch")
@@ -60,7 +61,7 @@ def batches(
         raise UserError(line.removeprefix("base.errors.UserError: ")) from None
 
 
-def _started(loader: DataLoader) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def _started(loader: DataLoader) -> Iterator[list[Tensor]]:
     with defer_signals():
         return iter(loader)
 

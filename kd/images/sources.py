@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from sklearn.datasets import load_digits
 from torchvision.datasets import CIFAR10, ImageFolder
-from torchvision.transforms.v2 import functional
 
 from base.errors import UserError
 from kd.images.pixels import InMemory, InShards, OnDisk, PackedTexts, Pixels
@@ -28,7 +27,7 @@ class Source:
     test: np.ndarray | None
 
 
-def read_source(name: str, root: Path | None, resolution: int) -> Source:
+def read_source(name: str, root: Path | None) -> Source:
     """Open `digits`, `cifar10`, a folder of images or a pattern of shards.
 
     Raises `UserError` when it cannot be used.
@@ -36,7 +35,7 @@ def read_source(name: str, root: Path | None, resolution: int) -> Source:
     if not name:
         raise UserError("--data is missing: this preset has no data of its own; give a folder")
     if name == "digits":
-        return _digits(resolution)
+        return _digits()
     if name == "cifar10":
         return _cifar10(root or Path.home() / ".cache" / "torchvision")
     if is_pattern(name):
@@ -44,11 +43,11 @@ def read_source(name: str, root: Path | None, resolution: int) -> Source:
     return _folder(Path(name).expanduser())
 
 
-def _digits(resolution: int) -> Source:
-    """scikit-learn's 1,797 handwritten digits, 8 x 8 in 0..16, resized once."""
+def _digits() -> Source:
+    """scikit-learn's 1,797 handwritten digits, 8 x 8 in 0..16."""
     grey, labels = load_digits(return_X_y=True)
     grey = torch.from_numpy(np.round(grey * (255 / 16)).astype(np.uint8)).reshape(-1, 1, 8, 8)
-    images = functional.resize(grey.expand(-1, 3, -1, -1), [resolution] * 2, antialias=True)
+    images = grey.expand(-1, 3, -1, -1).contiguous()
     everything = np.arange(len(labels))
     classes = tuple(map(str, range(10)))
     return Source(InMemory(images), labels.astype(np.int64), classes, everything, None, None)

@@ -15,12 +15,15 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torch.nn.functional import one_hot
 from torch.utils.data import Dataset
-from torchvision.transforms import v2
 
 from base.errors import UserError
 from kd.images.mixing import Mix, Mixture, draw_mixture
+from kd.images.rendering import Frame, Size, render_plain, render_view
 from kd.images.sources import Pixels, Source, read_source
-from kd.images.views import Augment, seeded, transforms, view_seed
+from kd.images.views import Augment, draw_geometry, view_seed
+
+# Of a plain image of so many pixels, the centre is shown where views are boxes.
+WHOLE, CENTRE = 256, 224
 
 
 @dataclass(frozen=True)
@@ -40,8 +43,11 @@ class DataSettings:
 
 @dataclass(frozen=True, eq=False)
 class Split(Dataset):
-    """Some images of a source, as (image [3, R, R], label, index in the split).
+    """Some images of a source, as (image [3, H, W] of every frame, label, index in the split).
 
+    `frame` is the students', `shown` those that an item is rendered in: theirs alone, or those of
+    the teachers. All show the same view, each at its own size, of an image that is read once; in a
+    view, a frame of the students' size is theirs to the bit.
     `version` None is the plain image; v >= 0 is the augmentation drawn from (seed, v, position in
     the source) alone, the same in any process and any split (FKD: Shen & Xing 2021; TinyViT: Wu et
     al. 2022 store teacher outputs for such views). With `mix`, a version is mixed with that of
@@ -51,26 +57,29 @@ class Split(Dataset):
     images: Pixels
     labels: Tensor  # [N] int64
     positions: Tensor  # [N] int64, in the source
-    plain: v2.Transform
-    augmentation: v2.Transform
+    augment: Augment
     seed: int
-    resolution: int
+    frame: Frame
     mix: Mix
     parts: tuple[int, ...]  # numbers of images that were one split once
+    shown: tuple[Frame, ...]
     version: int | None = None
 
     def __len__(self) -> int:
         return len(self.positions)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int, int]:
+    def __getitem__(self, index: int) -> tuple[Tensor | int, ...]:
         label = int(self.labels[index])
         if self.version is None:
-            return self.plain(self.images[int(self.positions[index])]), label, index
-        image = self._augmented(index)
+            image = self.images[int(self.positions[index])]
+            plain = {frame: render_plain(image, frame) for frame in self.shown}
+            return *(plain[frame] for frame in self.shown), label, index
+        views = self._views(index)
         if self.mix != "none":
             mixture = self._mixture(index)
-            image = mixture.of(image, self._augmented(mixture.partner))
-        return image, label, index
+            others = self._views(mixture.partner)
+            views = {frame: mixture.of(view, others[frame]) for frame, view in views.items()}
+        return *(views[frame] for frame in self.shown), label, index
 
     def label_shares(self, index: Tensor, classes: int) -> Tensor:
         """Return labels [B, K] of images `index` [B]: one-hot, or mixed as the images are."""
@@ -90,9 +99,15 @@ class Split(Dataset):
     def _seed(self, index: int) -> int:
         return view_seed(self.seed, self.version, int(self.positions[index]))
 
-    def _augmented(self, index: int) -> Tensor:
-        image = self.images[int(self.positions[index])]
-        return seeded(self.augmentation, image, self._seed(index))
+    def _views(self, index: int) -> dict[Frame, Tensor]:
+        """Render this version of an image in every frame that is shown."""
+        image, own = self.images[int(self.positions[index])], self.frame
+        seed, size = self._seed(index), (image.shape[1], image.shape[2])
+        geometry = draw_geometry(self.augment, seed, size, own.size)
+        return {
+            frame: render_view(image, geometry, own if frame.size == own.size else frame)
+            for frame in self.shown
+        }
 
     def _mixture(self, index: int) -> Mixture:
         """What the image is mixed with: an image of its own part, whatever was joined to it."""
@@ -101,12 +116,16 @@ class Split(Dataset):
             if index < start + size:
                 break
             start, size = start + size, following
-        drawn = draw_mixture(self.mix, self._seed(index), size, self.resolution)
+        drawn = draw_mixture(self.mix, self._seed(index), size, self.frame.size)
         return replace(drawn, partner=start + drawn.partner)
 
     def view(self, version: int | None) -> "Split":
         """Return the same images, plain (None) or in augmented version `version` >= 0."""
         return replace(self, version=version)
+
+    def shown_in(self, frames: tuple[Frame, ...]) -> "Split":
+        """Return the same images, rendered in these frames."""
+        return replace(self, shown=frames)
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +153,7 @@ class Data:
 def load_data(settings: DataSettings) -> Data:
     """Open the source and split it, stratified and seeded; raise `UserError` when it cannot be."""
     _check(settings)
-    source = read_source(settings.source, settings.root, settings.resolution)
+    source = read_source(settings.source, settings.root)
     train, search, test = source.train, source.search, source.test
     if test is None:
         train, test = _stratified(source, train, settings.test_fraction, settings.seed, "test")
@@ -194,15 +213,21 @@ def _limited(source: Source, positions: np.ndarray, settings: DataSettings) -> n
 
 
 def _split(source: Source, positions: np.ndarray, settings: DataSettings) -> Split:
-    plain, augmentation = transforms(settings.augment, settings.resolution)
+    frame = student_frame(settings.augment, (settings.resolution,) * 2)
     return Split(
         source.images,
         torch.from_numpy(source.labels[positions]),
         torch.from_numpy(positions),
-        plain,
-        augmentation,
+        settings.augment,
         settings.seed,
-        settings.resolution,
+        frame,
         settings.mix,
         parts=(len(positions),),
+        shown=(frame,),
     )
+
+
+def student_frame(augment: Augment, size: Size) -> Frame:
+    """Return what students are shown: whole images, or their centres where views are boxes."""
+    boxes = augment == "resized_crop_flip"
+    return Frame(size, resize=round(min(size) * WHOLE / CENTRE) if boxes else None)

@@ -1,31 +1,57 @@
-"""Transforms from stored pixels to images, and augmentation that can be replayed."""
+"""Views: where each lies in its image, drawn from a seed alone, so that it can be replayed."""
 
 import hashlib
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
-from torch import Tensor
-from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms import v2
 
-Augment = Literal["affine", "crop_flip", "resized_crop_flip"]
+from kd.images.rendering import Geometry, Size
+
+Augment = Literal["affine", "crop_flip", "resized_crop_flip", "none"]
+MIRRORED = 0.5  # of the views
+AFFINE = v2.RandomAffine(10, (0.1, 0.1), (0.9, 1.1))
 
 
-def transforms(augment: Augment, resolution: int) -> tuple[v2.Transform, v2.Transform]:
-    """Return plain transform and augmentation: uint8 [3, h, w] to float32 [3, R, R] in [0, 1]."""
-    to_float = v2.ToDtype(torch.float32, scale=True)
-    fit = v2.Resize([resolution, resolution])
-    affine = v2.RandomAffine(10, (0.1, 0.1), (0.9, 1.1), interpolation=InterpolationMode.BILINEAR)
-    crop = v2.RandomCrop(resolution, padding=resolution // 8)
-    flip = v2.RandomHorizontalFlip()
-    plain = v2.Compose([fit, to_float])
-    if augment == "affine":
-        return plain, v2.Compose([fit, affine, to_float])
-    if augment == "crop_flip":
-        return plain, v2.Compose([fit, crop, flip, to_float])
-    centre = [v2.Resize(round(resolution * 256 / 224)), v2.CenterCrop(resolution)]
-    random = [v2.RandomResizedCrop(resolution), flip]
-    return v2.Compose([*centre, to_float]), v2.Compose([*random, to_float])
+def draw_geometry(augment: Augment, seed: int, image: Size, view: Size) -> Geometry:
+    """Draw where a view of `view` pixels lies in an image of `image` pixels (height, width)."""
+    whole = (0, 0, *image)
+    with _seeded(seed):
+        match augment:
+            case "none":
+                return Geometry(whole)
+            case "affine":
+                drawn = AFFINE.make_params([_empty(view)])
+                right, down = drawn["translate"]
+                shift = right / view[1], down / view[0]
+                return Geometry(whole, drawn["angle"], drawn["scale"], shift)
+            case "crop_flip":
+                shift = _shift(view)
+                return Geometry(whole, shift=shift, flip=_mirrored())
+            case "resized_crop_flip":
+                drawn = v2.RandomResizedCrop(view).make_params([_empty(image)])
+                box = tuple(drawn[side] for side in ("top", "left", "height", "width"))
+                return Geometry(box, flip=_mirrored())
+
+
+def _shift(view: Size) -> tuple[float, float]:
+    """Shift by up to an eighth of each side, by whole pixels of the view."""
+    height, width = view
+    down, right = height // 8, width // 8
+    drawn = v2.RandomCrop(view, (right, down)).make_params([_empty(view)])
+    return (right - drawn["left"]) / width, (down - drawn["top"]) / height
+
+
+def _mirrored() -> bool:
+    return torch.rand(1).item() < MIRRORED
+
+
+def _empty(size: Size) -> torch.Tensor:
+    """Return an image that has nothing but a size."""
+    return torch.empty(1, *size, device="meta")
 
 
 def view_seed(seed: int, version: int, position: int) -> int:
@@ -34,11 +60,12 @@ def view_seed(seed: int, version: int, position: int) -> int:
     return int.from_bytes(hashlib.blake2b(key, digest_size=4).digest(), "little")
 
 
-def seeded(transform: v2.Transform, image: Tensor, seed: int) -> Tensor:
-    """Run `transform` with torch's global generator at `seed`, then put the generator back."""
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Run a block with torch's global generator at `seed`, then put the generator back."""
     state = torch.default_generator.get_state()
     torch.default_generator.manual_seed(seed)
     try:
-        return transform(image)
+        yield
     finally:
         torch.default_generator.set_state(state)

@@ -17,7 +17,7 @@ from kd.images.mixing import Mix
 from kd.images.splits import DataSettings
 from kd.images.views import Augment
 from kd.loss import Loss, loss_of
-from kd.networks import RGB, Channels
+from kd.networks import RGB, Channels, Interpolation
 from kd.teacher.load import read_class_names
 from kd.teacher.outputs import OutputSettings
 from kd.teacher.request import PUBLISHED, TeacherRequest, TeacherSource, check_ensemble
@@ -61,7 +61,12 @@ class TrainConfig:
     teacher_std: RGB | None = None
     """Standard deviation, likewise."""
     teacher_resolution: int | None = None
-    """Pixels that images are resized to for the teacher; 0 leaves them; likewise."""
+    """Pixels that the teacher sees, of the same views; 0 takes those of the students; likewise."""
+    teacher_resize: int | None = None
+    """Pixels of a plain image's shorter side before the teacher is shown its centre; 0 squeezes the
+    whole image; likewise, or as for the students."""
+    teacher_interpolation: Interpolation | None = None
+    """How its images are resized; likewise."""
     teacher_channels: Channels = "rgb"
     """What the teacher takes for colour."""
     teacher_classes: Path | None = None
@@ -179,6 +184,8 @@ class TrainConfig:
             mean=self.teacher_mean,
             std=self.teacher_std,
             resolution=self.teacher_resolution,
+            resize=self.teacher_resize,
+            interpolation=self.teacher_interpolation,
             channels=self.teacher_channels,
             classes=read_class_names(self.teacher_classes) if self.teacher_classes else None,
         )

@@ -59,18 +59,20 @@ def teacher_seconds(
 ) -> dict[str, float]:
     """Estimate the seconds of training the teacher and of storing its outputs for every view.
 
-    `pixels` [B, 3, R, R] are those that pass at once, and `loading` the seconds to decode them.
+    `pixels` [B, 3, R, R] are those that pass at once, as students see them, and `loading` the
+    seconds to decode them.
     """
     request = config.teacher_request()
     if request.stored:
         return {}
     if given:
-        model, epochs = given.model, 0
+        model, epochs, frames = given.model, 0, given.model.frames(data.train.frame)
     else:
         model = build_network(request.name, len(data.classes)).to(pixels.device).eval()
-        epochs = config.teacher_epochs
+        epochs, frames = config.teacher_epochs, (data.train.frame,)
+    shown = [pixels.new_zeros(len(pixels), 3, *frame.size) for frame in frames]
     with torch.no_grad():
-        forward = quick_ms(lambda: model(pixels)[0, 0].item(), runs=2) / 1000
+        forward = quick_ms(lambda: model(*shown)[0, 0].item(), runs=2) / 1000
     steps = config.accumulate * len(data.train) / config.batch
     training = step_seconds(TRAINING_PASSES * forward, loading, config.workers) * steps * epochs
     if config.teacher_outputs == "online":

@@ -12,6 +12,7 @@ from torch.utils.data import Subset
 
 from base.errors import UserError
 from kd.evaluate import predict
+from kd.images.rendering import Size
 from kd.images.splits import Split
 from kd.networks import InputFormat
 from kd.teacher.model import Teacher
@@ -113,15 +114,14 @@ def check_input(
     whether these come from metadata, and so may be wrong; what the user asked for is not doubted.
     """
     places = np.linspace(0, len(split) - 1, min(TRIED_IMAGES, len(split))).astype(int)
-    images = Subset(split.view(None), np.unique(places).tolist())
-    right = _right(teacher, images, batch, workers)
-    resolution = split.resolution
+    places = np.unique(places).tolist()
+    right = _right(teacher, split, places, batch, workers)
     tried = []
-    others = _others(teacher.input_format, resolution, own_resolution, own_values)
+    others = _others(teacher.input_format, split.frame.size, own_resolution, own_values)
     for name, mend, input_format in others:
         other = Teacher(teacher.network, input_format, teacher.identity).to(teacher.mean.device)
         try:
-            tried.append((_right(other, images, batch, workers), name, mend))
+            tried.append((_right(other, split, places, batch, workers), name, mend))
         except UserError:
             raise
         except Exception:  # a network that cannot take such an input does not want it
@@ -134,7 +134,10 @@ def check_input(
         )
 
 
-def _right(teacher: Teacher, images: Subset, batch: int, workers: int) -> np.ndarray:
+def _right(
+    teacher: Teacher, split: Split, places: Sequence[int], batch: int, workers: int
+) -> np.ndarray:
+    images = Subset(split.view(None).shown_in(teacher.frames(split.frame)), places)
     log_p, labels = predict(teacher, images, batch, workers)
     return (log_p.argmax(dim=1) == labels).numpy()
 
@@ -147,7 +150,7 @@ def _clearly(better: np.ndarray, worse: np.ndarray) -> bool:
 
 
 def _others(
-    input_format: InputFormat, resolution: int, own_resolution: bool, own_values: bool
+    input_format: InputFormat, size: Size, own_resolution: bool, own_values: bool
 ) -> Iterator[tuple[str, str, InputFormat]]:
     """(what is tried, the mend, the input) of the usual mistakes."""
     if own_values:
@@ -174,11 +177,12 @@ def _others(
             "give --teacher-channels grey",
             replace(input_format, channels="grey"),
         )
-    if own_resolution and input_format.resolution not in (None, resolution):
+    side = size[0]
+    if own_resolution and size == (side, side) and input_format.resolution not in (None, side):
         yield (
-            f"at {resolution} pixels",
-            f"give --teacher-resolution {resolution}",
-            replace(input_format, resolution=resolution),
+            f"at {side} pixels",
+            f"give --teacher-resolution {side}",
+            replace(input_format, resolution=side, resize=None),
         )
 
 

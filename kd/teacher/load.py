@@ -2,12 +2,10 @@
 
 import difflib
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
 
 from base.errors import UserError
 from kd.networks import InputFormat, published_input, with_weights
@@ -28,14 +26,7 @@ def load_teacher(source: TeacherSource, classes: Sequence[str], resolution: int)
     """
     known = source.classes or tuple(classes)
     network, input_format, identity = _opened(source, len(known))
-    own_resolution = source.resolution is None
-    input_format = replace(
-        input_format,
-        mean=source.mean or input_format.mean,
-        std=source.std or input_format.std,
-        resolution=input_format.resolution if own_resolution else source.resolution or None,
-        channels=source.channels,
-    )
+    input_format = _as_asked(input_format, source)
     teacher = Teacher(network, input_format, identity)
     outputs = probe(teacher, source.name, len(known), resolution)
     if outputs.min() >= 0 and (outputs.sum(dim=1) - 1).abs().max() < SUM_TOLERANCE:
@@ -43,6 +34,29 @@ def load_teacher(source: TeacherSource, classes: Sequence[str], resolution: int)
     if source.classes:
         network = SelectClasses(network, class_order(source.classes, classes))
     return Teacher(network, input_format, identity)
+
+
+def _as_asked(known: InputFormat, source: TeacherSource) -> InputFormat:
+    """Return what is known of the input, but for what the user says of it."""
+    resolution = known.resolution if source.resolution is None else source.resolution or None
+    resize = known.resize
+    if resize and resolution and resolution != known.resolution:
+        resize = round(resize * resolution / known.resolution)
+    if source.resize is not None:
+        resize = source.resize
+    if resize and resolution and resize < resolution:
+        raise UserError(
+            f"teacher {source.name}: --teacher-resize {resize} leaves no {resolution} pixels to cut"
+            f" out; give {resolution} or more, or 0 to squeeze whole images"
+        )
+    return InputFormat(
+        source.mean or known.mean,
+        source.std or known.std,
+        resolution,
+        source.interpolation or known.interpolation,
+        resize,
+        source.channels,
+    )
 
 
 def _opened(source: TeacherSource, classes: int) -> tuple[nn.Module, InputFormat, str | None]:
@@ -69,9 +83,9 @@ def _opened(source: TeacherSource, classes: int) -> tuple[nn.Module, InputFormat
 
 def probe(teacher: Teacher, name: str, classes: int, resolution: int) -> Tensor:
     """Return the bare network's outputs [2, K] for two images of noise; `UserError` without any."""
-    noise = torch.rand(2, 3, resolution, resolution, generator=torch.Generator().manual_seed(0))
     size = teacher.input_format.resolution or resolution
-    images = (interpolate(noise, (size, size)) - teacher.mean) / teacher.std
+    noise = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    images = (noise - teacher.mean) / teacher.std
     try:
         with torch.no_grad():
             outputs = teacher.network(images)

@@ -1,4 +1,4 @@
-"""The teacher as a network: frozen, resizes and normalises for itself; alone or an ensemble."""
+"""The teacher as a network: frozen, normalises for itself; alone or an ensemble."""
 
 import hashlib
 from collections.abc import Sequence
@@ -6,9 +6,9 @@ from dataclasses import asdict
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
 from torchvision.transforms.v2.functional import rgb_to_grayscale
 
+from kd.images.rendering import Frame
 from kd.networks import InputFormat
 
 
@@ -35,14 +35,20 @@ class Teacher(nn.Module):
         """Stay in eval mode whatever `mode` says."""
         return super().train(False)
 
+    def frames(self, own: Frame) -> tuple[Frame]:
+        """Return what it has to be shown where students are shown `own`."""
+        wanted = self.input_format
+        if wanted.resolution is None:
+            return (own,)
+        resize, size = wanted.resize, wanted.resolution
+        if resize is None and own.resize is not None:
+            resize = round(size * own.resize / min(own.size))
+        return (Frame((size, size), wanted.interpolation, resize or None),)
+
     # no_grad and not inference_mode: the outputs enter losses that autograd follows.
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """Map images [B, 3, H, W] in [0, 1] to log-probabilities [B, K], without gradient."""
-        size = self.input_format.resolution or images.shape[-1]
-        if images.shape[-1] != size:
-            mode = self.input_format.interpolation
-            images = interpolate(images, (size, size), mode=mode, antialias=True).clamp(0, 1)
         if self.input_format.channels == "bgr":
             images = images.flip(dims=(1,))
         if self.input_format.channels == "grey":
@@ -66,12 +72,16 @@ class Ensemble(nn.Module):
         self.teachers = nn.ModuleList(teachers)
         self.register_buffer("weights", torch.tensor(weights) / sum(weights))
 
+    def frames(self, own: Frame) -> tuple[Frame, ...]:
+        """Return what each teacher has to be shown where students are shown `own`."""
+        return tuple(frame for teacher in self.teachers for frame in teacher.frames(own))
+
     @torch.no_grad()
-    def forward(self, images: Tensor) -> Tensor:
-        """Map images [B, 3, H, W] in [0, 1] to log Σ_i w_i p_i, [B, K], without gradient."""
+    def forward(self, *shown: Tensor) -> Tensor:
+        """Map images [B, 3, H, W] in [0, 1], those of each teacher, to log Σ_i w_i p_i, [B, K]."""
         weighed = [
             log_w + teacher(images)
-            for log_w, teacher in zip(self.weights.log(), self.teachers, strict=True)
+            for log_w, teacher, images in zip(self.weights.log(), self.teachers, shown, strict=True)
         ]
         return torch.stack(weighed).logsumexp(dim=0)
 

@@ -65,22 +65,24 @@ def prepare_outputs(
     of another teacher or of other data.
     """
     if settings.online:
-        online = OnlineOutputs(_probabilities(load(), settings.precision))
+        model = load()
+        frames = model.frames(data.train.frame)
+        online = OnlineOutputs(_probabilities(model, settings.precision), frames)
         return TeacherOutputs(online, online, online)
     identity = {"data": data.fingerprint(), "teacher": fingerprint}
     if settings.given:
         return _given_outputs(settings.given, identity)
-    found, teacher = {}, None
+    found, model = {}, None
     shapes = stored_shapes(data, loader.views, settings.most_classes)
     for name, (split, shape) in shapes.items():
         place = settings.folder / name
         if place.exists():
             found[name] = open_outputs(place, identity)
             continue
-        teacher = teacher or _probabilities(load(), settings.precision)
+        model = model or load()
         found[name] = store_outputs(
-            teacher,
-            split,
+            _probabilities(model, settings.precision),
+            split.shown_in(model.frames(split.frame)),
             shape,
             folder=place,
             identity=identity,
@@ -97,13 +99,11 @@ def _given_outputs(folder: Path, identity: dict[str, str]) -> TeacherOutputs:
     return TeacherOutputs(train, search, test)
 
 
-def _probabilities(
-    model: AnyTeacher, precision: Precision
-) -> Callable[[torch.Tensor], torch.Tensor]:
+def _probabilities(model: AnyTeacher, precision: Precision) -> Callable[..., torch.Tensor]:
     device = next(model.buffers()).device
 
-    def run(images: torch.Tensor) -> torch.Tensor:
+    def run(*shown: torch.Tensor) -> torch.Tensor:
         with autocast(device, precision):
-            return model(images.to(device)).exp()
+            return model(*(images.to(device) for images in shown)).exp()
 
     return run

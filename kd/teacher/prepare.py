@@ -70,7 +70,7 @@ def _loaded(
 
 
 def _checked(model: AnyTeacher, data: Data, loader: LoaderSettings) -> CheckedTeacher:
-    plain = data.search.view(None)
+    plain = data.search.view(None).shown_in(model.frames(data.search.frame))
     log_p, labels = predict(model, plain, loader.batch, loader.workers, "teacher's check")
     check = check_outputs(log_p, labels, data.classes)
     return CheckedTeacher(model.fingerprint(), check, model)

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from base.errors import UserError
-from kd.networks import RGB, SMALL_PREFIX, Channels
+from kd.networks import RGB, SMALL_PREFIX, Channels, Interpolation
 
 STORED_PREFIX = "stored:"
 PUBLISHED = Path("published")
@@ -17,7 +17,8 @@ class TeacherSource:
 
     `name` is small_resnet18:STRIDE, torchvision:NAME, timm:NAME, onnx:FILE, program:FILE.pt2 or
     python:MODULE:FACTORY. What is None comes from the library's metadata or the file.
-    `resolution` 0 takes images as they are. `classes` names the teacher's own classes in order.
+    `resolution` 0 takes images as they are; `resize` is that of `InputFormat`. `classes` names the
+    teacher's own classes in order.
     """
 
     name: str = "small_resnet18:2"
@@ -25,6 +26,8 @@ class TeacherSource:
     mean: RGB | None = None
     std: RGB | None = None
     resolution: int | None = None
+    interpolation: Interpolation | None = None
+    resize: int | None = None
     channels: Channels = "rgb"
     classes: tuple[str, ...] | None = None
 

@@ -88,7 +88,8 @@ def test_join_keeps_images_and_outputs_together(
 
 
 def test_online_outputs_are_the_teachers_of_the_very_images(data: Data, teacher: Teacher) -> None:
-    online = OnlineOutputs(lambda images: teacher(images).exp())
+    frames = teacher.frames(data.train.frame)
+    online = OnlineOutputs(lambda images: teacher(images).exp(), frames)
     for view in (0, 7, None):
         for batch in distillation_batches(data.train, online, view, 16, None):
             assert torch.equal(batch.probabilities, teacher(batch.images).exp())

@@ -1,5 +1,6 @@
 """The verdict counts what the shipped file answers, not what the module would have."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 from export.onnx_file import write_onnx
 from kd.batches import OnlineOutputs
 from kd.final_evaluation import final_evaluation
+from kd.images.rendering import Frame
 from kd.images.splits import DataSettings, load_data
 
 
@@ -25,7 +27,8 @@ class Constant(nn.Module):
 def test_verdict_on_known_answers(tmp_path: Path) -> None:
     test = load_data(DataSettings(resolution=8, limit=100)).test
     share = {label: float((test.labels == label).double().mean()) for label in (3, 7)}
-    teacher, student = OnlineOutputs(lambda images: Constant(7)(images).softmax(dim=1)), Constant(3)
+    student = Constant(3)
+    teacher = OnlineOutputs(lambda images: Constant(7)(images).softmax(dim=1), (test.frame,))
     path = tmp_path / "student.onnx"
     write_onnx(student, torch.zeros(2, 3, 8, 8), path, {})
     verdict = final_evaluation(teacher, student, path, test, batch=32)
@@ -59,10 +62,13 @@ def test_the_teacher_is_asked_for_the_plain_images_in_order(tmp_path: Path) -> N
     path, asked = tmp_path / "student.onnx", []
 
     class Recorded:
-        def rows(self, view: int | None, index: Tensor, images: Tensor) -> Tensor:
+        frames = (Frame((12, 12)),)
+
+        def rows(self, view: int | None, index: Tensor, shown: Sequence[Tensor] = ()) -> Tensor:
             assert view is None
-            expected = torch.stack([test.view(None)[int(i)][0] for i in index])
-            assert torch.equal(images, expected)
+            plain = test.view(None).shown_in(self.frames)
+            (images,) = shown
+            assert torch.equal(images, torch.stack([plain[int(i)][0] for i in index]))
             asked.extend(index.tolist())
             return torch.eye(10)[test.labels[index]]
 

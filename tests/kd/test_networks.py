@@ -170,10 +170,13 @@ def test_unknown_names_bring_close_ones(name: str, close: str) -> None:
 
 def test_what_published_weights_want_to_see() -> None:
     imagenet = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    assert published_input(TINY) == InputFormat(*imagenet, 224, "bilinear")
+    assert published_input(TINY) == InputFormat(*imagenet, 224, "bilinear", 256)
     halves = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    assert published_input("timm:test_resnet.r160_in1k") == InputFormat(*halves, 160, "bilinear")
-    assert published_input("timm:vit_tiny_patch16_224") == InputFormat(*halves, 224, "bicubic")
+    assert published_input("timm:test_resnet.r160_in1k") == InputFormat(
+        *(*halves, 160, "bilinear", 168)
+    )
+    found = published_input("timm:vit_tiny_patch16_224")
+    assert found == InputFormat(*halves, 224, "bicubic", 248)
     assert published_input("small_resnet18:2") == InputFormat()
 
 

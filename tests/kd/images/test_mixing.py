@@ -33,7 +33,7 @@ def flat(mix: str, count: int, first: int = 0, seed: int = 0) -> Split:
         images=FLAT,
         labels=chosen,
         positions=chosen,
-        augmentation=split.plain,
+        augment="none",
         seed=seed,
         parts=(count,),
     )
@@ -143,7 +143,7 @@ def test_mixup_labels_are_shares_of_every_pixel() -> None:
 @pytest.mark.parametrize("mix", MIXES)
 def test_shares_are_spread_over_the_whole_range(mix: str) -> None:
     """mixup: uniform, so a mean of 1/2 and a variance of 1/12. A clipped box is smaller."""
-    mixtures = [draw_mixture(mix, seed, 10, 32) for seed in range(4000)]
+    mixtures = [draw_mixture(mix, seed, 10, (32, 32)) for seed in range(4000)]
     shares = torch.tensor([mixture.share for mixture in mixtures])
     assert 0 <= shares.min() < 0.15
     assert 0.95 < shares.max() <= 1

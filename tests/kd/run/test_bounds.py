@@ -19,7 +19,7 @@ def numbers(config: TrainConfig | SearchConfig) -> set[str]:
     found = set()
     for field in dataclasses.fields(config):
         plain = isinstance(field.default, int | float) and not isinstance(field.default, bool)
-        if plain or field.name in ("limit", "teacher_resolution"):
+        if plain or field.name in ("limit", "teacher_resolution", "teacher_resize"):
             found.add(field.name)
     return found
 
@@ -44,7 +44,7 @@ def test_recipes_are_within_them(config: TrainConfig | SearchConfig) -> None:
         *[(name, -1, "0 or more") for name in ("seed", "workers", "weight_decay")],
         *[(name, -0.5, "0 or more") for name in ("latency_spread", "latency_seconds")],
         *[(name, -1.0, "0 or more") for name in ("multiplier_rate", "checkpoint_seconds")],
-        ("teacher_resolution", -8, "0 or more"),
+        *[(name, -8, "0 or more") for name in ("teacher_resolution", "teacher_resize")],
         *[(name, 0.0, "a number above 0") for name in ("w_learning_rate", "kd_temperature")],
         *[(name, -0.1, "a number above 0") for name in ("teacher_learning_rate", "tau_end")],
         *[("alpha_learning_rate", bad, "a number above 0") for bad in (math.nan, math.inf)],

@@ -86,10 +86,11 @@ def test_options_for_the_teacher_are_read_from_the_command_line(tmp_path: Path) 
     names.write_text("b\na\n")
     options = "--teacher timm:a --teacher onnx:b.onnx --teacher-weight 1 --teacher-weight 3"
     inputs = "--teacher-mean 0.1 0.2 0.3 --teacher-resolution 32 --teacher-channels bgr"
+    inputs += " --teacher-resize 36 --teacher-interpolation bicubic"
     weights = "--teacher-checkpoint a.pt --teacher-checkpoint published"
     words = f"{options} {inputs} {weights}".split()
     config = tyro.cli(TrainConfig, args=[*words, "--teacher-classes", str(names)])
-    shared = ((0.1, 0.2, 0.3), None, 32, "bgr", ("b", "a"))
+    shared = ((0.1, 0.2, 0.3), None, 32, "bicubic", 36, "bgr", ("b", "a"))
     request = config.teacher_request()
     assert request.sources == (
         TeacherSource("timm:a", Path("a.pt"), *shared),

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from base.errors import UserError
 from export.onnx_file import to_onnx
+from kd.images.rendering import Frame
 from kd.teacher.black_boxes import OnnxNetwork
 from kd.teacher.load import TeacherSource, load_teacher
 from kd.teacher.model import Teacher
@@ -69,15 +70,16 @@ def test_onnx_teacher_equals_its_module(tmp_path: Path, form: str) -> None:
     assert teacher.input_format.resolution == (None if form == "any size" else SIDE)
 
 
-def test_images_are_resized_to_what_the_file_asks_for(tmp_path: Path) -> None:
-    network = classifier()
+def test_a_file_is_shown_the_size_that_it_asks_for(tmp_path: Path) -> None:
+    network, own = classifier(), Frame((20, 20))
     teacher = load(write(tmp_path / "t.onnx", network), 20)
-    shown = nn.functional.interpolate(images(3, 20), (SIDE, SIDE), mode="bilinear", antialias=True)
-    assert torch.allclose(teacher(images(3, 20)), expected(network, shown), atol=1e-4)
+    assert teacher.frames(own) == (Frame((SIDE, SIDE)),)
+    assert torch.allclose(teacher(images(3, SIDE)), expected(network, images(3, SIDE)), atol=1e-4)
     free = load(write(tmp_path / "free.onnx", network, dynamic=(0, 2, 3)), 20)
+    assert free.frames(own) == (own,)
     assert torch.allclose(free(images(3, 20)), expected(network, images(3, 20)), atol=1e-4)
     small = load(tmp_path / "free.onnx", 20, resolution=SIDE)
-    assert torch.allclose(small(images(3, 20)), expected(network, shown), atol=1e-4)
+    assert small.frames(own) == (Frame((SIDE, SIDE)),)
 
 
 def test_onnx_teacher_is_known_by_its_file(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from torchvision.transforms.v2.functional import rgb_to_grayscale
 from base.errors import UserError
 from kd.evaluate import predict
 from kd.images.pixels import InMemory
+from kd.images.rendering import Frame
 from kd.images.splits import Split
-from kd.images.views import transforms
 from kd.networks import InputFormat
 from kd.teacher.check import (
     IMAGENET,
@@ -40,11 +40,11 @@ def split() -> Split:
     labels = labels[torch.randperm(len(labels), generator=draws)]
     noise = 0.01 * torch.randn(len(labels), 3, SIDE, SIDE, generator=draws)
     pixels = (COLOURS[labels][:, :, None, None] + noise).clamp(0, 1)
-    plain, augmentation = transforms("affine", SIDE)
+    frame = Frame((SIDE, SIDE))
     return Split(
         InMemory((255 * pixels).round().to(torch.uint8)),
-        *(labels, torch.arange(len(labels)), plain, augmentation),
-        *(0, SIDE, "none", (len(labels),)),
+        *(labels, torch.arange(len(labels)), "affine", 0, frame),
+        *("none", (len(labels),), (frame,)),
     )
 
 

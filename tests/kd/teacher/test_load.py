@@ -1,17 +1,16 @@
-"""The teacher is frozen, resizes and normalises for itself, and knows the data's classes."""
+"""The teacher is frozen, normalises for itself, and knows the data's classes."""
 
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from base.errors import UserError
+from kd.images.rendering import Frame
 from kd.networks import InputFormat, build_network, published_input
 from kd.teacher.load import TeacherSource, class_order, load_teacher, read_class_names
 from kd.teacher.model import Teacher
@@ -53,20 +52,37 @@ def test_teacher_normalises_with_its_own_mean_and_std() -> None:
     assert torch.equal(teacher(images), teacher.network((images - mean) / std).log_softmax(dim=1))
 
 
-@pytest.mark.parametrize("size", [5, 12])
-@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-def test_teacher_resizes_as_pillow_does(size: int, interpolation: str) -> None:
-    image = torch.rand(3, 8, 8).round()  # hard edges: bicubic overshoots, and is clamped
-    method = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-    planes = [
-        np.asarray(Image.fromarray(plane.numpy()).resize((size, size), method[interpolation]))
-        for plane in image
-    ]
-    expected = torch.from_numpy(np.stack(planes)).clamp(0, 1).flatten().log_softmax(dim=0)
-    found = seen(image[None], resolution=size, interpolation=interpolation)
-    assert torch.allclose(found[0], expected, atol=1e-5)
-    unchanged = seen(image[None], resolution=8, interpolation=interpolation)
-    assert torch.equal(unchanged, seen(image[None]))
+@pytest.mark.parametrize(
+    ("wanted", "own", "frame"),
+    [
+        (InputFormat(), Frame((8, 12), resize=9), Frame((8, 12), resize=9)),
+        (InputFormat(resolution=8), Frame((8, 8)), Frame((8, 8))),
+        (InputFormat(resolution=224), Frame((32, 32), resize=37), Frame((224,) * 2, resize=259)),
+        (InputFormat(resolution=224, resize=0), Frame((32, 32), resize=37), Frame((224,) * 2)),
+        (
+            InputFormat(resolution=20, interpolation="bicubic", resize=24),
+            Frame((32, 48)),
+            Frame((20, 20), "bicubic", 24),
+        ),
+    ],
+)
+def test_what_a_teacher_has_to_be_shown(wanted: InputFormat, own: Frame, frame: Frame) -> None:
+    """Its own size and cut; where it has none, that of the students, in proportion."""
+    assert Teacher(nn.Flatten(), wanted).frames(own) == (frame,)
+
+
+def test_a_cut_follows_another_resolution(tmp_path: Path, weights: dict[str, Tensor]) -> None:
+    save_file(weights, tmp_path / "w.safetensors")
+    source = TeacherSource(TINY, tmp_path / "w.safetensors")
+    known = published_input(TINY)
+    assert load_teacher(source, NAMES, 16).input_format == known
+    half = load_teacher(replace(source, resolution=112), NAMES, 16).input_format
+    assert half == replace(known, resolution=112, resize=round(known.resize / 2))
+    asked = replace(source, resolution=112, resize=120, interpolation="bicubic")
+    found = load_teacher(asked, NAMES, 16).input_format
+    assert (found.resolution, found.resize, found.interpolation) == (112, 120, "bicubic")
+    with pytest.raises(UserError, match=r"--teacher-resize 100 leaves no 112 pixels"):
+        load_teacher(replace(asked, resize=100), NAMES, 16)
 
 
 def test_channels_are_exchanged_or_made_grey_before_they_are_normalised() -> None:
@@ -128,7 +144,7 @@ def test_given_input_comes_before_that_of_the_library(
     assert torch.equal(teacher.network.state_dict()["features.0.bias"], weights["features.0.bias"])
     given = {"mean": (0.0, 0.0, 0.5), "std": (1.0, 1.0, 2.0), "channels": "bgr"}
     teacher = load_teacher(replace(source, **given, resolution=64), NAMES, 32)
-    assert teacher.input_format == InputFormat(**given, resolution=64)
+    assert teacher.input_format == InputFormat(**given, resolution=64, resize=73)
     assert teacher.mean.flatten().tolist() == [0.0, 0.0, 0.5]
     assert teacher.std.flatten().tolist() == [1.0, 1.0, 2.0]
     assert load_teacher(replace(source, resolution=0), NAMES, 32).input_format.resolution is None

@@ -124,9 +124,9 @@ def test_an_ensemble_averages_probabilities(
     assert isinstance(given.model, Ensemble)
     images = torch.rand(5, 3, 16, 16)
     near, far = (teachers[name](images).exp() for name in NAMES)
-    torch.testing.assert_close(given.model(images).exp(), 0.75 * near + 0.25 * far)
+    torch.testing.assert_close(given.model(images, images).exp(), 0.75 * near + 0.25 * far)
     equal = opened(replace(both, teacher_weight=()), data)
-    torch.testing.assert_close(equal.model(images).exp(), (near + far) / 2)
+    torch.testing.assert_close(equal.model(images, images).exp(), (near + far) / 2)
     assert len({given.fingerprint, equal.fingerprint}) == 2
 
 
