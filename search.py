@@ -92,7 +92,9 @@ def main(config: SearchConfig) -> bool:
     """Make one student a budget; return whether all of them kept their promises."""
     check_settings(config)
     train_config = train_config_of(read_config(config.run)["settings"], config.run)
-    space = preset_space(train_config.preset, len(read_facts(config.run)["classes"]))
+    size = preset_resolution(train_config.preset, train_config.resolution)
+    classes = len(read_facts(config.run)["classes"])
+    space = preset_space(train_config.preset, classes, size, train_config.channels)
     given = config.latency_table
     table = load_given_table(given, space) if given else load_run_table(config.run, space)
     problem = programme(table)
@@ -125,7 +127,7 @@ def main(config: SearchConfig) -> bool:
 
 def load_trained(config: TrainConfig, problem: Programme) -> TrainedRun:
     """Open the run; what is missing, damaged or foreign raises `UserError`."""
-    data = load_data(config.data_settings(preset_resolution(config.preset)))
+    data = load_data(config.data_settings(problem.table.space.resolution))
     supernet = load_supernet(config.run / "supernet.safetensors", problem.table.space)
     supernet.to(DEVICE, memory_format=torch.channels_last)
     fingerprint = read_facts(config.run)["fingerprint"]
@@ -171,7 +173,7 @@ def open_rivals(config: SearchConfig, table: LatencyTable) -> dict[str, nn.Modul
 def outline_of(space: SearchSpace) -> Outline:
     """Return what a rival has in common with the students of a space."""
     strides = (stage.stride for stage in space.stages if stage.stride > 1)
-    return Outline(space.resolution, space.classes, (space.stem_stride, *strides))
+    return Outline(space.image_shape, space.classes, (space.stem_stride, *strides))
 
 
 def make_student(
@@ -200,7 +202,7 @@ def make_student(
     folder, patience, table = config.run / "students" / name, config.patience(), trained.table
     metadata = onnx_metadata(target_ms, trained.data.classes, trained.config, config)
     shipped = ship(student, own.what, table, folder, metadata, patience, config.seed)
-    ship_rivals(beside, folder / "rivals", table.space.resolution, metadata)
+    ship_rivals(beside, folder / "rivals", table.space.image_shape, metadata)
     onnx_path, test, outputs = folder / "student.onnx", trained.data.test, trained.outputs.test
     evaluation = final_evaluation(outputs, student, onnx_path, test, trained.config.batch)
     measured_ms = shipped["measured_ms"]

@@ -81,11 +81,12 @@ class TrainedSupernet(NamedTuple):
 def main(config: TrainConfig) -> None:
     """Go through the phases in order."""
     check_settings(config)
-    data = load_data(config.data_settings(preset_resolution(config.preset)))
+    size = preset_resolution(config.preset, config.resolution)
+    data = load_data(config.data_settings(size))
     check_batches(config, data, PROCESSES.num_processes)
-    space = preset_space(config.preset, len(data.classes))
+    space = preset_space(config.preset, len(data.classes), size, config.channels)
     given = load_given_table(config.latency_table, space) if config.latency_table else None
-    unit = unit_of_table(given) if given else config.unit_of_work(space.resolution)
+    unit = unit_of_table(given) if given else config.unit_of_work(size, config.channels)
     if given is None:
         check_unit(unit)
     request, loader = config.teacher_request(), config.loader()
@@ -187,7 +188,7 @@ def preview(
     space, images, processes = supernet.space, len(data.train), PROCESSES.num_processes
     loader, part = config.loader(), partial(micro_batch, processes=processes)
     most, few = (part(b, accumulate=config.accumulate) for b in (config.batch, config.alpha_batch))
-    pixels = torch.rand(most, 3, space.resolution, space.resolution, device=DEVICE)
+    pixels = torch.rand(most, *space.image_shape, device=DEVICE)
     w_steps = config.w_epochs * steps_per_epoch(images, config.batch)
     loading = loading_seconds(data.train, most, loader.workers)
     step = partial(step_seconds, workers=loader.workers)

@@ -55,7 +55,7 @@ from supernet.student import parameters_and_macs
 
 SPACE = SearchSpace(
     name="akd",
-    resolution=16,
+    resolution=(16, 16),
     classes=10,
     stem_stride=1,
     stem_widths=(8, 16, 24),

@@ -204,11 +204,11 @@ def shipped_ms(
 ) -> float:
     """Milliseconds of a student exported as it would ship, in a new session."""
     torch.manual_seed(settings.seed)
-    student, size = Student(table.space, architecture), table.space.resolution
+    student = Student(table.space, architecture)
     for name, parameter in student.named_parameters():
         if name.endswith("bias"):
             torch.nn.init.normal_(parameter)  # the exporter would leave out biases of zeros
-    write_onnx(student, torch.zeros(2, 3, size, size), folder / "student.onnx", {})
+    write_onnx(student, torch.zeros(2, *table.space.image_shape), folder / "student.onnx", {})
     predicted_ms, limits = table.predicted_ms(architecture), (SearchConfig().patience(), 2)
     path = folder / "student.onnx"
     return measure_shipped(student, path, predicted_ms, table, *limits).ms

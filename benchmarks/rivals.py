@@ -64,10 +64,10 @@ class Settings:
 
 def main(settings: Settings) -> None:
     """Train what is not done yet, time all of it together, and compare."""
-    space = replace(SPACE, resolution=settings.resolution)
+    space = replace(SPACE, resolution=(settings.resolution,) * 2)
     world = open_world(settings.data, settings.limit, settings.run, space)
     strides = (space.stem_stride, *(stage.stride for stage in space.stages))
-    outline = Outline(space.resolution, space.classes, strides)
+    outline = Outline(space.image_shape, space.classes, strides)
     if settings.networks in ("all", "rivals"):
         rivals = rivals_of(settings, world, outline)
         for epochs, seed in product(settings.epochs, settings.seeds):
@@ -145,8 +145,7 @@ def timed_together(world: World, outline: Outline, names: set[str]) -> dict[str,
             architecture = Architecture.from_json(json.loads(name))
             runners[name] = student_runner(table.space, architecture, unit_of_table(table))
         else:
-            own, size = network(name, outline), outline.resolution
-            runners[name] = module_runner(own, size, unit_of_table(table))
+            runners[name] = module_runner(network(name, outline), unit_of_table(table))
     return measured_ms(runners, table, PATIENCE)
 
 

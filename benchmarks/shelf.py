@@ -36,7 +36,7 @@ def network(name: str, outline: Outline) -> nn.Module:
     if family not in MOBILE:
         return build_rival(name, outline)
     mobile = MOBILE[family](channel_multiplier=float(scale), num_classes=outline.classes)
-    fit_strides(mobile, outline.resolution)
+    fit_strides(mobile, outline.image_shape[1:])
     return Rival(mobile, (0.5,) * 3, (0.5,) * 3)
 
 
@@ -63,7 +63,7 @@ def filling(
     unit, runners = unit_of_table(table), {}
     for names in tqdm(families().values(), desc="exports", unit="family"):
         for name in names:
-            runners[name] = module_runner(network(name, outline), outline.resolution, unit)
+            runners[name] = module_runner(network(name, outline), unit)
             if quick_ms(runners[name]) > 1.5 * max(budgets):
                 break
     ms, found = measured_ms(runners, table, patience), {}

@@ -12,7 +12,7 @@ from supernet.space import Architecture, SearchSpace, StageSpace
 
 SPACE = SearchSpace(
     name="small world",
-    resolution=16,
+    resolution=(16, 16),
     classes=10,
     stem_stride=1,
     stem_widths=(8,),

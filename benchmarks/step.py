@@ -92,7 +92,7 @@ def steps(settings: Settings, space: SearchSpace) -> dict[str, object]:
     table, draws = made_up_table(space), np.random.default_rng(settings.seed)
     ends = table.predicted_ms(space.smallest()), table.predicted_ms(space.largest())
     sampler = fair_sampler(table, *ends)
-    images = torch.rand(settings.batch, 3, space.resolution, space.resolution)
+    images = torch.rand(settings.batch, *space.image_shape)
     batch = Labelled(
         images.to(memory_format=torch.channels_last),
         torch.randint(space.classes, (settings.batch,)),

@@ -17,7 +17,7 @@ from kd.images.splits import Split
 class Batch(NamedTuple):
     """One batch to learn from."""
 
-    images: Tensor  # [B, 3, R, R]
+    images: Tensor  # [B, C, H, W]
     labels: Tensor  # [B, K], one-hot, or shares where images are mixed
     probabilities: Tensor  # [B, K], the teacher's at temperature 1
 

@@ -84,7 +84,7 @@ def recalibrate(model: nn.Module, images: Iterable[Tensor]) -> None:
 def calibration_images(
     split: Split, batch: int, seed: int, count: int = CALIBRATION_BATCHES
 ) -> list[Tensor]:
-    """Draw `count` batches [B, 3, R, R] of plain images of `split` for `recalibrate`, at random."""
+    """Draw `count` batches [B, C, H, W] of plain images of `split` for `recalibrate`, at random."""
     order = shuffled(len(split), seed)
     epoch = batches(split.view(None), min(batch, len(split)), order, drop_last=True)
     return [images for images, _, _ in itertools.islice(epoch, count)]

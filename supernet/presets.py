@@ -1,10 +1,13 @@
 """The search spaces that come with Oyster."""
 
+import math
 from dataclasses import dataclass
 
 from base.errors import UserError
+from base.size import Size, asked_as, parse_size
 from supernet.space import FUSED, MBCONV, OperationSpace, SearchSpace, StageSpace
 
+LEAST_PIXELS = 8
 NO_SE, BOTH_SE = (False,), (False, True)
 
 
@@ -24,16 +27,20 @@ def fused(*expansions: int) -> OperationSpace:
 class Preset:
     """Everything of a search space but the number of classes, which the data decides."""
 
-    resolution: int
+    resolution: Size
     stem_stride: int
     stem_widths: tuple[int, ...]
     stages: tuple[StageSpace, ...]
     head_widths: tuple[int, ...]
 
+    def stride(self) -> int:
+        """Return how many pixels of an image's side become one of the last features'."""
+        return self.stem_stride * math.prod(stage.stride for stage in self.stages)
+
 
 PRESETS = {
     "digits": Preset(
-        resolution=16,
+        resolution=(16, 16),
         stem_stride=1,
         stem_widths=(16,),
         stages=(
@@ -44,7 +51,7 @@ PRESETS = {
         head_widths=(0, 128),
     ),
     "cifar10": Preset(
-        resolution=32,
+        resolution=(32, 32),
         stem_stride=1,
         stem_widths=(16, 32),
         stages=(
@@ -56,7 +63,7 @@ PRESETS = {
         head_widths=(0, 256),
     ),
     "imagenet": Preset(
-        resolution=224,
+        resolution=(224, 224),
         stem_stride=2,
         stem_widths=(16, 32),
         stages=(
@@ -72,22 +79,46 @@ PRESETS = {
 }
 
 
-def preset_resolution(name: str) -> int:
-    """Return the pixels of a preset's images; unknown names raise `UserError`."""
+def preset(name: str) -> Preset:
+    """Return the preset called `name`; an unknown one raises `UserError`."""
     if name not in PRESETS:
         raise UserError(f"preset {name!r} is unknown; choose one of {', '.join(PRESETS)}")
-    return PRESETS[name].resolution
+    return PRESETS[name]
 
 
-def preset_space(name: str, classes: int) -> SearchSpace:
+def preset_resolution(name: str, asked: str | None = None) -> Size:
+    """Return the size of a preset's images, or the one that is asked for, such as 96x160.
+
+    Raises `UserError` for one that the preset's strides do not divide, with the nearest that fit.
+    """
+    own = preset(name)
+    size, strides = parse_size(asked) if asked else own.resolution, own.stride()
+    least = strides * -(-LEAST_PIXELS // strides)
+    if any(side % strides or side < least for side in size):
+        lower, upper = (
+            tuple(max(least, strides * rounded(side / strides)) for side in size)
+            for rounded in (math.floor, math.ceil)
+        )
+        others = " or ".join(dict.fromkeys(map(asked_as, (lower, upper))))
+        raise UserError(
+            f"--resolution {asked}: preset {name} takes sides from {least} on in steps of "
+            f"{strides}; give {others}"
+        )
+    return size
+
+
+def preset_space(
+    name: str, classes: int, resolution: Size | None = None, channels: int = 3
+) -> SearchSpace:
     """Return the search space of a preset for `classes` classes; unknown names: `UserError`."""
-    resolution, preset = preset_resolution(name), PRESETS[name]
+    own = preset(name)
     return SearchSpace(
         name,
-        resolution,
+        resolution or own.resolution,
         classes,
-        preset.stem_stride,
-        preset.stem_widths,
-        preset.stages,
-        preset.head_widths,
+        own.stem_stride,
+        own.stem_widths,
+        own.stages,
+        own.head_widths,
+        channels,
     )

@@ -19,7 +19,7 @@ class SharedWeights(nn.Module):
 
     def __init__(self, space: SearchSpace) -> None:
         super().__init__()
-        self.stem = Stem(max(space.stem_widths), space.stem_stride)
+        self.stem = Stem(max(space.stem_widths), space.stem_stride, space.channels)
         self.stages = nn.ModuleList(
             nn.ModuleList(_operations(space, s, i) for i in range(max(stage.depths)))
             for s, stage in enumerate(space.stages)

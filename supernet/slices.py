@@ -15,7 +15,7 @@ from supernet.student import MEAN, STD, FusedMBConv, MBConv
 
 
 def sliced_student(shared: SharedWeights, architecture: Architecture, images: Tensor) -> Tensor:
-    """Map images [B, 3, R, R] to logits [B, K] with `architecture`'s slice of the shared weights.
+    """Map images [B, C, H, W] to logits [B, K] with `architecture`'s slice of the shared weights.
 
     Gradients reach the shared weights; in training mode their running statistics move.
     """

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from base.errors import UserError
+from base.size import Size
 
 # A probability vector for every decision, by the decision's name; one-hot or relaxed.
 Choices = dict[str, Tensor]
@@ -128,12 +129,18 @@ class SearchSpace:
     """
 
     name: str
-    resolution: int
+    resolution: Size
     classes: int
     stem_stride: int
     stem_widths: tuple[int, ...]
     stages: tuple[StageSpace, ...]
     head_widths: tuple[int, ...]
+    channels: int = 3
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Shape [C, H, W] of an image."""
+        return self.channels, *self.resolution
 
     def decisions(self) -> tuple[Decision, ...]:
         """Return every decision: the stem's, stage by stage width, depth and layers, the head's."""
@@ -244,26 +251,6 @@ class SearchSpace:
             {d.name: int(generator.integers(len(d.choices))) for d in self._decisions}
         )
 
-    @classmethod
-    def from_json(cls, value: object) -> Self:
-        """Build from the plain form of all fields; raise `UserError` when one is amiss."""
-        try:
-            fields = {name: _tupled(part) for name, part in dict(value).items()}
-            stages = tuple(map(_stage_from_json, fields.pop("stages")))
-            space = cls(**fields, stages=stages)
-            sizes = [space.resolution, space.classes, space.stem_stride]
-            sizes += [stage.stride for stage in stages]
-            if not all(type(size) is int and size > 0 for size in sizes):
-                raise ValueError(f"sizes {sizes} are not all whole numbers above 0")
-            for decision in space.decisions():
-                if not (
-                    decision.choices and all(_is_choice(decision, c) for c in decision.choices)
-                ):
-                    raise ValueError(f"{decision.name}: {decision.choices}")
-            return space
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise UserError(f"not a search space ({error}); expected its fields") from error
-
     def fingerprint(self) -> str:
         """Hash of every field, so that a table or a supernet of another space is told apart."""
         text = json.dumps(dataclasses.asdict(self), sort_keys=True)
@@ -277,24 +264,3 @@ def _layer_decisions(name: str, stage: StageSpace) -> list[Decision]:
         for field, choices in zip(FORM_DECISIONS, forms, strict=True):
             found.append(Decision(f"{name}.{o.name}.{field}", choices))
     return found
-
-
-def _is_choice(decision: Decision, choice: object) -> bool:
-    if decision.name.endswith(".operation"):
-        return choice in OPERATIONS
-    if decision.name.endswith(".squeeze_excite"):
-        return type(choice) is bool
-    return type(choice) is int and choice >= (0 if decision.name == "head.width" else 1)
-
-
-def _stage_from_json(value: Mapping) -> StageSpace:
-    fields = {name: _tupled(part) for name, part in value.items()}
-    operations = (
-        OperationSpace(**{name: _tupled(part) for name, part in operation.items()})
-        for operation in fields.pop("operations")
-    )
-    return StageSpace(**fields, operations=tuple(operations))
-
-
-def _tupled(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else value

@@ -74,12 +74,12 @@ def gate(channels: int, squeeze: int, layer: Layer) -> nn.Module:
 class Stem(nn.Module):
     """Normalisation and the first 3x3 convolution."""
 
-    def __init__(self, width: int, stride: int) -> None:
+    def __init__(self, width: int, stride: int, channels: int = 3) -> None:
         super().__init__()
-        self.conv = Conv2dNormActivation(3, width, 3, stride)
+        self.conv = Conv2dNormActivation(channels, width, 3, stride)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map images [B, 3, H, W] in [0, 1] to features."""
+        """Map images [B, C, H, W] in [0, 1] to features."""
         return self.conv((images - MEAN) / STD)
 
 
@@ -108,13 +108,13 @@ def block(space: SearchSpace, s: int, i: int, c_in: int, c_out: int, layer: Laye
 
 
 class Student(nn.Module):
-    """The network of one `Architecture`: images [B, 3, R, R] in [0, 1] to logits [B, K]."""
+    """The network of one `Architecture`: images [B, C, H, W] in [0, 1] to logits [B, K]."""
 
     def __init__(self, space: SearchSpace, architecture: Architecture) -> None:
         super().__init__()
         space.positions(architecture)
         width = architecture.stem_width
-        self.stem = Stem(width, space.stem_stride)
+        self.stem = Stem(width, space.stem_stride, space.channels)
         self.stages = nn.ModuleList()
         for s, stage in enumerate(architecture.stages):
             blocks = nn.Sequential()
@@ -125,7 +125,7 @@ class Student(nn.Module):
         self.head = Head(width, architecture.head_width, space.classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map images [B, 3, R, R] in [0, 1] to logits [B, K]."""
+        """Map images [B, C, H, W] in [0, 1] to logits [B, K]."""
         x = self.stem(images)
         for blocks in self.stages:
             x = blocks(x)
@@ -136,7 +136,7 @@ def parameters_and_macs(space: SearchSpace, architecture: Architecture) -> tuple
     """Count the student's parameters and its multiply-accumulates for one image."""
     with torch.device("meta"):
         student = Student(space, architecture).eval()
-        image = torch.empty(1, 3, space.resolution, space.resolution)
+        image = torch.empty(1, *space.image_shape)
     with FlopCounterMode(display=False) as counter:
         student(image)
     return sum(p.numel() for p in student.parameters()), counter.get_total_flops() // 2

@@ -33,7 +33,7 @@ class Supernet(nn.Module):
         self.shared = SharedWeights(space)
 
     def forward(self, images: Tensor, choices: Choices) -> Tensor:
-        """Map images [B, 3, R, R] and a probability vector a decision to logits [B, K].
+        """Map images [B, C, H, W] and a probability vector a decision to logits [B, K].
 
         BatchNorm normalises with the batch's statistics in training mode and keeps none of them:
         they belong to one draw of `choices`.
@@ -76,7 +76,7 @@ class Supernet(nn.Module):
         return logits
 
     def student_logits(self, images: Tensor, architecture: Architecture) -> Tensor:
-        """Map images [B, 3, R, R] to logits [B, K] of one student cut out of the shared weights.
+        """Map images [B, C, H, W] to logits [B, K] of one student cut out of the shared weights.
 
         Gradients reach the shared weights. In training mode the slices' running statistics move.
         Raises `UserError` for an architecture of another space.

@@ -31,7 +31,8 @@ STAGES = st.builds(
 SPACES = st.builds(
     SearchSpace,
     name=st.just("any"),
-    resolution=st.just(8),
+    resolution=st.sampled_from([(8, 8), (8, 12), (13, 6)]),
+    channels=st.sampled_from([1, 3]),
     classes=st.integers(2, 4),
     stem_stride=st.sampled_from([1, 2]),
     stem_widths=ascending(4, 6),

@@ -33,7 +33,7 @@ def main(folder: Path, accumulate: int) -> None:
     """Train a network, shared weights and alpha; write what each process ends with."""
     processes = join_processes()
     torch.set_num_threads(1)
-    data = load_data(DataSettings(resolution=8, limit=200))
+    data = load_data(DataSettings(resolution=(8, 8), limit=200))
     stream = partial(
         endless,
         data.train,

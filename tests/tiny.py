@@ -20,7 +20,7 @@ from supernet.space import (
 )
 
 mbconv, fused = partial(OperationSpace, MBCONV), partial(OperationSpace, FUSED)
-UNIT = UnitOfWork(batch=2, resolution=8)
+UNIT = UnitOfWork(batch=2, resolution=(8, 8))
 PATIENCE = Patience(1.0, 5.0, least_rounds=2)
 
 
@@ -28,7 +28,7 @@ def tiny_space(classes: int = 3) -> SearchSpace:
     """Every kind of decision, in 2 x 2 stages' choices."""
     return SearchSpace(
         name="tiny",
-        resolution=8,
+        resolution=(8, 8),
         classes=classes,
         stem_stride=1,
         stem_widths=(4, 6),
@@ -75,7 +75,7 @@ def tiny_table(space: SearchSpace) -> LatencyTable:
         random(shapes.head),
         {
             "unit_of_work": "one made-up unit",
-            "unit": asdict(UnitOfWork(batch=2, resolution=8)),
+            "unit": asdict(UnitOfWork(batch=2, resolution=(8, 8))),
             "machine": machine(),
             "date": "today",
         },

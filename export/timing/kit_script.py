@@ -88,7 +88,7 @@ def time_model(manifest: dict, unit: UnitOfWork, options: argparse.Namespace) ->
         raise UserError(f"{options.out}: of a {stored.unit}, expected this kit's, of a {unit}")
     known_ms = anchor_ms(stored)
     runners = {name: runner(manifest["graphs"][name], unit) for name in known_ms}
-    runners["model"] = onnx_runner(options.model, (3, unit.resolution, unit.resolution), unit)
+    runners["model"] = onnx_runner(options.model, unit.shape, unit)
     estimate = partial(timings_beside, known_ms=known_ms)
     patience, done = Patience(options.spread / 2, 60), []
     for latest in rounds(runners, runner(manifest["reference"], unit)):

@@ -8,6 +8,7 @@ from pathlib import Path
 import onnxruntime
 
 from base.errors import UserError
+from base.size import Size, pixels_text
 
 TORCH_PROVIDERS = ("torch:cpu", "torch:cuda")
 PRECISIONS = ("fp32",)
@@ -15,24 +16,34 @@ PRECISIONS = ("fp32",)
 
 @dataclass(frozen=True)
 class UnitOfWork:
-    """What one measured run does: `batch` images of `resolution` × `resolution` pixels.
+    """What one measured run does: `batch` images of `channels` channels.
 
     `provider` is an ONNX Runtime execution provider, or torch:cpu or torch:cuda for PyTorch eager.
     """
 
     batch: int
-    resolution: int
+    resolution: Size
     threads: int = 1
     provider: str = "CPUExecutionProvider"
     precision: str = "fp32"
+    channels: int = 3
 
     def __post_init__(self) -> None:
-        for field in ("batch", "resolution", "threads"):
-            value = getattr(self, field)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        for field in ("batch", "threads", "channels"):
+            if not _is_count(value := getattr(self, field)):
                 raise UserError(f"unit of work: {field} {value!r}, expected a whole number above 0")
+        size = self.resolution
+        if not (isinstance(size, tuple) and len(size) == 2 and all(map(_is_count, size))):
+            raise UserError(
+                f"unit of work: resolution {size!r}, expected height and width in pixels"
+            )
         if self.precision not in PRECISIONS:
             raise UserError(f"unit of work: precision {self.precision!r}, expected {PRECISIONS[0]}")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape [C, H, W] of an image."""
+        return self.channels, *self.resolution
 
     @property
     def in_torch(self) -> bool:
@@ -41,6 +52,7 @@ class UnitOfWork:
 
     def __str__(self) -> str:
         images = "1 image" if self.batch == 1 else f"{self.batch} images"
+        images = images.replace("image", "grey image") if self.channels == 1 else images
         threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
         runtime = (
             f"PyTorch eager {self.provider.removeprefix('torch:')}"
@@ -48,7 +60,7 @@ class UnitOfWork:
             else f"ONNX Runtime {self.provider}"
         )
         return (
-            f"batch of {images} at {self.resolution}×{self.resolution}, {threads}, "
+            f"batch of {images} at {pixels_text(self.resolution)}, {threads}, "
             f"{self.precision}, {runtime}"
         )
 
@@ -56,9 +68,15 @@ class UnitOfWork:
 def unit_of_work(value: object) -> UnitOfWork:
     """Build a unit of work from its JSON form; `UserError` when a field is missing or foreign."""
     try:
+        if isinstance(value, dict) and isinstance(size := value.get("resolution"), list):
+            value = {**value, "resolution": tuple(size)}
         return UnitOfWork(**value)
     except TypeError as error:
         raise UserError(f"unit of work: {error}; expected {UnitOfWork.__annotations__}") from error
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def cpu_name() -> str:

@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 from torch import Tensor
 
-from kd.images.rendering import Size
+from base.size import Size
 
 Mix = Literal["none", "mixup", "cutmix"]
 # Sets the draw apart from the augmentation's, which starts from the same seed.

@@ -7,7 +7,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
-Size = tuple[int, int]  # height, width
+from base.size import Size
 
 
 @dataclass(frozen=True)
@@ -15,12 +15,15 @@ class Frame:
     """What a network is shown: images of `size`.
 
     Of a plain image it sees the whole, squeezed into the frame; or, where `resize` is given, the
-    centre of the image made so large that its shorter side has `resize` pixels.
+    centre of the image made so large that its shorter side has `resize` pixels. `grey` takes the
+    colours away, and leaves `channels` equal ones.
     """
 
     size: Size
     interpolation: str = "bilinear"
     resize: int | None = None
+    channels: int = 3
+    grey: bool = False
 
 
 @dataclass(frozen=True)
@@ -39,20 +42,20 @@ class Geometry:
 
 
 def render_view(image: Tensor, geometry: Geometry, frame: Frame) -> Tensor:
-    """Render a view of an image, uint8 [3, h, w], as float32 [3, H, W] in [0, 1]."""
+    """Render a view of an image, uint8 [3, h, w], as float32 [C, H, W] in [0, 1]."""
     mode = InterpolationMode(frame.interpolation)
     view = functional.resized_crop(image, *geometry.box, list(frame.size), mode, antialias=True)
     view = _moved(view, geometry)
-    return _to_float(functional.horizontal_flip(view) if geometry.flip else view)
+    return _finished(functional.horizontal_flip(view) if geometry.flip else view, frame)
 
 
 def render_plain(image: Tensor, frame: Frame) -> Tensor:
-    """Render a plain image, uint8 [3, h, w], as float32 [3, H, W] in [0, 1]."""
+    """Render a plain image, uint8 [3, h, w], as float32 [C, H, W] in [0, 1]."""
     size, mode = list(frame.size), InterpolationMode(frame.interpolation)
     if frame.resize is None:
-        return _to_float(functional.resize(image, size, mode, antialias=True))
+        return _finished(functional.resize(image, size, mode, antialias=True), frame)
     enlarged = functional.resize(image, [frame.resize], mode, antialias=True)
-    return _to_float(functional.center_crop(enlarged, size))
+    return _finished(functional.center_crop(enlarged, size), frame)
 
 
 def _moved(view: Tensor, geometry: Geometry) -> Tensor:
@@ -67,5 +70,6 @@ def _moved(view: Tensor, geometry: Geometry) -> Tensor:
     return functional.affine(view, geometry.angle, shift, scale, [0.0, 0.0], mode, fill=0)
 
 
-def _to_float(image: Tensor) -> Tensor:
-    return functional.to_dtype(image, torch.float32, scale=True)
+def _finished(image: Tensor, frame: Frame) -> Tensor:
+    image = functional.to_dtype(image, torch.float32, scale=True)
+    return functional.rgb_to_grayscale(image, frame.channels) if frame.grey else image

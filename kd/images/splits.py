@@ -17,8 +17,9 @@ from torch.nn.functional import one_hot
 from torch.utils.data import Dataset
 
 from base.errors import UserError
+from base.size import Size, pixels_text
 from kd.images.mixing import Mix, Mixture, draw_mixture
-from kd.images.rendering import Frame, Size, render_plain, render_view
+from kd.images.rendering import Frame, render_plain, render_view
 from kd.images.sources import Pixels, Source, read_source
 from kd.images.views import Augment, draw_geometry, view_seed
 
@@ -32,7 +33,8 @@ class DataSettings:
 
     source: str = "digits"  # "digits", "cifar10" or the path of a folder
     root: Path | None = None  # where torchvision keeps CIFAR-10
-    resolution: int = 16  # pixels
+    resolution: Size = (16, 16)
+    channels: int = 3  # 1 makes images grey
     augment: Augment = "affine"
     mix: Mix = "none"
     search_fraction: float = 0.2  # of the training images
@@ -104,10 +106,7 @@ class Split(Dataset):
         image, own = self.images[int(self.positions[index])], self.frame
         seed, size = self._seed(index), (image.shape[1], image.shape[2])
         geometry = draw_geometry(self.augment, seed, size, own.size)
-        return {
-            frame: render_view(image, geometry, own if frame.size == own.size else frame)
-            for frame in self.shown
-        }
+        return {frame: render_view(image, geometry, _beside(frame, own)) for frame in self.shown}
 
     def _mixture(self, index: int) -> Mixture:
         """What the image is mixed with: an image of its own part, whatever was joined to it."""
@@ -128,6 +127,11 @@ class Split(Dataset):
         return replace(self, shown=frames)
 
 
+def _beside(frame: Frame, own: Frame) -> Frame:
+    """Return a frame that is rendered as the students' own is, where it is of their size."""
+    return replace(frame, interpolation=own.interpolation) if frame.size == own.size else frame
+
+
 @dataclass(frozen=True, eq=False)
 class Data:
     """Disjoint splits: weights learn on `train`, alpha on `search`; `test` only reports."""
@@ -142,6 +146,7 @@ class Data:
         """Hash of images, labels, splits and what decides a view; a moved folder keeps its own."""
         settings = self.settings
         facts = [self.classes, settings.augment, settings.resolution, settings.seed, settings.mix]
+        facts += [settings.channels]
         digest = hashlib.sha256(json.dumps(facts).encode() + self.train.images.digest())
         for split in (self.train, self.search, self.test):
             digest.update(struct.pack("<q", len(split)))
@@ -178,8 +183,9 @@ def _check(settings: DataSettings) -> None:
     for name in ("search_fraction", "test_fraction"):
         if not 0 < (value := getattr(settings, name)) < 1:
             raise UserError(f"{name} {value}: expected a number between 0 and 1")
-    if settings.resolution < 8:
-        raise UserError(f"resolution {settings.resolution}: expected 8 pixels or more")
+    if min(settings.resolution) < 8:
+        found = pixels_text(settings.resolution)
+        raise UserError(f"resolution {found}: expected 8 pixels or more")
     if settings.limit is not None and settings.limit < 1:
         raise UserError(f"limit {settings.limit}: expected 1 image or more")
 
@@ -213,7 +219,7 @@ def _limited(source: Source, positions: np.ndarray, settings: DataSettings) -> n
 
 
 def _split(source: Source, positions: np.ndarray, settings: DataSettings) -> Split:
-    frame = student_frame(settings.augment, (settings.resolution,) * 2)
+    frame = student_frame(settings.augment, settings.resolution, settings.channels)
     return Split(
         source.images,
         torch.from_numpy(source.labels[positions]),
@@ -227,7 +233,8 @@ def _split(source: Source, positions: np.ndarray, settings: DataSettings) -> Spl
     )
 
 
-def student_frame(augment: Augment, size: Size) -> Frame:
+def student_frame(augment: Augment, size: Size, channels: int = 3) -> Frame:
     """Return what students are shown: whole images, or their centres where views are boxes."""
     boxes = augment == "resized_crop_flip"
-    return Frame(size, resize=round(min(size) * WHOLE / CENTRE) if boxes else None)
+    resize = round(min(size) * WHOLE / CENTRE) if boxes else None
+    return Frame(size, resize=resize, channels=channels, grey=channels == 1)

@@ -9,7 +9,8 @@ from typing import Literal
 import torch
 from torchvision.transforms import v2
 
-from kd.images.rendering import Geometry, Size
+from base.size import Size
+from kd.images.rendering import Geometry
 
 Augment = Literal["affine", "crop_flip", "resized_crop_flip", "none"]
 MIRRORED = 0.5  # of the views

@@ -100,10 +100,13 @@ def compare_rivals(
 
 
 def ship_rivals(
-    found: Sequence[Comparison], folder: Path, resolution: int, metadata: Mapping[str, str]
+    found: Sequence[Comparison],
+    folder: Path,
+    shape: tuple[int, int, int],
+    metadata: Mapping[str, str],
 ) -> None:
-    """Write the trained rivals as ONNX files, each under its name."""
-    example = torch.zeros(2, 3, resolution, resolution)
+    """Write the trained rivals, of images of `shape` [C, H, W], as ONNX files under their names."""
+    example = torch.zeros(2, *shape)
     for rival in found:
         if rival.network is not None:
             facts = {**metadata, "rival": rival.name, "measured_ms": f"{rival.measured_ms:.4f}"}

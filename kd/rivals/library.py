@@ -4,19 +4,20 @@ import torch
 from torch import Tensor, nn
 
 from base.errors import UserError
+from base.size import Size, pixels_text
 
 # Pixels of the images on which a network shows where it halves the resolution.
 TRACED = 256
 SMALL, DROPPED = 64, 2
 
 
-def fit_strides(network: nn.Module, resolution: int) -> None:
+def fit_strides(network: nn.Module, resolution: Size) -> None:
     """Set the stem's stride and the next one to 1 where images are small: `SMALL` pixels or fewer.
 
     A network made for large images would leave one pixel of a small one. One that takes images of
     one size alone is left as it is.
     """
-    if resolution > SMALL:
+    if min(resolution) > SMALL:
         return
     reducing: dict[int, list[nn.Module]] = {}
 
@@ -43,16 +44,17 @@ def _strided(module: nn.Module) -> bool:
     return stride in (2, (2, 2)) and isinstance(module, nn.Conv2d | nn.MaxPool2d)
 
 
-def check_network(name: str, network: nn.Module, resolution: int, classes: int) -> None:
-    """Raise `UserError` unless `network` maps images [B, 3, R, R] to logits [B, K]."""
+def check_network(name: str, network: nn.Module, resolution: Size, classes: int) -> None:
+    """Raise `UserError` unless `network` maps images [B, 3, H, W] to logits [B, K]."""
     try:
         with torch.no_grad():
-            logits = network.eval()(torch.zeros(2, 3, resolution, resolution))
+            logits = network.eval()(torch.zeros(2, 3, *resolution))
         shape = tuple(logits.shape)
     except Exception as error:  # a library's networks fail in ways of their own
         reason = " ".join(str(error).split())
         raise UserError(
-            f"rival {name}: does not take images of {resolution} pixels ({reason}); name another"
+            f"rival {name}: does not take images of {pixels_text(resolution)} ({reason}); name "
+            "another"
         ) from error
     if shape != (2, classes):
         raise UserError(

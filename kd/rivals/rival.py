@@ -39,18 +39,21 @@ LADDERS: Mapping[str, Sequence[str]] = {
 
 @dataclass(frozen=True)
 class Outline:
-    """What every rival has in common with the students: images, classes and strides.
+    """What every rival has in common with the students: images [C, H, W], classes and strides.
 
     `strides` are the stem's and those of the stages that have one above 1.
     """
 
-    resolution: int
+    image_shape: tuple[int, int, int]
     classes: int
     strides: tuple[int, ...]
 
 
 class Rival(nn.Module):
-    """A network with its normalisation: images [B, 3, R, R] in [0, 1] to logits [B, K]."""
+    """A network with its normalisation: images [B, C, H, W] in [0, 1] to logits [B, K].
+
+    A network of colours takes a grey image as three equal channels.
+    """
 
     mean: Tensor
     std: Tensor
@@ -58,11 +61,11 @@ class Rival(nn.Module):
     def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         self.network = network
-        self.register_buffer("mean", torch.tensor(mean).reshape(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(std).reshape(1, 3, 1, 1))
+        self.register_buffer("mean", torch.tensor(mean).reshape(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).reshape(1, -1, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map images [B, 3, R, R] in [0, 1] to logits [B, K]."""
+        """Map images [B, C, H, W] in [0, 1] to logits [B, K]."""
         return self.network((images - self.mean) / self.std)
 
 
@@ -78,16 +81,19 @@ def build_rival(name: str, outline: Outline, checkpoint: Path | None = None) -> 
     if family in FAMILIES:
         if checkpoint is not None:
             raise UserError(f"rival {name}: takes no checkpoint; give scratch in its place")
-        sizes, halves = _widths(name, widths, outline), (0.5,) * 3
-        network = FAMILIES[family](sizes, outline.strides, outline.classes)
-        return Rival(network, halves, halves)
+        sizes, channels = _widths(name, widths, outline), outline.image_shape[0]
+        network, halves = (
+            FAMILIES[family](sizes, outline.strides, outline.classes, channels),
+            (0.5,),
+        )
+        return Rival(network, halves * channels, halves * channels)
     known = _library_name(name)
     network = build_network(known, outline.classes)
     if checkpoint is not None:
         weights = read_checkpoint(checkpoint)
         load_all_but_classifier(network, weights, outline.classes, checkpoint)
-    fit_strides(network, outline.resolution)
-    check_network(name, network, outline.resolution, outline.classes)
+    fit_strides(network, outline.image_shape[1:])
+    check_network(name, network, outline.image_shape[1:], outline.classes)
     wanted = published_input(known)
     return Rival(network, wanted.mean, wanted.std)
 

@@ -29,6 +29,7 @@ BOUNDS: Mapping[str, Bound] = {
     **dict.fromkeys(("measure_spread", "measure_seconds", "multiplier_rate"), NONE_OR_MORE),
     **dict.fromkeys(("learning_rate", "teacher_learning_rate", "w_learning_rate"), POSITIVE),
     **dict.fromkeys(("alpha_learning_rate", "kd_temperature", "tau_start", "tau_end"), POSITIVE),
+    "channels": ("1 or 3", lambda value: value in (1, 3)),
     "kd_weight": SHARE,
     **dict.fromkeys(("search_fraction", "test_fraction"), PART),
 }

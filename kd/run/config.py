@@ -8,6 +8,7 @@ from typing import Literal
 from tyro.conf import UseAppendAction
 
 from base.precision import Precision
+from base.size import Size
 from export.timing.stopwatch import Patience
 from export.timing.unit_of_work import UnitOfWork
 from kd.batches import LoaderSettings
@@ -37,6 +38,11 @@ class TrainConfig:
 
     preset: PresetName = "digits"
     """Search space and recipe."""
+    resolution: str | None = None
+    """Pixels of the images that students take, such as 96 or 96x160 (height x width); the preset's
+    own when left out."""
+    channels: Literal[1, 3] = 3
+    """Channels of these images; 1 makes them grey, and shows a teacher three equal ones."""
     data: str = "digits"
     """digits, cifar10, or a folder: train/<class>/ with val/ or test/, or one folder of classes."""
     run: Path = Path("runs/digits")
@@ -140,17 +146,22 @@ class TrainConfig:
         """Return how long the latency table is measured."""
         return Patience(self.latency_spread, self.latency_seconds)
 
-    def unit_of_work(self, resolution: int) -> UnitOfWork:
-        """Return what is timed, on images of `resolution` pixels."""
+    def unit_of_work(self, resolution: Size, channels: int) -> UnitOfWork:
+        """Return what is timed, on images of `resolution` and so many channels."""
         return UnitOfWork(
-            self.latency_batch, resolution, self.latency_threads, self.latency_provider
+            self.latency_batch,
+            resolution,
+            self.latency_threads,
+            self.latency_provider,
+            channels=channels,
         )
 
-    def data_settings(self, resolution: int) -> DataSettings:
-        """Return what decides the images of this run, at `resolution` pixels."""
+    def data_settings(self, resolution: Size) -> DataSettings:
+        """Return what decides the images of this run, which students see at `resolution`."""
         return DataSettings(
             source=self.data,
             resolution=resolution,
+            channels=self.channels,
             augment=self.augment,
             mix=self.mix,
             search_fraction=self.search_fraction,

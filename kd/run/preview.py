@@ -59,7 +59,7 @@ def teacher_seconds(
 ) -> dict[str, float]:
     """Estimate the seconds of training the teacher and of storing its outputs for every view.
 
-    `pixels` [B, 3, R, R] are those that pass at once, as students see them, and `loading` the
+    `pixels` [B, C, H, W] are those that pass at once, as students see them, and `loading` the
     seconds to decode them.
     """
     request = config.teacher_request()

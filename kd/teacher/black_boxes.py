@@ -22,6 +22,7 @@ DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 class OnnxNetwork(nn.Module):
     """An ONNX file of any framework, images [B, 3, H, W] -> [B, K], run by ONNX Runtime.
 
+    A file of grey images is given the first of three channels.
     `resolution` is the size that the file asks for, None when it takes any. Raises `UserError` for
     a file that cannot be opened, and for an input that is no batch of RGB images.
     """
@@ -39,16 +40,18 @@ class OnnxNetwork(nn.Module):
             described = "; ".join(f"{one.name} {one.shape}" for one in inputs)
             raise UserError(
                 f"{path}: takes {described}; expected one input [batch, 3, height, width] of square"
-                " RGB images"
+                " RGB images, or [batch, 1, height, width] of grey ones"
             )
         if inputs[0].type not in DTYPES:
             raise UserError(f"{path}: takes {inputs[0].type}, expected {' or '.join(DTYPES)}")
         self.input_name, self.dtype = inputs[0].name, DTYPES[inputs[0].type]
         self.batch = shape[0] if isinstance(shape[0], int) else None
         self.resolution = shape[2] if isinstance(shape[2], int) else None
+        self.channels = 1 if shape[1] == 1 else 3
 
     def forward(self, images: Tensor) -> Tensor:
         """Run the file, in parts where it has a fixed batch size."""
+        images = images[:, : self.channels]
         return run_in_batches(self._run, images.cpu(), self.batch).to(images.device)
 
     def _run(self, images: Tensor) -> Tensor:
@@ -57,9 +60,9 @@ class OnnxNetwork(nn.Module):
 
 
 def _of_images(shape: list[int | str | None]) -> bool:
-    """Whether it can be [batch, 3, side, side]; sizes that are free are no numbers."""
+    """Whether it can be [batch, 3 or 1, side, side]; sizes that are free are no numbers."""
     fixed = [{size for size in sizes if isinstance(size, int)} for sizes in (shape[1:2], shape[2:])]
-    return len(shape) == 4 and fixed[0] <= {3} and len(fixed[1]) <= 1
+    return len(shape) == 4 and fixed[0] in (set(), {1}, {3}) and len(fixed[1]) <= 1
 
 
 class FunctionNetwork(nn.Module):

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from base.errors import UserError
+from base.size import Size
 from kd.evaluate import predict
-from kd.images.rendering import Size
 from kd.images.splits import Split
 from kd.networks import InputFormat
 from kd.teacher.model import Teacher

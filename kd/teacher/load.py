@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from base.errors import UserError
+from base.size import Size, pixels_text
 from kd.networks import InputFormat, published_input, with_weights
 from kd.teacher.black_boxes import OnnxNetwork, file_fingerprint, python_network
 from kd.teacher.model import LogOutputs, SelectClasses, Teacher
@@ -18,8 +19,8 @@ from kd.teacher.request import TeacherSource
 SUM_TOLERANCE = 5e-3
 
 
-def load_teacher(source: TeacherSource, classes: Sequence[str], resolution: int) -> Teacher:
-    """Load the teacher for data of these `classes`, images of `resolution` pixels.
+def load_teacher(source: TeacherSource, classes: Sequence[str], size: Size) -> Teacher:
+    """Load the teacher for data of these `classes`, whose images students see at `size`.
 
     Raises `UserError` for an unknown name, unreadable or unfitting weights, a failed download, and
     for a network that does not answer a batch of images with one row a class.
@@ -28,7 +29,7 @@ def load_teacher(source: TeacherSource, classes: Sequence[str], resolution: int)
     network, input_format, identity = _opened(source, len(known))
     input_format = _as_asked(input_format, source)
     teacher = Teacher(network, input_format, identity)
-    outputs = probe(teacher, source.name, len(known), resolution)
+    outputs = probe(teacher, source.name, len(known), size)
     if outputs.min() >= 0 and (outputs.sum(dim=1) - 1).abs().max() < SUM_TOLERANCE:
         network = LogOutputs(network)
     if source.classes:
@@ -81,10 +82,11 @@ def _opened(source: TeacherSource, classes: int) -> tuple[nn.Module, InputFormat
             return network, published_input(source.name), None
 
 
-def probe(teacher: Teacher, name: str, classes: int, resolution: int) -> Tensor:
+def probe(teacher: Teacher, name: str, classes: int, size: Size) -> Tensor:
     """Return the bare network's outputs [2, K] for two images of noise; `UserError` without any."""
-    size = teacher.input_format.resolution or resolution
-    noise = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    side = teacher.input_format.resolution
+    size = (side, side) if side else size
+    noise = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
     images = (noise - teacher.mean) / teacher.std
     try:
         with torch.no_grad():
@@ -92,8 +94,8 @@ def probe(teacher: Teacher, name: str, classes: int, resolution: int) -> Tensor:
     except Exception as error:  # the network may raise anything
         reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"teacher {name}: fails on images of {size} pixels ({type(error).__name__}: {reason});"
-            " see --teacher-resolution"
+            f"teacher {name}: fails on images of {pixels_text(size)} pixels "
+            f"({type(error).__name__}: {reason}); see --teacher-resolution"
         ) from error
     if not isinstance(outputs, Tensor) or outputs.ndim != 2 or len(outputs) != 2:
         found = list(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__

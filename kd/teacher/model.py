@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import torch
 from torch import Tensor, nn
@@ -39,11 +39,12 @@ class Teacher(nn.Module):
         """Return what it has to be shown where students are shown `own`."""
         wanted = self.input_format
         if wanted.resolution is None:
-            return (own,)
+            return (replace(own, channels=3),)
         resize, size = wanted.resize, wanted.resolution
         if resize is None and own.resize is not None:
             resize = round(size * own.resize / min(own.size))
-        return (Frame((size, size), wanted.interpolation, resize or None),)
+        cut = resize or None
+        return (Frame((size, size), wanted.interpolation, cut, grey=own.grey),)
 
     # no_grad and not inference_mode: the outputs enter losses that autograd follows.
     @torch.no_grad()

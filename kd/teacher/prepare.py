@@ -148,8 +148,8 @@ def reload_teacher(
     if request.trained_here:
         model = load_saved_teacher(request.sources[0], folder, len(data.classes))
     else:
-        resolution = data.settings.resolution
-        teachers = [load_teacher(source, data.classes, resolution) for source in request.sources]
+        size = data.settings.resolution
+        teachers = [load_teacher(source, data.classes, size) for source in request.sources]
         model = teachers[0] if len(teachers) == 1 else Ensemble(teachers, request.weights)
     model.to(device)
     _refuse_another(read_facts(folder)["fingerprint"], model.fingerprint(), folder)
@@ -177,12 +177,14 @@ def train_teacher(
     classes = len(data.classes)
     network = build_network(source.name, classes).to(device)
     own = replace(loader, views=settings.epochs)
+    # It takes colours, as every network of a library does: grey ones where images are grey.
+    split = replace(data.train, frame=replace(data.train.frame, channels=3))
     fit(
         network,
-        partial(endless, data.train, LabelOutputs(data.train, classes), own, device),
+        partial(endless, split, LabelOutputs(split, classes), own, device),
         label_loss,
         settings,
-        steps_per_epoch(len(data.train), loader.batch),
+        steps_per_epoch(len(split), loader.batch),
         phase,
     )
     return Teacher(network)

@@ -33,7 +33,7 @@ def ship(
     """
     write_json(folder / "architecture.json", architecture.to_json())
     write_tensors(folder / "student.safetensors", student.state_dict(), {"name": folder.name})
-    example = torch.zeros(2, 3, table.space.resolution, table.space.resolution)
+    example = torch.zeros(2, *table.space.image_shape)
     path, predicted_ms = folder / "student.onnx", table.predicted_ms(architecture)
     write_onnx(student, example, path, {**_facts(architecture, table), **metadata})
     measured, elsewhere = None, machine_difference(table)
@@ -54,10 +54,11 @@ def ship(
 
 
 def _facts(architecture: Architecture, table: LatencyTable) -> dict[str, str]:
-    size = table.space.resolution
+    channels, height, width = table.space.image_shape
+    colours = "grey" if channels == 1 else "RGB"
     return {
         "architecture": json.dumps(architecture.to_json()),
-        "input": f"RGB [batch, 3, {size}, {size}], float32 in [0, 1]",
+        "input": f"{colours} [batch, {channels}, {height}, {width}], float32 in [0, 1]",
         "normalisation": f"inside the graph: (x - {MEAN}) / {STD}",
         "unit_of_work": table.unit_of_work(),
         "predicted_ms": f"{table.predicted_ms(architecture):.4f}",

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights
 from torchvision.ops import Conv2dNormActivation
 
+from base.size import Size, strided
 from export.onnx_file import to_onnx
 from supernet.space import Architecture, Layer, SearchSpace
 from supernet.student import FusedMBConv, Head, Stem, Student
@@ -105,8 +106,8 @@ def _folded_weights(part: nn.Module) -> dict[str, Tensor]:
     return weights
 
 
-def part_graph(part: nn.Module, size: int) -> onnx.ModelProto:
-    """Return the ONNX graph of a stem, block or head: `x` [batch, C, size, size] to `y`, any batch.
+def part_graph(part: nn.Module, size: Size) -> onnx.ModelProto:
+    """Return the ONNX graph of a stem, block or head: `x` [batch, C, H, W] to `y`, any batch.
 
     The sizes are fixed: where they are not known, ONNX Runtime does not fuse a residual's sum into
     the convolution before it, not even inside a network.
@@ -130,7 +131,7 @@ def part_graph(part: nn.Module, size: int) -> onnx.ModelProto:
             dimension.dim_param = f"y{axis}"
     x = graph.input[0].type.tensor_type.shape.dim
     x[1].dim_value = channels_into(part)
-    x[2].dim_value = x[3].dim_value = size
+    x[2].dim_value, x[3].dim_value = size
     return model
 
 
@@ -141,7 +142,7 @@ def network_graph(space: SearchSpace, architecture: Architecture) -> onnx.ModelP
     graphs, size = [], space.resolution
     for position, part in enumerate(parts):
         graphs.append(compose.add_prefix(part_graph(part, size), f"part{position}/"))
-        size = -(-size // stride(part))
+        size = strided(size, stride(part))
     return _with_one_import_each(reduce(_joined, graphs))
 
 

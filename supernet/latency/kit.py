@@ -12,6 +12,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -26,8 +27,9 @@ from base.files import PARSE_ERRORS, read_json, write_atomic
 from export.timing.unit_of_work import UnitOfWork, unit_of_work
 from supernet.latency.graphs import network_graph, part_graph
 from supernet.latency.plan import TimingPlan, part_name, timing_plan
-from supernet.presets import preset_space
+from supernet.presets import preset_resolution, preset_space
 from supernet.space import SearchSpace
+from supernet.space_json import space_from_json
 
 HOME = Path(__file__).parent.parent.parent
 SCRIPT = "export/timing/kit_script.py"
@@ -36,6 +38,7 @@ MODULES = (
     "base/__init__.py",
     "base/errors.py",
     "base/files.py",
+    "base/size.py",
     "export/__init__.py",
     "export/onnx_session.py",
     "export/timing/__init__.py",
@@ -60,6 +63,10 @@ class Settings:
     """Number of classes, with --preset."""
     batch: int = 1
     """Images in the unit of work, with --preset."""
+    resolution: str | None = None
+    """Their pixels, such as 96 or 96x160 (height x width), with --preset; its own when left out."""
+    channels: Literal[1, 3] = 3
+    """Their channels, with --preset."""
     threads: int | None = None
     provider: str | None = None
     """ONNX Runtime execution provider; the kit's own --provider can still change it."""
@@ -84,8 +91,9 @@ def space_and_unit(settings: Settings) -> tuple[SearchSpace, UnitOfWork]:
     if (settings.run is None) == (settings.preset is None):
         raise UserError("give either --run, or --preset with --classes and --batch")
     if settings.run is None:
-        space = preset_space(settings.preset, settings.classes)
-        unit = UnitOfWork(settings.batch, space.resolution)
+        size = preset_resolution(settings.preset, settings.resolution)
+        space = preset_space(settings.preset, settings.classes, size, settings.channels)
+        unit = UnitOfWork(settings.batch, space.resolution, channels=space.channels)
     else:
         space, unit = of_run(settings.run)
     asked = {"threads": settings.threads, "provider": settings.provider}
@@ -105,7 +113,7 @@ def of_run(run: Path) -> tuple[SearchSpace, UnitOfWork]:
         raise UserError(f"{path}: no table there yet; run train.py first, or give --preset")
     table = read_json(path)
     try:
-        space = SearchSpace.from_json(table["space"])
+        space = space_from_json(table["space"])
         return space, unit_of_work(table["provenance"]["unit"])
     except PARSE_ERRORS as error:
         reason = " ".join(str(error).split())
@@ -115,7 +123,7 @@ def of_run(run: Path) -> tuple[SearchSpace, UnitOfWork]:
 def write_kit(path: Path, plan: TimingPlan, unit: UnitOfWork) -> None:
     """Write the zip: graphs, a manifest, the script as __main__.py, and what it imports."""
     content, graphs = io.BytesIO(), {}
-    shape = (3, plan.space.resolution, plan.space.resolution)
+    shape = plan.space.image_shape
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as kit:
         for name, graph, own_shape in tqdm(list_graphs(plan), desc="kit", unit="model"):
             graphs[name] = {"file": f"graphs/{len(graphs)}.onnx", "shape": own_shape}
@@ -141,8 +149,7 @@ def list_graphs(plan: TimingPlan) -> Iterator[tuple[str, onnx.ModelProto, tuple[
     for place, part in plan.parts.items():
         yield part_name(place), part_graph(part.module, part.size), part.shape
     for name, architecture in plan.networks.items():
-        size = plan.space.resolution
-        yield name, network_graph(plan.space, architecture), (3, size, size)
+        yield name, network_graph(plan.space, architecture), plan.space.image_shape
 
 
 def with_repeated_weights(model: onnx.ModelProto) -> onnx.ModelProto:

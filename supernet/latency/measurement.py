@@ -8,6 +8,7 @@ from tqdm import tqdm
 
 from base.errors import UserError
 from base.files import first_difference, read_json
+from base.size import pixels_text
 from export.timing.measurement import Measurement, measure, new_measurement, resume_measurement
 from export.timing.stopwatch import Patience
 from export.timing.unit_of_work import UnitOfWork
@@ -78,11 +79,11 @@ def load_given_table(path: Path, space: SearchSpace) -> LatencyTable:
         table = fit_table(timing_plan(space, measurement.seed), measurement)
     else:
         table = LatencyTable.load(path, space)
-    resolution = unit_of_table(table).resolution
-    if resolution != space.resolution:
+    shape = unit_of_table(table).shape
+    if shape != space.image_shape:
         raise UserError(
-            f"{path}: table of images of {resolution} pixels, expected {space.resolution}; "
-            f"measure it for {space.name}"
+            f"{path}: table of images of {pixels_text(shape)}, expected "
+            f"{pixels_text(space.image_shape)}; measure it for {space.name}"
         )
     return table
 

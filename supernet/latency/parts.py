@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from base.size import Size, strided
 from supernet.latency_table import LatencyTable, Place, table_shapes
 from supernet.space import SearchSpace
 from supernet.student import Head, Stem, block
@@ -25,16 +26,16 @@ class Costs(NamedTuple):
 
 @dataclass(frozen=True)
 class Part:
-    """A stem, block or head, with the channels and the side of its square input."""
+    """A stem, block or head, with channels and size of its input."""
 
     module: nn.Module
     channels: int
-    size: int
+    size: Size
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """Shape [C, H, W] of the input."""
-        return self.channels, self.size, self.size
+        return self.channels, *self.size
 
     @cached_property
     def costs(self) -> Costs:
@@ -49,12 +50,12 @@ def parts(space: SearchSpace) -> dict[Place, Part]:
     """Build every part of every student of `space`, with random weights."""
     size = space.resolution
     found: dict[Place, Part] = {
-        ("stem", c): Part(Stem(width, space.stem_stride), 3, size)
+        ("stem", c): Part(Stem(width, space.stem_stride, space.channels), space.channels, size)
         for c, width in enumerate(space.stem_widths)
     }
-    size = -(-size // space.stem_stride)
+    size = strided(size, space.stem_stride)
     for s, stage in enumerate(space.stages):
-        out = -(-size // stage.stride)
+        out = strided(size, stage.stride)
         for (c, width), (at, layer) in itertools.product(
             enumerate(stage.widths), enumerate(stage.layers)
         ):

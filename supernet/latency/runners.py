@@ -37,18 +37,18 @@ def part_runner(part: Part, unit: UnitOfWork) -> Runner:
 
 def student_runner(space: SearchSpace, architecture: Architecture, unit: UnitOfWork) -> Runner:
     """Return a call that runs a student with random weights, which cost what trained ones cost."""
-    shape = (3, space.resolution, space.resolution)
+    shape = space.image_shape
     if unit.in_torch:
         return torch_runner(Student(space, architecture), shape, unit)
     return onnx_runner(network_graph(space, architecture).SerializeToString(), shape, unit)
 
 
-def module_runner(module: nn.Module, resolution: int, unit: UnitOfWork) -> Runner:
-    """Return a call that runs any network of images [B, 3, R, R], exported as students are.
+def module_runner(module: nn.Module, unit: UnitOfWork) -> Runner:
+    """Return a call that runs any network of images [B, C, H, W], exported as students are.
 
     Raises `UserError` when it cannot be exported, or the runtime does not take it.
     """
-    shape = (3, resolution, resolution)
+    shape = unit.shape
     if unit.in_torch:
         return torch_runner(module, shape, unit)
     try:
@@ -67,7 +67,7 @@ def module_runner(module: nn.Module, resolution: int, unit: UnitOfWork) -> Runne
 
 def shipped_runner(student: Student, onnx_path: Path, table: LatencyTable) -> Runner:
     """Return a call that runs a finished student as it ships: the ONNX file, or in PyTorch."""
-    unit, shape = unit_of_table(table), (3, table.space.resolution, table.space.resolution)
+    unit, shape = unit_of_table(table), table.space.image_shape
     if unit.in_torch:
         return torch_runner(student, shape, unit)
     return onnx_runner(onnx_path, shape, unit)

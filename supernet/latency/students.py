@@ -109,7 +109,7 @@ def module_runners(modules: Mapping[str, nn.Module], table: LatencyTable) -> dic
     unit, runners = unit_of_table(table), {}
     for name, module in modules.items():
         try:
-            runners[name] = module_runner(module, table.space.resolution, unit)
+            runners[name] = module_runner(module, unit)
         except UserError as error:
             raise UserError(f"{name}: {error}") from error
     return runners

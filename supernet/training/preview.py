@@ -24,7 +24,7 @@ PARAMETER_BYTES, MODEL_BYTES = 8, 2.5 * 2**20
 
 
 def w_seconds(supernet: Supernet, images: Tensor) -> float:
-    """Time a step of w on images [B, 3, R, R] in seconds: largest, smallest, middle students."""
+    """Time a step of w on images [B, C, H, W] in seconds: largest, smallest, middle students."""
     space = supernet.space
     students = [space.largest(), space.smallest(), *([space.middle()] * FAIR)]
 
@@ -36,7 +36,7 @@ def w_seconds(supernet: Supernet, images: Tensor) -> float:
 
 
 def alpha_seconds(supernet: Supernet, images: Tensor) -> float:
-    """Time a step of alpha on images [B, 3, R, R] in seconds, shared weights frozen.
+    """Time a step of alpha on images [B, C, H, W] in seconds, shared weights frozen.
 
     Its operations are drawn at random, as in most steps.
     """
@@ -49,7 +49,7 @@ def alpha_seconds(supernet: Supernet, images: Tensor) -> float:
 
 
 def student_seconds(supernet: Supernet, images: Tensor) -> float:
-    """Time a step of the middle student's training on images [B, 3, R, R] in seconds."""
+    """Time a step of the middle student's training on images [B, C, H, W] in seconds."""
     student: Architecture = supernet.space.middle()
     return _seconds(supernet, lambda: supernet.student_logits(images, student).sum().backward())
 

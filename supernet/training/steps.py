@@ -19,11 +19,11 @@ from supernet.supernet import Supernet
 
 
 class ImageBatch(Protocol):
-    """A batch: at least images [B, 3, R, R]; what else the loss needs is the loss's affair."""
+    """A batch: at least images [B, C, H, W]; what else the loss needs is the loss's affair."""
 
     @property
     def images(self) -> Tensor:
-        """Images [B, 3, R, R] in [0, 1]."""
+        """Images [B, C, H, W] in [0, 1]."""
         ...
 
 

@@ -57,7 +57,7 @@ def fitted(
     model = nn.Sequential(
         nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 10)
     )
-    data, lines = load_data(DataSettings(resolution=8, limit=150)), []
+    data, lines = load_data(DataSettings(resolution=(8, 8), limit=150)), []
     stream = partial(
         endless,
         data.train,

@@ -37,7 +37,7 @@ def loss_of_fp32(logits: Tensor, batch: Labelled) -> Tensor:
 
 @pytest.fixture(scope="module")
 def data() -> Data:
-    return load_data(DataSettings(resolution=8, limit=400))
+    return load_data(DataSettings(resolution=(8, 8), limit=400))
 
 
 def trained(data: Data, precision: Precision) -> nn.Module:

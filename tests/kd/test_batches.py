@@ -30,7 +30,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def data() -> Data:
-    return load_data(DataSettings(resolution=8, limit=60, mix="mixup"))
+    return load_data(DataSettings(resolution=(8, 8), limit=60, mix="mixup"))
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_distilled_keeps_images_labels_and_outputs_together(
     data: Data, stored: StoredOutputs, mix: str
 ) -> None:
     """Stored outputs are looked up by image and view alone, so `mix` changes images and labels."""
-    split = load_data(DataSettings(resolution=8, limit=60, mix=mix)).train
+    split = load_data(DataSettings(resolution=(8, 8), limit=60, mix=mix)).train
     view = split.view(1)
     truth = {view[i][0].numpy().tobytes(): i for i in range(len(split))}
     order = []

@@ -24,7 +24,7 @@ from kd.stored_outputs import StoredOutputs, stored_shape
 
 @pytest.fixture(scope="module")
 def data() -> Data:
-    return load_data(DataSettings(resolution=8, limit=60))
+    return load_data(DataSettings(resolution=(8, 8), limit=60))
 
 
 def model() -> nn.Module:

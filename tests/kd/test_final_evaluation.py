@@ -25,7 +25,7 @@ class Constant(nn.Module):
 
 
 def test_verdict_on_known_answers(tmp_path: Path) -> None:
-    test = load_data(DataSettings(resolution=8, limit=100)).test
+    test = load_data(DataSettings(resolution=(8, 8), limit=100)).test
     share = {label: float((test.labels == label).double().mean()) for label in (3, 7)}
     student = Constant(3)
     teacher = OnlineOutputs(lambda images: Constant(7)(images).softmax(dim=1), (test.frame,))
@@ -47,7 +47,7 @@ def test_verdict_on_known_answers(tmp_path: Path) -> None:
 
 
 def test_a_teacher_that_is_not_known_for_the_test_split_is_left_out(tmp_path: Path) -> None:
-    test = load_data(DataSettings(resolution=8, limit=100)).test
+    test = load_data(DataSettings(resolution=(8, 8), limit=100)).test
     path = tmp_path / "student.onnx"
     write_onnx(Constant(3), torch.zeros(2, 3, 8, 8), path, {})
     verdict = final_evaluation(None, Constant(3), path, test, batch=32)
@@ -58,7 +58,7 @@ def test_a_teacher_that_is_not_known_for_the_test_split_is_left_out(tmp_path: Pa
 
 
 def test_the_teacher_is_asked_for_the_plain_images_in_order(tmp_path: Path) -> None:
-    test = load_data(DataSettings(resolution=8, limit=100)).test
+    test = load_data(DataSettings(resolution=(8, 8), limit=100)).test
     path, asked = tmp_path / "student.onnx", []
 
     class Recorded:

@@ -19,7 +19,7 @@ from kd.loss import label_loss
 
 @pytest.fixture(scope="module")
 def data() -> Data:
-    return load_data(DataSettings(resolution=8, limit=400))
+    return load_data(DataSettings(resolution=(8, 8), limit=400))
 
 
 def network() -> nn.Module:

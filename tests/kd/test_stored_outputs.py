@@ -29,7 +29,7 @@ IDENTITY = {"data": "d1", "teacher": "t1"}
 
 @pytest.fixture(scope="module")
 def data() -> Data:
-    return load_data(DataSettings(resolution=8, limit=60))
+    return load_data(DataSettings(resolution=(8, 8), limit=60))
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +186,7 @@ def test_other_images_augmentations_and_mixtures_are_other_data(
     data: Data, teacher: Probabilities, tmp_path: Path, change: dict[str, object]
 ) -> None:
     store(teacher, data, tmp_path / "search", identity={"data": data.fingerprint()})
-    other = load_data(DataSettings(resolution=8, limit=60, **change))
+    other = load_data(DataSettings(resolution=(8, 8), limit=60, **change))
     with pytest.raises(UserError, match="another data"):
         open_outputs(tmp_path / "search", {"data": other.fingerprint()})
 

@@ -26,7 +26,7 @@ VIEWS, CALLS = 2, 9  # 3 rows of 12 images, in batches of 5
 
 @pytest.fixture(scope="module")
 def data() -> Data:
-    return load_data(DataSettings(resolution=8, limit=60))
+    return load_data(DataSettings(resolution=(8, 8), limit=60))
 
 
 @pytest.fixture(autouse=True)
@@ -181,7 +181,7 @@ def evenly(images: torch.Tensor) -> torch.Tensor:
 
 def limited(folder: Path, most_bytes: int) -> None:
     """Store outputs with 1,000 classes in a process whose files are limited."""
-    split = load_data(DataSettings(resolution=8, limit=60)).search
+    split = load_data(DataSettings(resolution=(8, 8), limit=60)).search
     resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
     try:
         shape = stored_shape(split, VIEWS, 1000, 1000)

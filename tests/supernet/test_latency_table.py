@@ -172,7 +172,7 @@ def with_widths(space: SearchSpace) -> SearchSpace:
     ("other", "field"),
     [
         (lambda space: replace(space, classes=4), "classes 3, expected 4"),
-        (lambda space: replace(space, resolution=16), "resolution 8, expected 16"),
+        (lambda space: replace(space, resolution=(16, 16)), r"resolution\.0 8, expected 16"),
         (with_widths, r"stages\.0\.widths\.1 6, expected 7"),
         (lambda space: replace(space, stages=space.stages[:1]), r"stages \[.*, expected \["),
         (lambda _: preset_space("digits", 3), "name 'tiny', expected 'digits'"),

@@ -6,11 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from base.errors import UserError
-from supernet.presets import PRESETS, preset_space
+from base.size import Size
+from supernet.presets import PRESETS, preset_resolution, preset_space
 from supernet.space import FUSED, MBCONV, Architecture, Layer, SearchSpace, Stage
-from supernet.student import parameters_and_macs
+from supernet.space_json import space_from_json
+from supernet.student import Student, parameters_and_macs
 
 
 def test_size_counts_every_distinct_student(
@@ -117,6 +120,47 @@ def test_unknown_preset_names_the_known_ones() -> None:
         preset_space("mnist", 10)
 
 
+@pytest.mark.parametrize(
+    ("name", "asked", "size"),
+    [
+        ("digits", None, (16, 16)),
+        ("digits", "20x8", (20, 8)),
+        ("cifar10", "96", (96, 96)),
+        ("imagenet", "96x160", (96, 160)),
+    ],
+)
+def test_a_preset_takes_any_size_that_its_strides_divide(
+    name: str, asked: str | None, size: Size
+) -> None:
+    assert preset_resolution(name, asked) == size
+    space = preset_space(name, 10, size, 1)
+    assert space.image_shape == (1, *size)
+    student = Student(space, space.smallest()).eval()
+    features = student.stem(torch.zeros(1, 1, *size))
+    for blocks in student.stages:
+        features = blocks(features)
+    strides = PRESETS[name].stride()
+    assert tuple(features.shape[2:]) == (size[0] / strides, size[1] / strides)
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "said"),
+    [
+        ("digits", "18", "takes sides from 8 on in steps of 4; give 16 or 20"),
+        ("digits", "4", "give 8"),
+        ("imagenet", "100x160", "takes sides from 32 on in steps of 32; give 96x160 or 128x160"),
+        ("imagenet", "20", "give 32"),
+        ("cifar10", "a", r"expected pixels, such as 96 or 96x160 \(height x width\)"),
+    ],
+)
+def test_what_a_preset_cannot_take_is_refused_with_what_it_can(
+    name: str, asked: str, said: str
+) -> None:
+    with pytest.raises(UserError, match=rf"--resolution {asked}: .*{said}$") as caught:
+        preset_resolution(name, asked)
+    assert "\n" not in str(caught.value)
+
+
 def test_fingerprint_tells_spaces_apart() -> None:
     spaces = [preset_space("digits", 10), preset_space("digits", 11), preset_space("cifar10", 10)]
     assert len({s.fingerprint() for s in spaces}) == 3
@@ -126,7 +170,7 @@ def test_fingerprint_tells_spaces_apart() -> None:
 def test_a_space_survives_json(name: str) -> None:
     space = preset_space(name, 10)
     text = json.dumps(dataclasses.asdict(space))
-    again = SearchSpace.from_json(json.loads(text))
+    again = space_from_json(json.loads(text))
     assert again == space
     assert again.fingerprint() == space.fingerprint()
     assert again.decisions() == space.decisions()
@@ -167,7 +211,7 @@ def test_what_is_no_space_is_refused(space: SearchSpace) -> None:
         "digits",
         [1, 2],
     ]
-    assert SearchSpace.from_json(whole) == space
+    assert space_from_json(whole) == space
     for value in amiss:
         with pytest.raises(UserError, match="not a search space"):
-            SearchSpace.from_json(value)
+            space_from_json(value)

@@ -17,7 +17,7 @@ from export.timing.measurement import Measurement, measure, new_measurement, res
 from export.timing.stopwatch import Patience, Round, rounds
 from export.timing.unit_of_work import UnitOfWork, machine
 
-UNIT = UnitOfWork(8, 16)
+UNIT = UnitOfWork(8, (16, 16))
 SECONDS = {"a": 1.0, "b": 1.5, "c": 2.0, "d": 2.5}
 NAMES = tuple(SECONDS)
 

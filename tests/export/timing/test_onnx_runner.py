@@ -37,7 +37,7 @@ def test_a_runner_opens_a_session_as_its_unit_says(monkeypatch: pytest.MonkeyPat
         return opened[-1]
 
     monkeypatch.setattr("export.timing.onnx_runner.onnx_session", session)
-    onnx_runner(relu(), (3, 4, 5), UnitOfWork(2, 4, threads=3))()
+    onnx_runner(relu(), (3, 4, 5), UnitOfWork(2, (4, 4), threads=3))()
     assert [s.get_session_options().intra_op_num_threads for s in opened] == [3]
     assert opened[0].get_providers()[0] == "CPUExecutionProvider"
 
@@ -49,7 +49,7 @@ def test_a_runner_runs_the_model_time_and_again(
 ) -> None:
     path = tmp_path / "relu.onnx"
     path.write_bytes(relu(dimensions))
-    run = onnx_runner(path if from_file else relu(dimensions), (3, 4, 5), UnitOfWork(2, 4))
+    run = onnx_runner(path if from_file else relu(dimensions), (3, 4, 5), UnitOfWork(2, (4, 4)))
     assert [run(), run(), run()] == [None] * 3
 
 
@@ -59,7 +59,7 @@ def test_a_runner_runs_the_model_time_and_again(
 def test_images_of_another_shape_fail(batch: int, shape: tuple[int, int, int]) -> None:
     """So the images are [batch, C, H, W], and the model is really run on them."""
     with pytest.raises(Exception, match=r"(?i)dimension") as raised:
-        onnx_runner(relu(), shape, UnitOfWork(batch, 4))()
+        onnx_runner(relu(), shape, UnitOfWork(batch, (4, 4)))()
     assert not isinstance(raised.value, UserError)
 
 
@@ -83,7 +83,7 @@ def test_the_images_are_random_between_0_and_1(scale: float, shift: float, runs:
     """A table of one entry takes the indices -1 and 0: all else that x becomes stops the run."""
     text = INDEX.replace("SCALE", str(scale)).replace("SHIFT", str(shift))
     model = onnx.parser.parse_model(text).SerializeToString()
-    run = onnx_runner(model, (3, 8, 8), UnitOfWork(4, 8))
+    run = onnx_runner(model, (3, 8, 8), UnitOfWork(4, (8, 8)))
     if runs:
         run()
     else:
@@ -92,7 +92,7 @@ def test_the_images_are_random_between_0_and_1(scale: float, shift: float, runs:
 
 
 def test_an_unknown_provider_names_the_available_ones() -> None:
-    unit = UnitOfWork(1, 1, provider="AbacusExecutionProvider")
+    unit = UnitOfWork(1, (1, 1), provider="AbacusExecutionProvider")
     with pytest.raises(UserError, match=r"AbacusExecutionProvider.*CPUExecutionProvider"):
         onnx_runner(relu(), (3, 4, 5), unit)
     with pytest.raises(UserError, match=r"AbacusExecutionProvider.*CPUExecutionProvider"):

@@ -27,7 +27,7 @@ class Probe(nn.Module):
 
 
 def unit(batch: int = 2, threads: int = 1) -> UnitOfWork:
-    return UnitOfWork(batch, 4, threads, "torch:cpu")
+    return UnitOfWork(batch, (4, 4), threads, "torch:cpu")
 
 
 @pytest.fixture(params=[1, 2])
@@ -115,7 +115,7 @@ def test_the_processor_is_always_there() -> None:
 
 def test_a_missing_gpu_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    cuda = UnitOfWork(1, 4, provider="torch:cuda")
+    cuda = UnitOfWork(1, (4, 4), provider="torch:cuda")
     for refused in (
         lambda: check_torch_provider("torch:cuda"),
         lambda: torch_runner(nn.Identity(), SHAPE, cuda),

@@ -12,32 +12,45 @@ from base.errors import UserError
 from export.timing.unit_of_work import UnitOfWork, cpu_name, machine, unit_of_work
 
 
-@pytest.mark.parametrize("field", ["batch", "resolution", "threads"])
+@pytest.mark.parametrize("field", ["batch", "threads", "channels"])
 @pytest.mark.parametrize("value", [0, -1, True, 1.5, 8.0, "8", None], ids=repr)
 def test_a_count_is_a_whole_number_above_0(field: str, value: object) -> None:
     with pytest.raises(UserError) as raised:
-        UnitOfWork(**{"batch": 1, "resolution": 1, field: value})
+        UnitOfWork(**{"batch": 1, "resolution": (1, 1), field: value})
     text = f"unit of work: {field} {value!r}, expected a whole number above 0"
+    assert str(raised.value) == text
+
+
+@pytest.mark.parametrize(
+    "size", [16, (16,), (16, 0), (16, 16.0), (16, 16, 3), "16", None], ids=repr
+)
+def test_a_resolution_is_height_and_width(size: object) -> None:
+    with pytest.raises(UserError) as raised:
+        UnitOfWork(1, size)
+    text = f"unit of work: resolution {size!r}, expected height and width in pixels"
     assert str(raised.value) == text
 
 
 def test_a_foreign_precision_is_refused() -> None:
     with pytest.raises(UserError, match=r"precision 'int8', expected fp32"):
-        UnitOfWork(1, 16, precision="int8")
+        UnitOfWork(1, (16, 16), precision="int8")
 
 
 SENTENCES = {
     "batch of 64 images at 16×16, 1 thread, fp32, ONNX Runtime CPUExecutionProvider": (
-        UnitOfWork(64, 16)
+        UnitOfWork(64, (16, 16))
+    ),
+    "batch of 8 grey images at 64×96, 1 thread, fp32, ONNX Runtime CPUExecutionProvider": (
+        UnitOfWork(8, (64, 96), channels=1)
     ),
     "batch of 1 image at 224×224, 4 threads, fp32, ONNX Runtime P": (
-        UnitOfWork(1, 224, threads=4, provider="P")
+        UnitOfWork(1, (224, 224), threads=4, provider="P")
     ),
     "batch of 2 images at 32×32, 1 thread, fp32, PyTorch eager cpu": (
-        UnitOfWork(2, 32, provider="torch:cpu")
+        UnitOfWork(2, (32, 32), provider="torch:cpu")
     ),
     "batch of 1 image at 8×8, 2 threads, fp32, PyTorch eager cuda": (
-        UnitOfWork(1, 8, threads=2, provider="torch:cuda")
+        UnitOfWork(1, (8, 8), threads=2, provider="torch:cuda")
     ),
 }
 
@@ -51,19 +64,19 @@ def test_a_unit_of_work_reads_as_a_sentence(text: str, unit: UnitOfWork) -> None
 
 def test_a_unit_of_work_does_not_change() -> None:
     with pytest.raises(FrozenInstanceError):
-        UnitOfWork(1, 16).batch = 2
+        UnitOfWork(1, (16, 16)).batch = 2
 
 
 def test_json_without_the_later_fields_has_their_defaults() -> None:
-    assert unit_of_work({"batch": 1, "resolution": 16}) == UnitOfWork(1, 16)
+    assert unit_of_work({"batch": 1, "resolution": [16, 16]}) == UnitOfWork(1, (16, 16))
 
 
 FOREIGN = {
     "'resolution'": {"batch": 1},
-    "'colour'": {"batch": 1, "resolution": 16, "colour": "red"},
-    "threads 0,": {"batch": 1, "resolution": 16, "threads": 0},
-    "batch '8',": {"batch": "8", "resolution": 16},
-    "precision 'fp7'": {"batch": 1, "resolution": 16, "precision": "fp7"},
+    "'colour'": {"batch": 1, "resolution": [16, 16], "colour": "red"},
+    "threads 0,": {"batch": 1, "resolution": [16, 16], "threads": 0},
+    "batch '8',": {"batch": "8", "resolution": [16, 16]},
+    "precision 'fp7'": {"batch": 1, "resolution": [16, 16], "precision": "fp7"},
     "'batch' and 'resolution'": {},
     "after \\*\\* must be a mapping": None,
     "mapping, not list": [1, 16],

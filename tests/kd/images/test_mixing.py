@@ -21,7 +21,7 @@ FLAT = InMemory(GREYS.expand(-1, 3, SIDE, SIDE).contiguous())
 
 
 def digits(mix: str) -> Split:
-    return load_data(DataSettings(resolution=SIDE, limit=60, mix=mix)).train
+    return load_data(DataSettings(resolution=(SIDE, SIDE), limit=60, mix=mix)).train
 
 
 def flat(mix: str, count: int, first: int = 0, seed: int = 0) -> Split:
@@ -63,7 +63,7 @@ def test_mixed_images_replay_in_a_worker_and_in_any_order(mix: str) -> None:
 
 @pytest.mark.parametrize("mix", MIXES)
 def test_joined_splits_keep_their_mixtures(mix: str) -> None:
-    data = load_data(DataSettings(resolution=SIDE, limit=60, mix=mix))
+    data = load_data(DataSettings(resolution=(SIDE, SIDE), limit=60, mix=mix))
     a, b = data.train, data.search
     whole = join(a, b)
     for view in (0, 3, None):

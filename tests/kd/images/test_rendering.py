@@ -144,7 +144,7 @@ class Counted:
 
 def photographs(**settings_of_data: object) -> Split:
     """Images of 50 × 70 that students of 16 × 16 learn from."""
-    split = load_data(DataSettings(resolution=SIDE, limit=60, **settings_of_data)).train
+    split = load_data(DataSettings(resolution=(SIDE, SIDE), limit=60, **settings_of_data)).train
     images = Counted(torch.stack([smooth(50, 70, i) for i in range(len(split))]))
     return replace(split, images=images, positions=torch.arange(len(split)))
 
@@ -198,10 +198,30 @@ def test_views_in_several_frames_replay_in_a_worker() -> None:
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
+@pytest.mark.parametrize("version", [None, 1])
+def test_grey_images_have_one_channel_and_a_teacher_sees_three_equal_ones(
+    version: int | None,
+) -> None:
+    split = photographs(channels=1, augment="affine").view(version)
+    wanted = [InputFormat(), InputFormat(resolution=40)]
+    frames = [Teacher(torch.nn.Flatten(), one).frames(split.frame)[0] for one in wanted]
+    own, same, large, _, _ = split.shown_in((split.frame, *frames))[4]
+    assert (own.shape, same.shape, large.shape) == (
+        *((1, SIDE, SIDE), (3, SIDE, SIDE), (3, 40, 40)),
+    )
+    for shown in (same, large):
+        assert torch.equal(shown, shown[:1].expand(3, -1, -1))
+    assert torch.equal(same[:1], own)
+    coloured = replace(split, frame=replace(split.frame, channels=3, grey=False))
+    coloured, _, _ = coloured.shown_in((coloured.frame,))[4]
+    luma = torch.tensor([0.2989, 0.587, 0.114]).view(3, 1, 1)
+    torch.testing.assert_close((coloured * luma).sum(0, keepdim=True), own)
+
+
 def test_a_teacher_of_a_larger_size_sees_what_is_lost_on_students() -> None:
     """Stripes one pixel wide: a student's image is grey, a teacher's own view is not."""
     stripes = (255 * (torch.arange(64) % 2)).to(torch.uint8).expand(3, 64, 64).contiguous()
-    split = load_data(DataSettings(resolution=SIDE, augment="crop_flip", limit=60)).train
+    split = load_data(DataSettings(resolution=(SIDE, SIDE), augment="crop_flip", limit=60)).train
     split = replace(split, images=Counted(stripes[None]), positions=torch.zeros(48).long())
     (frame,) = Teacher(torch.nn.Flatten(), InputFormat(resolution=64)).frames(split.frame)
     for version in (None, 0):

@@ -59,7 +59,7 @@ def test_shards_hold_what_folders_hold(tmp_path: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{i:04d}.png").write_bytes(image(i))
     sources = (str(tmp_path / "shards/{000..001}.tar"), str(tmp_path / "folders"))
-    in_shards, in_folders = (load_data(DataSettings(s, resolution=8)) for s in sources)
+    in_shards, in_folders = (load_data(DataSettings(s, resolution=(8, 8))) for s in sources)
     assert in_shards.classes == in_folders.classes == ("0", "1", "2")
 
     def images_of(data: object) -> list:
@@ -76,7 +76,7 @@ def test_parts_are_told_by_their_names(tmp_path: Path) -> None:
     shard(tmp_path / "train-0.tar", range(30))
     shard(tmp_path / "train-1.tar", range(30, 60))
     shard(tmp_path / "val-0.tar", range(60, 72))
-    data = load_data(DataSettings(str(tmp_path / "{train-{0..1},val-0}.tar"), resolution=8))
+    data = load_data(DataSettings(str(tmp_path / "{train-{0..1},val-0}.tar"), resolution=(8, 8)))
     assert (len(data.train) + len(data.search), len(data.test)) == (60, 12)
     expected = torch.from_numpy(np.asarray(Image.open(io.BytesIO(image(60)))).copy())
     assert torch.equal(data.test.images[60], expected.permute(2, 0, 1))
@@ -111,13 +111,13 @@ def test_an_index_that_cannot_be_kept_is_said_and_used(
 def test_names_of_classes(tmp_path: Path) -> None:
     path = str(shard(tmp_path / "0.tar", range(30)))
     (tmp_path / "classes.txt").write_text("cat\ndog\nfish\n")
-    assert load_data(DataSettings(path, resolution=8)).classes == ("cat", "dog", "fish")
+    assert load_data(DataSettings(path, resolution=(8, 8))).classes == ("cat", "dog", "fish")
     (tmp_path / "classes.txt").write_text("cat\n")
     with pytest.raises(UserError, match=r"classes\.txt: 1 lines, but the shards hold class 2"):
-        load_data(DataSettings(path, resolution=8))
+        load_data(DataSettings(path, resolution=(8, 8)))
     (tmp_path / "classes.txt").write_bytes("Käfer\nHund\nFisch\n".encode("latin-1"))
     with pytest.raises(UserError, match=r"classes\.txt: cannot be read; expected one class name"):
-        load_data(DataSettings(path, resolution=8))
+        load_data(DataSettings(path, resolution=(8, 8)))
 
 
 def test_missing_shards_are_named(tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_an_image_that_is_none_is_named_by_its_place(tmp_path: Path) -> None:
     places = read_index([path]).places
     assert places.tolist() == [[0, 512, 8]]
     path = str(shard(tmp_path / "1.tar", range(30)))
-    data = load_data(DataSettings(path, resolution=8))
+    data = load_data(DataSettings(path, resolution=(8, 8)))
     broken = data.train.images
     broken.places[4, 2] = 20
     with pytest.raises(UserError, match=r"1\.tar, image at byte \d+: not a readable image"):

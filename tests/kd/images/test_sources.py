@@ -92,7 +92,7 @@ def test_cifar10_is_downloaded_only_when_missing(
         return SimpleNamespace(data=pixels, targets=targets, classes=list("abcdefghij"))
 
     monkeypatch.setattr(kd.images.sources, "CIFAR10", fake)
-    settings = DataSettings("cifar10", tmp_path, resolution=32, augment="crop_flip")
+    settings = DataSettings("cifar10", tmp_path, resolution=(32, 32), augment="crop_flip")
     data = load_data(settings)
     assert calls == [False, True, True]
     assert [len(data.train), len(data.search), len(data.test)] == [80, 20, 20]

@@ -60,7 +60,7 @@ def test_images_are_float_rgb_in_unit_range(digits: Data) -> None:
 
 
 def test_digits_show_the_digit_of_their_label() -> None:
-    data = load_data(replace(DIGITS, resolution=8))
+    data = load_data(replace(DIGITS, resolution=(8, 8)))
     grey, labels = load_digits(return_X_y=True)
     for i in (0, 7, 300):
         position = int(data.train.positions[i])
@@ -160,7 +160,7 @@ def test_batches_drop_the_last_only_when_asked(digits: Data) -> None:
 
 def test_fingerprint_tells_data_apart(digits: Data) -> None:
     changes = (
-        *({"seed": 1}, {"augment": "crop_flip"}, {"resolution": 8}, {"limit": 900}),
+        *({"seed": 1}, {"augment": "crop_flip"}, {"resolution": (8, 8)}, {"limit": 900}),
         *({"mix": "mixup"}, {"mix": "cutmix"}),
     )
     prints = [load_data(replace(DIGITS, **change)).fingerprint() for change in changes]
@@ -169,12 +169,19 @@ def test_fingerprint_tells_data_apart(digits: Data) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"search_fraction": 0}, {"test_fraction": 1.5}, {"resolution": 4}, {"limit": -5}]
+    "change",
+    [{"search_fraction": 0}, {"test_fraction": 1.5}, {"limit": -5}],
 )
 def test_settings_out_of_range(change: dict[str, float]) -> None:
     (name,) = change
     with pytest.raises(UserError, match=f"{name} {change[name]}: expected"):
         load_data(replace(DIGITS, **change))
+
+
+@pytest.mark.parametrize("size", [(4, 4), (16, 7)])
+def test_images_of_a_few_pixels_are_refused(size: tuple[int, int]) -> None:
+    with pytest.raises(UserError, match=f"resolution {size[0]}×{size[1]}: expected 8 pixels"):
+        load_data(replace(DIGITS, resolution=size))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -27,7 +27,7 @@ from kd.run.config import SearchConfig
 from kd.run.retraining import Retraining
 from tests.tiny import refuse
 
-OUTLINE = Outline(resolution=16, classes=2, strides=(1, 2, 2))
+OUTLINE = Outline(image_shape=(3, 16, 16), classes=2, strides=(1, 2, 2))
 LABELS = torch.tensor([0, 1] * 10)
 
 
@@ -159,7 +159,7 @@ def test_trained_rivals_are_shipped(tmp_path: Path) -> None:
         Comparison("plain:1-2", 4.0, 1, 0.7, 0.1, 0.02, network),
         Comparison("slow", 9.0, 1),
     ]
-    ship_rivals(found, tmp_path, 16, {"classes": "[]"})
+    ship_rivals(found, tmp_path, (3, 16, 16), {"classes": "[]"})
     assert [path.name for path in tmp_path.iterdir()] == ["plain-1-2.onnx"]
     session = onnxruntime.InferenceSession(tmp_path / "plain-1-2.onnx")
     images = torch.rand(3, 3, 16, 16)

@@ -25,7 +25,7 @@ class Halving(nn.Module):
 
 def test_the_first_two_reductions_go_for_small_images() -> None:
     network = Halving()
-    fit_strides(network, 16)
+    fit_strides(network, (16, 16))
     strides = [network.stem.stride, network.own.stride, network.shortcut.stride]
     assert strides == [(1, 1)] * 3
     assert network.pool.stride == 2
@@ -34,7 +34,7 @@ def test_the_first_two_reductions_go_for_small_images() -> None:
 
 def test_large_images_keep_every_stride() -> None:
     network = Halving()
-    fit_strides(network, 65)
+    fit_strides(network, (65, 65))
     assert network.stem.stride == network.own.stride == (2, 2)
 
 
@@ -42,20 +42,18 @@ def test_a_mobile_network_keeps_three_of_five_reductions() -> None:
     network = timm.create_model("mobilenetv3_small_050", num_classes=10).eval()
     images = torch.rand(2, 3, 32, 32)
     assert network.forward_features(images).shape[-1] == 1
-    fit_strides(network, 32)
+    fit_strides(network, (32, 32))
     assert network.forward_features(images).shape[-1] == 4
-    check_network("mobilenetv3_small_050", network, 32, 10)
+    check_network("mobilenetv3_small_050", network, (32, 32), 10)
 
 
 def test_a_network_of_one_resolution_is_refused_in_one_line() -> None:
     network = timm.create_model("vit_tiny_patch16_224", num_classes=10)
-    fit_strides(network, 32)
-    with pytest.raises(
-        UserError, match=r"rival vit: does not take images of 32 pixels .* another$"
-    ):
-        check_network("vit", network, 32, 10)
+    fit_strides(network, (32, 32))
+    with pytest.raises(UserError, match=r"rival vit: does not take images of 32×32 .* another$"):
+        check_network("vit", network, (32, 32), 10)
 
 
 def test_other_outputs_are_refused() -> None:
     with pytest.raises(UserError, match=r"rival five: gives \[2, 5\] for 2 images, .* \[2, 10\]"):
-        check_network("five", Halving(), 16, 10)
+        check_network("five", Halving(), (16, 16), 10)

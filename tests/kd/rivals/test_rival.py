@@ -1,5 +1,6 @@
 """Rivals by their names: what is built, from which weights, and what is refused."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from kd.rivals.rival import (
     ladders,
 )
 
-OUTLINE = Outline(resolution=16, classes=4, strides=(1, 2, 2))
+OUTLINE = Outline(image_shape=(3, 16, 16), classes=4, strides=(1, 2, 2))
 TINY = "timm:test_resnet"
 
 
@@ -30,6 +31,15 @@ def test_a_family_is_built_and_its_images_normalised() -> None:
     network = plain_network([4, 8, 12], (1, 2, 2), 4).eval()
     images = torch.rand(2, 3, 16, 16)
     torch.testing.assert_close(rival(images), network((images - 0.5) / 0.5))
+
+
+@pytest.mark.parametrize("name", ["plain:4-8-12", "resnet:4-8-12", "test_resnet"])
+def test_rivals_take_grey_images_of_any_shape(name: str) -> None:
+    outline = replace(OUTLINE, image_shape=(1, 16, 24))
+    rival, images = build_rival(name, outline).eval(), torch.rand(2, 1, 16, 24)
+    logits = rival(images)
+    assert logits.shape == (2, 4)
+    assert not torch.equal(logits, rival(1 - images))
 
 
 @pytest.mark.parametrize("name", ["test_resnet", TINY])
@@ -79,7 +89,7 @@ def test_every_rival_starts_from_the_same_seed() -> None:
         ("mobilenetv3_smal_100", r"unknown; .* such as .*mobilenetv3_small_100"),
         ("timm:mobilenetv3_smal_100", r"unknown network; .*timm:mobilenetv3_small_100"),
         ("vgg:8-16-32", r"unknown; expected a network of timm or torchvision"),
-        ("vit_tiny_patch16_224", "does not take images of 16 pixels"),
+        ("vit_tiny_patch16_224", "does not take images of 16×16"),
     ],
 )
 def test_what_is_no_rival_is_said_in_one_line(name: str, said: str) -> None:

@@ -48,6 +48,7 @@ def test_recipes_are_within_them(config: TrainConfig | SearchConfig) -> None:
         *[(name, 0.0, "a number above 0") for name in ("w_learning_rate", "kd_temperature")],
         *[(name, -0.1, "a number above 0") for name in ("teacher_learning_rate", "tau_end")],
         *[("alpha_learning_rate", bad, "a number above 0") for bad in (math.nan, math.inf)],
+        ("channels", 2, "1 or 3"),
         ("kd_weight", 1.1, "a number from 0 to 1"),
         ("search_fraction", 0.0, "a number between 0 and 1"),
         ("test_fraction", 1.0, "a number between 0 and 1"),
@@ -70,7 +71,7 @@ def test_search_settings_out_of_bounds(name: str, value: float) -> None:
 
 def test_batches_larger_than_their_split() -> None:
     config = TrainConfig(limit=200, batch=160, alpha_batch=40)
-    data = load_data(config.data_settings(16))
+    data = load_data(config.data_settings((16, 16)))
     assert (len(data.train), len(data.search)) == (160, 40)
     check_batches(config, data, 1)
     with pytest.raises(UserError, match="--batch 161: more than the 160 images of the train split"):
@@ -81,7 +82,7 @@ def test_batches_larger_than_their_split() -> None:
 
 def test_batches_that_cannot_be_parted() -> None:
     config = TrainConfig(limit=200, batch=32, alpha_batch=24, accumulate=2)
-    data = load_data(config.data_settings(16))
+    data = load_data(config.data_settings((16, 16)))
     check_batches(config, data, 4)
     with pytest.raises(UserError, match=r"--batch 36: 4 processes .* part it in 8; give a mult"):
         check_batches(replace(config, batch=36), data, 4)

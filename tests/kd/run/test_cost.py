@@ -23,7 +23,7 @@ SURVEY = 6 * (40 + 4 * 32)  # scores on the search split, each after four batche
 
 @pytest.fixture(scope="module")
 def data() -> Data:
-    data = load_data(CONFIG.data_settings(16))
+    data = load_data(CONFIG.data_settings((16, 16)))
     assert (len(data.train), len(data.search), len(data.test)) == (160, 40, 200)
     return data
 

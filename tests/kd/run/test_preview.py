@@ -93,7 +93,7 @@ def test_workers_decode_while_a_step_computes() -> None:
 
 def test_a_student_is_scored_on_the_search_split_after_calibration() -> None:
     """40 images to decode and pass in batches of 20, after 4 batches that are decoded already."""
-    data = load_data(DataSettings(resolution=8, limit=200))
+    data = load_data(DataSettings(resolution=(8, 8), limit=200))
     assert len(data.search) == 40
     assert scoring_seconds(len(data.search), 20, 3.0, 0.5, workers=0) == pytest.approx(2 * 1.5 + 4)
 
@@ -127,13 +127,13 @@ def test_steps_are_timed_and_leave_no_trace(space: SearchSpace) -> None:
 
 @pytest.mark.parametrize("batch", [16, 100])
 def test_decoding_is_timed_for_one_batch_or_many(batch: int) -> None:
-    split = load_data(DataSettings(resolution=8, limit=130)).train
+    split = load_data(DataSettings(resolution=(8, 8), limit=130)).train
     assert 0 < loading_seconds(split, batch, 0) < 60
 
 
 def test_a_stored_teacher_costs_nothing(tmp_path: Path) -> None:
     config = TrainConfig(limit=200, batch=16)
-    data, pixels = load_data(config.data_settings(16)), torch.rand(16, 3, 16, 16)
+    data, pixels = load_data(config.data_settings((16, 16))), torch.rand(16, 3, 16, 16)
     trained = teacher_seconds(config, data, None, pixels, 0.0)
     assert trained.keys() == {"teacher", "outputs"}
     longer = replace(config, teacher_epochs=1600)

@@ -47,7 +47,7 @@ def expected(network: nn.Module, shown: Tensor) -> Tensor:
 
 
 def load(path: Path, side: int = SIDE, **source: object) -> Teacher:
-    return load_teacher(TeacherSource(f"onnx:{path}", **source), NAMES, side)
+    return load_teacher(TeacherSource(f"onnx:{path}", **source), NAMES, (side, side))
 
 
 @pytest.mark.parametrize("form", ["free batch", "batch of 3", "probabilities", "any size"])
@@ -82,6 +82,13 @@ def test_a_file_is_shown_the_size_that_it_asks_for(tmp_path: Path) -> None:
     assert small.frames(own) == (Frame((SIDE, SIDE)),)
 
 
+def test_a_file_of_grey_images_is_shown_one_channel(tmp_path: Path) -> None:
+    network = classifier(1)
+    teacher = load(write(tmp_path / "t.onnx", network, (2, 1, SIDE, SIDE)))
+    grey = images(3)[:, :1]
+    assert torch.allclose(teacher(grey.expand(-1, 3, -1, -1)), expected(network, grey), atol=1e-4)
+
+
 def test_onnx_teacher_is_known_by_its_file(tmp_path: Path) -> None:
     a = load(write(tmp_path / "a.onnx", classifier())).fingerprint()
     (tmp_path / "b.onnx").write_bytes((tmp_path / "a.onnx").read_bytes())
@@ -105,12 +112,12 @@ class Two(nn.Module):
     ("network", "shape", "said"),
     [
         (Rank3(), (2, SIDE, SIDE), r"takes images \['batch', 8, 8\]; expected one input"),
-        (classifier(1), (2, 1, SIDE, SIDE), r"takes images \['batch', 1, 8, 8\]; expected one"),
+        (classifier(2), (2, 2, SIDE, SIDE), r"takes images \['batch', 2, 8, 8\]; expected one"),
         (classifier(), (2, 3, SIDE, SIDE + 2), r"8, 10\]; expected one input .* of square RGB"),
         (classifier(classes=5), (2, 3, SIDE, SIDE), "answers 5 classes, expected 4"),
         (nn.Flatten(0), (2, 3, SIDE, SIDE), "answers 2 images with"),
     ],
-    ids=["rank 3", "1 channel", "not square", "5 classes", "flat"],
+    ids=["rank 3", "2 channels", "not square", "5 classes", "flat"],
 )
 def test_files_that_are_no_classifier_of_the_images_are_refused(
     tmp_path: Path, network: nn.Module, shape: Sequence[int], said: str
@@ -182,7 +189,7 @@ def test_python_teachers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     written_module(monkeypatch, tmp_path, "own_teachers", CODE)
     for factory in ("module", "function"):
         source = TeacherSource(f"python:own_teachers:{factory}")
-        teacher = load_teacher(source, NAMES, SIDE)
+        teacher = load_teacher(source, NAMES, (SIDE, SIDE))
         found = expected(teacher.network, images(5))
         assert torch.equal(teacher(images(5)), found)
     assert torch.equal(found, images(5).flatten(1)[:, 50:54].log_softmax(dim=1))
@@ -207,7 +214,7 @@ def test_faults_of_the_users_code_are_one_line(
     written_module(monkeypatch, tmp_path, "faulty_teachers", CODE)
     written_module(monkeypatch, tmp_path, "broken_teachers", "def f(:\n")
     with pytest.raises(UserError) as caught:
-        load_teacher(TeacherSource(f"python:{reference}"), NAMES, SIDE)
+        load_teacher(TeacherSource(f"python:{reference}"), NAMES, (SIDE, SIDE))
     assert str(caught.value).startswith(f"teacher python:{reference}: ")
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -219,7 +226,7 @@ def test_changed_code_is_another_teacher(tmp_path: Path, monkeypatch: pytest.Mon
         written_module(monkeypatch, tmp_path, "changing_teacher", CODE.replace("50:54", answer))
         monkeypatch.delitem(sys.modules, "changing_teacher", raising=False)
         source = TeacherSource("python:changing_teacher:function")
-        prints.add(load_teacher(source, NAMES, SIDE).fingerprint())
+        prints.add(load_teacher(source, NAMES, (SIDE, SIDE)).fingerprint())
     assert len(prints) == 2
 
 

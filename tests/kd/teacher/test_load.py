@@ -75,14 +75,14 @@ def test_a_cut_follows_another_resolution(tmp_path: Path, weights: dict[str, Ten
     save_file(weights, tmp_path / "w.safetensors")
     source = TeacherSource(TINY, tmp_path / "w.safetensors")
     known = published_input(TINY)
-    assert load_teacher(source, NAMES, 16).input_format == known
-    half = load_teacher(replace(source, resolution=112), NAMES, 16).input_format
+    assert load_teacher(source, NAMES, (16, 16)).input_format == known
+    half = load_teacher(replace(source, resolution=112), NAMES, (16, 16)).input_format
     assert half == replace(known, resolution=112, resize=round(known.resize / 2))
     asked = replace(source, resolution=112, resize=120, interpolation="bicubic")
-    found = load_teacher(asked, NAMES, 16).input_format
+    found = load_teacher(asked, NAMES, (16, 16)).input_format
     assert (found.resolution, found.resize, found.interpolation) == (112, 120, "bicubic")
     with pytest.raises(UserError, match=r"--teacher-resize 100 leaves no 112 pixels"):
-        load_teacher(replace(asked, resize=100), NAMES, 16)
+        load_teacher(replace(asked, resize=100), NAMES, (16, 16))
 
 
 def test_channels_are_exchanged_or_made_grey_before_they_are_normalised() -> None:
@@ -139,22 +139,24 @@ def test_given_input_comes_before_that_of_the_library(
 ) -> None:
     save_file(weights, tmp_path / "c.safetensors")
     source = TeacherSource(TINY, tmp_path / "c.safetensors")
-    teacher = load_teacher(source, NAMES, 32)
+    teacher = load_teacher(source, NAMES, (32, 32))
     assert teacher.input_format == published_input(TINY)
     assert torch.equal(teacher.network.state_dict()["features.0.bias"], weights["features.0.bias"])
     given = {"mean": (0.0, 0.0, 0.5), "std": (1.0, 1.0, 2.0), "channels": "bgr"}
-    teacher = load_teacher(replace(source, **given, resolution=64), NAMES, 32)
+    teacher = load_teacher(replace(source, **given, resolution=64), NAMES, (32, 32))
     assert teacher.input_format == InputFormat(**given, resolution=64, resize=73)
     assert teacher.mean.flatten().tolist() == [0.0, 0.0, 0.5]
     assert teacher.std.flatten().tolist() == [1.0, 1.0, 2.0]
-    assert load_teacher(replace(source, resolution=0), NAMES, 32).input_format.resolution is None
+    assert (
+        load_teacher(replace(source, resolution=0), NAMES, (32, 32)).input_format.resolution is None
+    )
 
 
 def test_timm_teacher_by_name(tmp_path: Path) -> None:
     network = build_network("timm:test_resnet.r160_in1k", 4)
     torch.save(network.state_dict(), tmp_path / "c.pth")
     source = TeacherSource("timm:test_resnet.r160_in1k", tmp_path / "c.pth")
-    teacher = load_teacher(source, NAMES[:4], 32)
+    teacher = load_teacher(source, NAMES[:4], (32, 32))
     found = teacher(torch.rand(2, 3, 32, 32))
     assert torch.allclose(found.exp().sum(dim=1), torch.ones(2))
     assert found.shape == (2, 4)
@@ -166,8 +168,8 @@ def test_images_too_small_for_the_network_name_the_option(
 ) -> None:
     save_file(weights, tmp_path / "c.safetensors")
     source = TeacherSource(TINY, tmp_path / "c.safetensors", resolution=8)
-    with pytest.raises(UserError, match=r"fails on images of 8 pixels.*--teacher-resolution"):
-        load_teacher(source, NAMES, 32)
+    with pytest.raises(UserError, match=r"fails on images of 8×8 pixels.*--teacher-resolution"):
+        load_teacher(source, NAMES, (32, 32))
 
 
 def answering(monkeypatch: pytest.MonkeyPatch, answer: Callable[[Tensor], object]) -> None:
@@ -194,7 +196,7 @@ def test_a_network_that_is_no_classifier_of_the_data_is_refused(
 ) -> None:
     answering(monkeypatch, answer)
     with pytest.raises(UserError, match=expected) as caught:
-        load_teacher(TeacherSource(resolution=0), NAMES, 8)
+        load_teacher(TeacherSource(resolution=0), NAMES, (8, 8))
     assert "\n" not in str(caught.value)
 
 
@@ -205,16 +207,16 @@ def test_probabilities_are_taken_for_what_they_are(
     images = torch.rand(6, 3, 8, 8)
     logits = 4 * images.flatten(1)[:, :5]
     answering(monkeypatch, lambda x: (4 * x.flatten(1)[:, :5]).softmax(dim=1).to(dtype))
-    teacher = load_teacher(TeacherSource(), NAMES, 8)
+    teacher = load_teacher(TeacherSource(), NAMES, (8, 8))
     assert torch.allclose(teacher(images).exp(), logits.softmax(dim=1), atol=1e-3)
     answering(monkeypatch, lambda x: 4 * x.flatten(1)[:, :5])
-    teacher = load_teacher(TeacherSource(), NAMES, 8)
+    teacher = load_teacher(TeacherSource(), NAMES, (8, 8))
     assert torch.allclose(teacher(images), logits.log_softmax(dim=1), atol=1e-6)
 
 
 def test_a_probability_of_zero_stays_finite(monkeypatch: pytest.MonkeyPatch) -> None:
     answering(monkeypatch, lambda x: torch.eye(5)[[2] * len(x)])
-    found = load_teacher(TeacherSource(), NAMES, 8)(torch.rand(3, 3, 8, 8))
+    found = load_teacher(TeacherSource(), NAMES, (8, 8))(torch.rand(3, 3, 8, 8))
     assert found.isfinite().all()
     assert torch.allclose(found.exp(), torch.eye(5)[[2, 2, 2]])
 
@@ -222,7 +224,9 @@ def test_a_probability_of_zero_stays_finite(monkeypatch: pytest.MonkeyPatch) -> 
 def test_classes_of_its_own_are_put_in_the_datas_order(monkeypatch: pytest.MonkeyPatch) -> None:
     answering(monkeypatch, lambda x: x.flatten(1)[:, :5])
     images = torch.rand(4, 3, 8, 8)
-    teacher = load_teacher(TeacherSource(classes=("e", "c", "x", "a", "b")), ("a", "c", "e"), 8)
+    teacher = load_teacher(
+        TeacherSource(classes=("e", "c", "x", "a", "b")), ("a", "c", "e"), (8, 8)
+    )
     expected = images.flatten(1)[:, [3, 1, 0]].log_softmax(dim=1)
     assert torch.allclose(teacher(images), expected, atol=1e-6)
 
@@ -254,7 +258,7 @@ def test_a_teacher_trained_here_has_no_weights_to_load() -> None:
     assert not TeacherSource(TINY).trained_here
     assert not TeacherSource(checkpoint=Path("c.pth")).trained_here
     with pytest.raises(UserError, match="has no weights"):
-        load_teacher(TeacherSource(), NAMES, 16)
+        load_teacher(TeacherSource(), NAMES, (16, 16))
 
 
 def test_saved_teacher_comes_back(tmp_path: Path, weights: dict[str, Tensor]) -> None:

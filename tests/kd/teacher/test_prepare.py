@@ -31,7 +31,7 @@ def config() -> TrainConfig:
 
 @pytest.fixture(scope="module")
 def data(config: TrainConfig) -> Data:
-    return load_data(config.data_settings(16))
+    return load_data(config.data_settings((16, 16)))
 
 
 @pytest.fixture(autouse=True)
@@ -46,8 +46,8 @@ def teachers(data: Data, monkeypatch: pytest.MonkeyPatch) -> dict[str, Teacher]:
         linear.bias.data = -sharpness * means.square().sum(dim=1) / 2
         made[name] = Teacher(nn.Sequential(nn.Flatten(), linear))
 
-    def load(source: TeacherSource, classes: tuple[str, ...], resolution: int) -> Teacher:
-        assert (tuple(classes), resolution) == (data.classes, 16)
+    def load(source: TeacherSource, classes: tuple[str, ...], size: tuple[int, int]) -> Teacher:
+        assert (tuple(classes), size) == (data.classes, (16, 16))
         return made[source.name]
 
     monkeypatch.setattr(prepare, "load_teacher", load)
@@ -169,7 +169,7 @@ def test_outputs_for_something_else_are_refused(
     outputs(config, opened(config, data), data, tmp_path)
     other = replace(change(config), teacher=(f"stored:{tmp_path}",))
     with pytest.raises(UserError, match=text):
-        opened(other, load_data(other.data_settings(16)))
+        opened(other, load_data(other.data_settings((16, 16))))
 
 
 def test_a_run_keeps_its_teacher(config: TrainConfig, data: Data, tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def test_a_program_equals_its_module(tmp_path: Path, batch: str | int) -> None:
     example = images(2 if batch == "free" else batch)
     shapes = ({0: Dim("batch")},) if batch == "free" else None
     torch.export.save(torch.export.export(network, (example,), dynamic_shapes=shapes), path)
-    teacher = load_teacher(TeacherSource(f"program:{path}"), NAMES, SIDE)
+    teacher = load_teacher(TeacherSource(f"program:{path}"), NAMES, (SIDE, SIDE))
     for count in (1, 2, 5, 8):
         with torch.no_grad():
             expected = network(images(count)).log_softmax(dim=1)
@@ -60,7 +60,7 @@ def test_a_program_is_known_by_its_file(saved: Path, tmp_path: Path) -> None:
     again = tmp_path / "moved.pt2"
     again.write_bytes(saved.read_bytes())
     moved = TeacherSource(f"program:{again}")
-    one, two = (load_teacher(s, NAMES, SIDE).fingerprint() for s in (source, moved))
+    one, two = (load_teacher(s, NAMES, (SIDE, SIDE)).fingerprint() for s in (source, moved))
     assert one == two
 
 

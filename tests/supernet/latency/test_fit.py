@@ -18,7 +18,7 @@ from supernet.latency_table import LatencyTable, Place, places
 from supernet.space import Architecture, SearchSpace, StageSpace
 from tests.tiny import mbconv
 
-UNIT = UnitOfWork(batch=2, resolution=8)
+UNIT = UnitOfWork(batch=2, resolution=(8, 8))
 REFERENCE_S = 0.004
 
 
@@ -213,7 +213,7 @@ def test_spaces_with_few_students_have_a_table(
     widths: tuple[int, ...], check: dict, tmp_path: Path
 ) -> None:
     stage = StageSpace(1, widths, (1,), (mbconv((3, 5), (2,), (False,)),))
-    few = timing_plan(SearchSpace("few", 8, 3, 1, (4,), (stage,), (8,)), 0)
+    few = timing_plan(SearchSpace("few", (8, 8), 3, 1, (4,), (stage,), (8,)), 0)
     part_ms = random_parts(few)
     whole_ms = sum_of(few, {place: 0.9 * ms for place, ms in part_ms.items()})
     table = fit_table(few, measured(few, part_ms, whole_ms))

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from base.size import Size
 from export.onnx_file import to_onnx
 from supernet.latency.graphs import network_graph, part_graph
 from supernet.presets import preset_space
@@ -49,25 +50,28 @@ def with_statistics(part: nn.Module) -> nn.Module:
         *("fused", "fused, gated", "dense", "dense, gated", "head", "classifier alone"),
     ],
 )
-@pytest.mark.parametrize(("batch", "size"), [(1, 8), (3, 13)])
-def test_part_graph_equals_the_part(part: nn.Module, channels: int, batch: int, size: int) -> None:
+@pytest.mark.parametrize(("batch", "size"), [(1, (8, 8)), (3, (13, 6))])
+def test_part_graph_equals_the_part(part: nn.Module, channels: int, batch: int, size: Size) -> None:
     part = with_statistics(part)
-    x = torch.rand(batch, channels, size, size, generator=torch.Generator().manual_seed(1))
+    x = torch.rand(batch, channels, *size, generator=torch.Generator().manual_seed(1))
     session = onnxruntime.InferenceSession(part_graph(part, size).SerializeToString())
     with torch.no_grad():
         expected = part(x).numpy()
     np.testing.assert_allclose(session.run(None, {"x": x.numpy()})[0], expected, atol=2e-5)
 
 
-def test_network_graph_is_the_whole_student(space: SearchSpace) -> None:
+@pytest.mark.parametrize("shape", [(3, 8, 8), (3, 12, 7), (1, 8, 10)])
+def test_network_graph_is_the_whole_student(space: SearchSpace, shape: tuple[int, ...]) -> None:
     """Its weights are those that a student made under the same seed has."""
+    channels, *size = shape
+    space = replace(space, resolution=tuple(size), channels=channels)
     for architecture in (space.smallest(), space.largest()):
         torch.manual_seed(3)
         graph = network_graph(space, architecture)
         torch.manual_seed(3)
         student = Student(space, architecture).eval()
         session = onnxruntime.InferenceSession(graph.SerializeToString())
-        images = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+        images = torch.rand(2, *shape, generator=torch.Generator().manual_seed(1))
         with torch.no_grad():
             expected = student(images).numpy()
         (logits,) = session.run(None, {graph.graph.input[0].name: images.numpy()})
@@ -106,7 +110,7 @@ def test_the_sum_of_a_residual_block_is_fused_into_its_convolution(
     tmp_path: Path, gated: bool
 ) -> None:
     """Of a width that needs no layout of the runtime's own: only inside a network do others."""
-    graph = part_graph(MBConv(9, 9, Layer(MBCONV, 3, 2, gated), 1, True, 8), 8)
+    graph = part_graph(MBConv(9, 9, Layer(MBCONV, 3, 2, gated), 1, True, 8), (8, 8))
     assert ops(graph.graph)["Add"] == 1
     found = optimised(graph, tmp_path / "block.onnx")
     assert (ops(found)["Add"], fused_sums(found)) == (0, 1)
@@ -137,6 +141,6 @@ def test_a_chained_network_is_optimised_as_the_exported_one(end: str, tmp_path: 
     space = preset_space("digits", 10)
     architecture: Architecture = getattr(space, end)()
     student = with_statistics(Student(space, architecture))
-    exported = to_onnx(student, torch.zeros(2, 3, space.resolution, space.resolution))
+    exported = to_onnx(student, torch.zeros(2, *space.image_shape))
     chained = ops(optimised(network_graph(space, architecture), tmp_path / "chained.onnx"))
     assert chained == ops(optimised(exported, tmp_path / "exported.onnx"))

@@ -9,14 +9,13 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from export.timing.measurement import Measurement
 from export.timing.stopwatch import Patience
-from export.timing.unit_of_work import UnitOfWork
+from export.timing.unit_of_work import UnitOfWork, unit_of_work
 from supernet.latency.kit import (
     Settings,
     main,
@@ -27,7 +26,7 @@ from supernet.latency.plan import timing_plan
 from supernet.presets import preset_space
 from supernet.space import SearchSpace
 
-UNIT = UnitOfWork(batch=2, resolution=8)
+UNIT = UnitOfWork(batch=2, resolution=(8, 8))
 QUICK = ("--seconds", "5", "--spread", "1")
 
 
@@ -197,9 +196,9 @@ def test_a_kit_needs_numpy_and_onnxruntime_alone(kit: Path) -> None:
 def test_space_and_unit_are_the_runs_or_the_presets(run: Path, space: SearchSpace) -> None:
     assert space_and_unit(Settings(run=run)) == (space, UNIT)
     asked = Settings(run=run, threads=4, provider="XnnpackExecutionProvider")
-    assert space_and_unit(asked)[1] == UnitOfWork(2, 8, 4, "XnnpackExecutionProvider")
+    assert space_and_unit(asked)[1] == UnitOfWork(2, (8, 8), 4, "XnnpackExecutionProvider")
     preset = Settings(preset="digits", classes=7, batch=3)
-    assert space_and_unit(preset) == (preset_space("digits", 7), UnitOfWork(3, 16))
+    assert space_and_unit(preset) == (preset_space("digits", 7), UnitOfWork(3, (16, 16)))
 
 
 def test_the_seed_is_the_plans(run: Path, space: SearchSpace, tmp_path: Path) -> None:
@@ -208,7 +207,7 @@ def test_the_seed_is_the_plans(run: Path, space: SearchSpace, tmp_path: Path) ->
         manifest = json.loads(content.read("manifest.json"))
     assert manifest["plan"] == timing_plan(space, 1).fingerprint()
     assert manifest["seed"] == 1
-    assert manifest["unit"] == asdict(UNIT)
+    assert unit_of_work(manifest["unit"]) == UNIT
 
 
 @pytest.mark.parametrize(

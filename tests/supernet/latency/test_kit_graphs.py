@@ -24,7 +24,7 @@ from supernet.latency.plan import timing_plan
 from supernet.space import MBCONV, Layer, SearchSpace
 from supernet.student import MBConv
 
-UNIT = UnitOfWork(batch=2, resolution=8)
+UNIT = UnitOfWork(batch=2, resolution=(8, 8))
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def test_every_graph_of_a_kit_is_valid_and_can_be_quantised(kit: Path, tmp_path:
 
 
 def test_repeated_weights_keep_shape_size_and_operations() -> None:
-    graph = part_graph(MBConv(40, 40, Layer(MBCONV, 5, 3, True), 1, True, 10), 8)
+    graph = part_graph(MBConv(40, 40, Layer(MBCONV, 5, 3, True), 1, True, 10), (8, 8))
     before = {w.name: numpy_helper.to_array(w) for w in graph.graph.initializer}
     ops = [node.op_type for node in graph.graph.node]
     repeated = with_repeated_weights(graph)

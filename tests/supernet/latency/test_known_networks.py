@@ -11,7 +11,7 @@ from export.timing.measurement import anchor_ms, new_measurement, timed_ms
 from export.timing.stopwatch import Round, timings_beside
 from export.timing.unit_of_work import UnitOfWork
 
-MEASUREMENT = new_measurement("plan 1", 3, UnitOfWork(8, 16), {})
+MEASUREMENT = new_measurement("plan 1", 3, UnitOfWork(8, (16, 16)), {})
 
 
 def beside(seconds: Mapping[str, float], known_ms: Mapping[str, float]) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """Tables measured here, continued, brought from elsewhere, and refused where they do not belong."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,7 +21,7 @@ from supernet.latency.measurement import (
     measure_plan,
 )
 from supernet.latency.plan import timing_plan
-from supernet.latency.runners import check_unit
+from supernet.latency.runners import check_unit, unit_of_table
 from supernet.latency_table import LatencyTable
 from supernet.space import SearchSpace
 from tests.tiny import PATIENCE, UNIT, refuse
@@ -40,7 +40,7 @@ def test_a_measured_folder_holds_rounds_and_table(measured_run: Path, space: Sea
     assert measurement.rounds[0].seconds.keys() == set(plan.names())
     table = LatencyTable.load(measured_run / "latency.json", space)
     assert table.provenance["rounds"] == len(measurement.rounds) >= 2
-    assert table.provenance["unit"] == asdict(UNIT)
+    assert unit_of_table(table) == UNIT
     assert table.provenance["check"]["networks"] == 30
     assert table.provenance["machine"]["cpu"]
 
@@ -100,14 +100,14 @@ def test_either_file_of_a_run_can_be_brought(
 def test_brought_tables_of_other_images_are_refused(
     measured_run: Path, space: SearchSpace, measured: LatencyTable, tmp_path: Path
 ) -> None:
-    unit = {**measured.provenance["unit"], "resolution": 16}
+    unit = {**measured.provenance["unit"], "resolution": [16, 16]}
     path = tmp_path / "latency.json"
     replace(measured, provenance={**measured.provenance, "unit": unit}).save(path)
-    with pytest.raises(UserError, match="images of 16 pixels, expected 8"):
+    with pytest.raises(UserError, match="images of 3×16×16, expected 3×8×8"):
         load_given_table(path, space)
     for name in ("latency.json", "measurement.json"):
         with pytest.raises(UserError, match="space"):
-            load_given_table(measured_run / name, replace(space, resolution=16))
+            load_given_table(measured_run / name, replace(space, resolution=(16, 16)))
 
 
 @pytest.mark.parametrize(

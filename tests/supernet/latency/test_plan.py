@@ -21,7 +21,7 @@ def plan() -> TimingPlan:
 def few_students(widths: tuple[int, ...], kernels: tuple[int, ...]) -> SearchSpace:
     """One layer, whose width and kernel are all there is to choose."""
     stage = StageSpace(1, widths, (1,), (mbconv(kernels, (2,), (False,)),))
-    return SearchSpace("few", 8, 3, 1, (4,), (stage,), (8,))
+    return SearchSpace("few", (8, 8), 3, 1, (4,), (stage,), (8,))
 
 
 def test_space_and_seed_fix_the_plan(space: SearchSpace) -> None:
@@ -34,7 +34,7 @@ def test_space_and_seed_fix_the_plan(space: SearchSpace) -> None:
 
 @pytest.mark.parametrize(
     "changed",
-    [{"classes": 4}, {"resolution": 16}, {"head_widths": (9,)}, {"name": "other"}],
+    [{"classes": 4}, {"resolution": (16, 16)}, {"head_widths": (9,)}, {"name": "other"}],
     ids=str,
 )
 def test_fingerprint_changes_with_the_space(space: SearchSpace, changed: dict) -> None:
