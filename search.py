@@ -54,9 +54,9 @@ from supernet.latency.measurement import (
 )
 from supernet.latency.students import measure_architectures, measure_beside, module_runners
 from supernet.latency_table import LatencyTable
-from supernet.presets import preset_resolution, preset_space
 from supernet.sampling import fair_sampler, random_as_fast
 from supernet.space import Architecture, SearchSpace
+from supernet.space_files import run_preset
 from supernet.student import Student
 from supernet.supernet import Supernet
 from supernet.training.alpha import AlphaSettings, train_alpha
@@ -92,9 +92,9 @@ def main(config: SearchConfig) -> bool:
     """Make one student a budget; return whether all of them kept their promises."""
     check_settings(config)
     train_config = train_config_of(read_config(config.run)["settings"], config.run)
-    size = preset_resolution(train_config.preset, train_config.resolution)
-    classes = len(read_facts(config.run)["classes"])
-    space = preset_space(train_config.preset, classes, size, train_config.channels)
+    outline = run_preset(train_config.preset, train_config.space, config.run)
+    size, classes = outline.size(train_config.resolution), read_facts(config.run)["classes"]
+    space = outline.space(len(classes), size, train_config.channels)
     given = config.latency_table
     table = load_given_table(given, space) if given else load_run_table(config.run, space)
     problem = programme(table)

@@ -52,9 +52,9 @@ from supernet.choice.surrogate import fit_surrogate
 from supernet.latency.measurement import describe_table, find_or_measure_table, load_given_table
 from supernet.latency.runners import check_unit, unit_of_table
 from supernet.latency_table import LatencyTable
-from supernet.presets import preset_resolution, preset_space
 from supernet.sampling import fair_sampler, fair_students
 from supernet.space import Architecture
+from supernet.space_files import given_preset, keep_space_file
 from supernet.supernet import Supernet
 from supernet.training.alarms import alarms
 from supernet.training.alpha import AlphaSettings, train_alpha
@@ -81,10 +81,11 @@ class TrainedSupernet(NamedTuple):
 def main(config: TrainConfig) -> None:
     """Go through the phases in order."""
     check_settings(config)
-    size = preset_resolution(config.preset, config.resolution)
+    outline = given_preset(config.preset, config.space)
+    size = outline.size(config.resolution)
     data = load_data(config.data_settings(size))
     check_batches(config, data, PROCESSES.num_processes)
-    space = preset_space(config.preset, len(data.classes), size, config.channels)
+    space = outline.space(len(data.classes), size, config.channels)
     given = load_given_table(config.latency_table, space) if config.latency_table else None
     unit = unit_of_table(given) if given else config.unit_of_work(size, config.channels)
     if given is None:
@@ -100,6 +101,7 @@ def main(config: TrainConfig) -> None:
         return
     if PROCESSES.is_main_process:
         open_run(config.run, settings_of(config), config.resume)
+        keep_space_file(config.space, config.run)
     PROCESSES.wait_for_everyone()
     if is_complete(config.run):
         print_once(f"{config.run} is complete; next: python search.py --target-latency MS")

@@ -23,7 +23,7 @@ def parse_size(text: str) -> Size:
     """Read 96, or 96x160 (height x width); anything else raises `UserError`."""
     if not (found := re.fullmatch(r"([1-9]\d*)(?:[x×]([1-9]\d*))?", text)):
         raise UserError(
-            f"--resolution {text}: expected pixels, such as 96 or 96x160 (height x width)"
+            f"resolution {text}: expected pixels, such as 96 or 96x160 (height x width)"
         )
     height, width = found.groups()
     return int(height), int(width or height)

@@ -2,8 +2,12 @@
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
 
 from base.errors import UserError
+from base.exit_status import run_script
 from base.size import Size, asked_as, parse_size
 from supernet.space import FUSED, MBCONV, OperationSpace, SearchSpace, StageSpace
 
@@ -27,6 +31,7 @@ def fused(*expansions: int) -> OperationSpace:
 class Preset:
     """Everything of a search space but the number of classes, which the data decides."""
 
+    name: str
     resolution: Size
     stem_stride: int
     stem_widths: tuple[int, ...]
@@ -37,9 +42,34 @@ class Preset:
         """Return how many pixels of an image's side become one of the last features'."""
         return self.stem_stride * math.prod(stage.stride for stage in self.stages)
 
+    def size(self, asked: str | None = None) -> Size:
+        """Return the size of images: its own, or the one that is asked for, such as 96x160.
+
+        Raises `UserError` for one that the strides do not divide, with the nearest that fit.
+        """
+        size, strides = parse_size(asked) if asked else self.resolution, self.stride()
+        least = strides * -(-LEAST_PIXELS // strides)
+        if any(side % strides or side < least for side in size):
+            lower, upper = (
+                tuple(max(least, strides * rounded(side / strides)) for side in size)
+                for rounded in (math.floor, math.ceil)
+            )
+            others = " or ".join(dict.fromkeys(map(asked_as, (lower, upper))))
+            raise UserError(
+                f"resolution {asked_as(size)}: space {self.name} takes sides from {least} on in "
+                f"steps of {strides}; give {others}"
+            )
+        return size
+
+    def space(self, classes: int, size: Size | None = None, channels: int = 3) -> SearchSpace:
+        """Return the search space for `classes` classes."""
+        fields = (self.stem_stride, self.stem_widths, self.stages, self.head_widths)
+        return SearchSpace(self.name, size or self.resolution, classes, *fields, channels)
+
 
 PRESETS = {
     "digits": Preset(
+        name="digits",
         resolution=(16, 16),
         stem_stride=1,
         stem_widths=(16,),
@@ -51,6 +81,7 @@ PRESETS = {
         head_widths=(0, 128),
     ),
     "cifar10": Preset(
+        name="cifar10",
         resolution=(32, 32),
         stem_stride=1,
         stem_widths=(16, 32),
@@ -63,6 +94,7 @@ PRESETS = {
         head_widths=(0, 256),
     ),
     "imagenet": Preset(
+        name="imagenet",
         resolution=(224, 224),
         stem_stride=2,
         stem_widths=(16, 32),
@@ -86,39 +118,40 @@ def preset(name: str) -> Preset:
     return PRESETS[name]
 
 
-def preset_resolution(name: str, asked: str | None = None) -> Size:
-    """Return the size of a preset's images, or the one that is asked for, such as 96x160.
-
-    Raises `UserError` for one that the preset's strides do not divide, with the nearest that fit.
-    """
-    own = preset(name)
-    size, strides = parse_size(asked) if asked else own.resolution, own.stride()
-    least = strides * -(-LEAST_PIXELS // strides)
-    if any(side % strides or side < least for side in size):
-        lower, upper = (
-            tuple(max(least, strides * rounded(side / strides)) for side in size)
-            for rounded in (math.floor, math.ceil)
-        )
-        others = " or ".join(dict.fromkeys(map(asked_as, (lower, upper))))
-        raise UserError(
-            f"--resolution {asked}: preset {name} takes sides from {least} on in steps of "
-            f"{strides}; give {others}"
-        )
-    return size
-
-
-def preset_space(
-    name: str, classes: int, resolution: Size | None = None, channels: int = 3
-) -> SearchSpace:
+def preset_space(name: str, classes: int) -> SearchSpace:
     """Return the search space of a preset for `classes` classes; unknown names: `UserError`."""
-    own = preset(name)
-    return SearchSpace(
-        name,
-        resolution or own.resolution,
-        classes,
-        own.stem_stride,
-        own.stem_widths,
-        own.stages,
-        own.head_widths,
-        channels,
-    )
+    return preset(name).space(classes)
+
+
+def preset_text(own: Preset) -> str:
+    """Return a preset as a TOML file, to be changed and given as --space."""
+    size = asked_as(own.resolution)
+    lines = [
+        f"# A search space for --space, begun from {own.name}; docs/spaces.md explains each field.",
+        f"resolution = {size if size.isdecimal() else repr(size)}",
+        f"stem_stride = {own.stem_stride}",
+        f"stem_widths = {list(own.stem_widths)}",
+        f"head_widths = {list(own.head_widths)}  # 0: the classifier alone",
+    ]
+    for number, stage in enumerate(own.stages, start=1):
+        lines += ["", f"[[stages]]  # {number}", f"stride = {stage.stride}"]
+        lines += [f"widths = {list(stage.widths)}", f"depths = {list(stage.depths)}"]
+        for operation in stage.operations:
+            gates = str(list(operation.squeeze_excite)).lower()
+            lines += ["[[stages.operations]]", f'name = "{operation.name}"']
+            lines += [f"kernels = {list(operation.kernels)}"]
+            lines += [f"expansions = {list(operation.expansions)}", f"squeeze_excite = {gates}"]
+    return "\n".join(lines) + "\n"
+
+
+def main(name: Annotated[str, tyro.conf.Positional]) -> None:
+    """Print a preset as a TOML file, to be changed and given as --space.
+
+    Args:
+        name: digits, cifar10 or imagenet.
+    """
+    print(preset_text(preset(name)), end="")
+
+
+if __name__ == "__main__":
+    run_script("presets", lambda: tyro.cli(main), "run it again")

@@ -11,17 +11,23 @@ from export.onnx_file import read_metadata
 from supernet.choice.programme import programme
 from supernet.latency.kit import Settings, space_and_unit
 from supernet.latency_table import LatencyTable
-from supernet.presets import preset_space
+from supernet.presets import preset, preset_text
+from supernet.space_files import read_space_file
 from tests.smoke import QUICK_SEARCH, SMOKE, refused, run
 
 
 def test_grey_images_that_are_not_square_end_to_end(tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    shape = ("--resolution", "12x16", "--channels", "1")
+    """In a space of the user's own, which the run keeps."""
+    folder, path = tmp_path / "run", tmp_path / "mine.toml"
+    path.write_text(
+        preset_text(preset("digits")).replace("head_widths = [0, 128]", "head_widths = [0]")
+    )
+    shape = ("--resolution", "12x16", "--channels", "1", "--space", path)
     done = run("train.py", "--run", folder, *SMOKE, *shape)
     assert done.returncode == 0, done.stderr
     assert "grey images at 12×16" in done.stdout
-    space = preset_space("digits", 10, (12, 16), 1)
+    space = read_space_file(path).space(10, (12, 16), 1)
+    path.unlink()
     table = LatencyTable.load(folder / "latency.json", space)
     assert space_and_unit(Settings(run=folder))[0] == space
     slowest_ms = programme(table).range_ms()[1]
@@ -45,7 +51,7 @@ def test_grey_images_that_are_not_square_end_to_end(tmp_path: Path) -> None:
     ("options", "said"),
     [
         (("--resolution", "18"), "takes sides from 8 on in steps of 4; give 16 or 20"),
-        (("--resolution", "16x"), "--resolution 16x: expected pixels, such as 96 or 96x160"),
+        (("--resolution", "16x"), "resolution 16x: expected pixels, such as 96 or 96x160"),
     ],
 )
 def test_sizes_that_cannot_be_are_refused(

@@ -27,7 +27,7 @@ from supernet.choice.programme import candidates, check_budget, programme
 from supernet.latency_table import LatencyTable
 from supernet.sampling import fair_sampler, log_uniform
 from supernet.space import Architecture, SearchSpace
-from supernet.space_json import space_from_json
+from supernet.space_files import space_from_json
 from supernet.student import Student
 from supernet.supernet import Supernet
 from supernet.training.storage import load_alpha, load_supernet, load_surrogate

@@ -38,6 +38,8 @@ class TrainConfig:
 
     preset: PresetName = "digits"
     """Search space and recipe."""
+    space: Path | None = None
+    """TOML file of a search space of your own, in place of the preset's (docs/spaces.md)."""
     resolution: str | None = None
     """Pixels of the images that students take, such as 96 or 96x160 (height x width); the preset's
     own when left out."""

@@ -47,7 +47,7 @@ def train_config_of(settings: Mapping[str, object], run: Path) -> TrainConfig:
 def _restored(settings: Mapping[str, object]) -> dict[str, object]:
     """Return plain values as what the fields hold; one of another type raises `TypeError`."""
     restored = {name: _tupled(value) for name, value in settings.items()}
-    for name in ("teacher_classes", "latency_table"):
+    for name in ("teacher_classes", "latency_table", "space"):
         restored[name] = Path(settings[name]) if settings[name] else None
     restored["teacher_checkpoint"] = tuple(map(Path, settings["teacher_checkpoint"]))
     kinds = get_type_hints(TrainConfig)

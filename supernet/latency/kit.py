@@ -27,9 +27,8 @@ from base.files import PARSE_ERRORS, read_json, write_atomic
 from export.timing.unit_of_work import UnitOfWork, unit_of_work
 from supernet.latency.graphs import network_graph, part_graph
 from supernet.latency.plan import TimingPlan, part_name, timing_plan
-from supernet.presets import preset_resolution, preset_space
 from supernet.space import SearchSpace
-from supernet.space_json import space_from_json
+from supernet.space_files import given_preset, space_from_json
 
 HOME = Path(__file__).parent.parent.parent
 SCRIPT = "export/timing/kit_script.py"
@@ -59,14 +58,16 @@ class Settings:
     """A run whose table is to be measured on the device too; it brings space and unit of work."""
     preset: str | None = None
     """Or a preset's space, before there is a run."""
+    space: Path | None = None
+    """Or that of a TOML file."""
     classes: int = 10
-    """Number of classes, with --preset."""
+    """Number of classes, with --preset or --space."""
     batch: int = 1
-    """Images in the unit of work, with --preset."""
+    """Images in the unit of work, with --preset or --space."""
     resolution: str | None = None
     """Their pixels, such as 96 or 96x160 (height x width), with --preset; its own when left out."""
     channels: Literal[1, 3] = 3
-    """Their channels, with --preset."""
+    """Their channels, with --preset or --space."""
     threads: int | None = None
     provider: str | None = None
     """ONNX Runtime execution provider; the kit's own --provider can still change it."""
@@ -88,11 +89,12 @@ def main(settings: Settings) -> None:
 
 def space_and_unit(settings: Settings) -> tuple[SearchSpace, UnitOfWork]:
     """Return what the run or the preset asks for; `UserError` when neither is given, or both."""
-    if (settings.run is None) == (settings.preset is None):
-        raise UserError("give either --run, or --preset with --classes and --batch")
+    given = (settings.run, settings.preset, settings.space)
+    if sum(one is not None for one in given) != 1:
+        raise UserError("give either --run, or --preset or --space with --classes and --batch")
     if settings.run is None:
-        size = preset_resolution(settings.preset, settings.resolution)
-        space = preset_space(settings.preset, settings.classes, size, settings.channels)
+        own = given_preset(settings.preset or "", settings.space)
+        space = own.space(settings.classes, own.size(settings.resolution), settings.channels)
         unit = UnitOfWork(settings.batch, space.resolution, channels=space.channels)
     else:
         space, unit = of_run(settings.run)

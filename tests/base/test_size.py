@@ -18,7 +18,7 @@ def test_a_size_is_read(text: str, size: Size) -> None:
 
 @pytest.mark.parametrize("text", ["", "0", "96x", "x96", "96x0", "-8", "96 x 160", "9.5", "1x2x3"])
 def test_what_is_no_size_is_refused(text: str) -> None:
-    with pytest.raises(UserError, match=r"--resolution .*: expected pixels, such as 96 or 96x160"):
+    with pytest.raises(UserError, match=r"resolution .*: expected pixels, such as 96 or 96x160"):
         parse_size(text)
 
 

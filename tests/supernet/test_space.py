@@ -10,9 +10,9 @@ import torch
 
 from base.errors import UserError
 from base.size import Size
-from supernet.presets import PRESETS, preset_resolution, preset_space
+from supernet.presets import PRESETS, preset, preset_space
 from supernet.space import FUSED, MBCONV, Architecture, Layer, SearchSpace, Stage
-from supernet.space_json import space_from_json
+from supernet.space_files import space_from_json
 from supernet.student import Student, parameters_and_macs
 
 
@@ -132,8 +132,8 @@ def test_unknown_preset_names_the_known_ones() -> None:
 def test_a_preset_takes_any_size_that_its_strides_divide(
     name: str, asked: str | None, size: Size
 ) -> None:
-    assert preset_resolution(name, asked) == size
-    space = preset_space(name, 10, size, 1)
+    assert preset(name).size(asked) == size
+    space = preset(name).space(10, size, 1)
     assert space.image_shape == (1, *size)
     student = Student(space, space.smallest()).eval()
     features = student.stem(torch.zeros(1, 1, *size))
@@ -156,8 +156,8 @@ def test_a_preset_takes_any_size_that_its_strides_divide(
 def test_what_a_preset_cannot_take_is_refused_with_what_it_can(
     name: str, asked: str, said: str
 ) -> None:
-    with pytest.raises(UserError, match=rf"--resolution {asked}: .*{said}$") as caught:
-        preset_resolution(name, asked)
+    with pytest.raises(UserError, match=rf"resolution {asked}: .*{said}$") as caught:
+        preset(name).size(asked)
     assert "\n" not in str(caught.value)
 
 
