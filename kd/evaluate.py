@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
+from sklearn.metrics import recall_score
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 from torch.utils.data import Dataset
@@ -21,6 +22,15 @@ CALIBRATION_BATCHES = 4
 def accuracy(logits: Tensor, labels: Tensor) -> float:
     """Return the share of logits [N, K] whose largest entry is at labels [N]."""
     return (logits.argmax(dim=1) == labels).double().mean().item()
+
+
+def balanced_accuracy(logits: Tensor, labels: Tensor) -> float:
+    """Return the mean over the classes in labels [N] of the share that logits [N, K] tell right.
+
+    So a class of few images counts as much as one of many.
+    """
+    known, answers = labels.numpy(), logits.argmax(dim=1).numpy()
+    return float(recall_score(known, answers, labels=labels.unique().numpy(), average="macro"))
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from export.parity import Parity, onnx_logits, parity
 from kd.batches import Outputs, distillation_batches
-from kd.evaluate import accuracy, predict
+from kd.evaluate import accuracy, balanced_accuracy, predict
 from kd.images.loader import batches
 from kd.images.splits import Split
 
@@ -21,7 +21,9 @@ class FinalEvaluation:
     """
 
     test_accuracy: float
+    test_balanced_accuracy: float
     teacher_test_accuracy: float | None
+    teacher_test_balanced_accuracy: float | None
     teacher_agreement: float | None
     parity: Parity
 
@@ -29,7 +31,9 @@ class FinalEvaluation:
         """Return the numbers of metrics.json."""
         return {
             "test_accuracy": self.test_accuracy,
+            "test_balanced_accuracy": self.test_balanced_accuracy,
             "teacher_test_accuracy": self.teacher_test_accuracy,
+            "teacher_test_balanced_accuracy": self.teacher_test_balanced_accuracy,
             "teacher_agreement": self.teacher_agreement,
             "onnx_max_abs_error": self.parity.finite_error,
             "onnx_top1_agreement": self.parity.top1_agreement,
@@ -47,7 +51,9 @@ def final_evaluation(
     answers = None if teacher is None else _answers(teacher, test, batch)
     return FinalEvaluation(
         accuracy(shipped, labels),
+        balanced_accuracy(shipped, labels),
         None if answers is None else accuracy(answers, labels),
+        None if answers is None else balanced_accuracy(answers, labels),
         None if answers is None else accuracy(shipped, answers.argmax(1)),
         parity(logits, shipped),
     )

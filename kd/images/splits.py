@@ -193,17 +193,41 @@ def _check(settings: DataSettings) -> None:
 def _stratified(
     source: Source, positions: np.ndarray, fraction: float, seed: int, name: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(rest, part): `part` is `fraction` of `positions`, with the same mix of classes."""
+    """(rest, part): `part` is `fraction` of `positions`, with the same mix of classes.
+
+    A class of few images has one in each at least.
+    """
     labels = source.labels[positions]
+    few = [c for c, count in enumerate(np.bincount(labels)) if count == 1]
+    if few:
+        named = ", ".join(source.classes[c] for c in few[:5])
+        raise UserError(
+            f"{named}: too few images for the {name} split; every class needs one in each of train, "
+            "search and test: add images or remove the class"
+        )
     try:
-        return train_test_split(
+        rest, part = train_test_split(
             positions, test_size=fraction, stratify=labels, random_state=seed, shuffle=True
         )
+        return _with_every_class(source.labels, rest, part)
     except ValueError as error:
         raise UserError(
             f"{name}_fraction {fraction} of {len(positions)} images: too few for"
             f" {len(source.classes)} classes in each part; give more images or another fraction"
         ) from error
+
+
+def _with_every_class(
+    labels: np.ndarray, rest: np.ndarray, part: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Give (rest, part) an image of every class that one of them lacks, from the other's end."""
+    for label in np.unique(labels[np.concatenate([rest, part])]):
+        own, other = (np.flatnonzero(labels[where] == label) for where in (rest, part))
+        if not len(other):
+            part, rest = np.append(part, rest[own[-1]]), np.delete(rest, own[-1])
+        elif not len(own):
+            rest, part = np.append(rest, part[other[-1]]), np.delete(part, other[-1])
+    return rest, part
 
 
 def _limited(source: Source, positions: np.ndarray, settings: DataSettings) -> np.ndarray:

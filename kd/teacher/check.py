@@ -12,7 +12,7 @@ from torch.utils.data import Subset
 
 from base.errors import UserError
 from base.size import Size
-from kd.evaluate import predict
+from kd.evaluate import balanced_accuracy, predict
 from kd.images.splits import Split
 from kd.networks import InputFormat
 from kd.teacher.model import Teacher
@@ -31,12 +31,14 @@ IMAGENET = InputFormat((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 class Check:
     """Quality of a teacher on the search split.
 
-    `calibration_error` is the expected calibration error over 15 bins; `confusions` are the most
-    frequent mistakes: (class, answer, share of the class).
+    `balanced_accuracy` is the mean over the classes, `calibration_error` the expected calibration
+    error over 15 bins; `confusions` are the most frequent mistakes: (class, answer, share of the
+    class).
     """
 
     images: int
     accuracy: float
+    balanced_accuracy: float
     calibration_error: float
     confusions: tuple[tuple[str, str, float], ...]
 
@@ -46,7 +48,8 @@ class Check:
             f"{true} as {seen} {share:.0%}" for true, seen, share in self.confusions
         )
         return (
-            f"{self.accuracy:.2%} of {self.images} images of the search split, calibration error "
+            f"{self.accuracy:.2%} of {self.images} images of the search split, "
+            f"{self.balanced_accuracy:.2%} balanced, calibration error "
             f"{self.calibration_error:.1%}{f'; takes {confused}' if confused else ''}"
         )
 
@@ -54,6 +57,7 @@ class Check:
         """Return the numbers that a run's summary shows."""
         return {
             "teacher_search_accuracy": self.accuracy,
+            "teacher_search_balanced_accuracy": self.balanced_accuracy,
             "teacher_calibration_error": self.calibration_error,
         }
 
@@ -74,6 +78,7 @@ def check_outputs(log_p: Tensor, labels: Tensor, classes: Sequence[str]) -> Chec
     return Check(
         len(labels),
         (counts.diagonal().sum() / counts.sum()).item(),
+        balanced_accuracy(log_p, labels),
         expected_calibration_error(log_p.exp(), labels),
         _largest_confusions(counts, classes),
     )

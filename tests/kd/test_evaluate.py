@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from kd.batches import Batch
 from kd.evaluate import (
     accuracy,
+    balanced_accuracy,
     calibration_images,
     predict,
     recalibrate,
@@ -40,6 +41,17 @@ def targets_of(data: Data, folder: Path) -> StoredOutputs:
     return store_outputs(
         *(lambda images: network(images).softmax(dim=1).detach(), data.test, shape, folder, {})
     )
+
+
+def test_balanced_accuracy_equals_a_loop() -> None:
+    draws = torch.Generator().manual_seed(0)
+    labels = torch.tensor([0] * 90 + [1] * 8 + [3] * 2)
+    logits = torch.randn(100, 5, generator=draws) + 2 * torch.eye(5)[labels]
+    shares = []
+    for label in (0, 1, 3):
+        right = [int(row.argmax()) == label for row in logits[labels == label]]
+        shares.append(sum(right) / len(right))
+    assert balanced_accuracy(logits, labels) == pytest.approx(sum(shares) / 3)
 
 
 def test_accuracy_counts_right_answers() -> None:

@@ -9,6 +9,7 @@ FACTS = {
     **{"meets_target": True, "test_accuracy": 0.98, "teacher_test_accuracy": 0.99},
     **{"teacher_agreement": 0.97, "params": 1234567, "macs": 7654321, "onnx_max_abs_error": 2e-6},
     **{"onnx_top1_agreement": 1.0, "onnx_parity": True, "search_seconds": 3, "retrain_seconds": 40},
+    **{"test_balanced_accuracy": 0.97, "teacher_test_balanced_accuracy": 0.98},
     **{"unit_of_work": "batch of 1 image", "controls": {}, "rivals": [], "cost": "9 images"},
 }
 
@@ -34,7 +35,7 @@ def test_a_teacher_that_is_not_known_for_the_test_split_is_said() -> None:
     assert rows["teacher"] == "its outputs for the test split are not stored"
     assert "agreement" not in rows
     known = dict(summary_rows(FACTS, Path("student.onnx")))
-    assert known["teacher"] == "99.00% of the test split"
+    assert known["teacher"] == "99.00% of the test split, 98.00% balanced"
     assert known["agreement"] == "97.00% of answers are the teacher's"
 
 

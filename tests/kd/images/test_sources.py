@@ -157,6 +157,6 @@ def test_class_lists_must_agree(tmp_path: Path) -> None:
 
 
 def test_too_few_images_to_split(tmp_path: Path) -> None:
-    write_classes(tmp_path, {"ant": 2, "bee": 1})
-    with pytest.raises(UserError, match=r"test_fraction 0\.2 of 3 images: too few for 2 classes"):
+    write_classes(tmp_path, {"ant": 2, "bee": 2})
+    with pytest.raises(UserError, match=r"test_fraction 0\.2 of 4 images: too few for 2 classes"):
         load_data(DataSettings(str(tmp_path)))

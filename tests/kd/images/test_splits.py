@@ -4,14 +4,19 @@ import hashlib
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
 
 from base.errors import UserError
+from kd.images import splits
 from kd.images.loader import batches, defer_signals, shuffled
+from kd.images.pixels import InMemory
+from kd.images.sources import Source
 from kd.images.splits import Data, DataSettings, join, load_data
 from tests.smoke import ROOT
 
@@ -69,6 +74,39 @@ def test_digits_show_the_digit_of_their_label() -> None:
         assert torch.allclose(
             image[1].flatten() * 16, torch.tensor(grey[position]).float(), atol=0.04
         )
+
+
+def few_of_one_class(counts: Sequence[int]) -> Source:
+    """A source with so many images of every class."""
+    labels = np.repeat(np.arange(len(counts)), counts)
+    images = InMemory(torch.zeros(len(labels), 3, 8, 8, dtype=torch.uint8))
+    names = tuple("abcdef"[: len(counts)])
+    return Source(images, labels, names, np.arange(len(labels)), None, None)
+
+
+@pytest.mark.parametrize("rare", [3, 4, 7])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_rare_class_is_in_every_split(
+    rare: int, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(splits, "read_source", lambda *_: few_of_one_class((200, 300, rare)))
+    data = load_data(replace(DIGITS, seed=seed))
+    parts = [data.train, data.search, data.test]
+    assert torch.equal(
+        torch.cat([p.positions for p in parts]).sort().values, torch.arange(500 + rare)
+    )
+    for part in parts:
+        assert part.labels.bincount(minlength=3).min() >= 1
+        assert torch.equal(part.positions, part.positions.sort().values)
+
+
+@pytest.mark.parametrize("rare", [1, 2])
+def test_a_class_of_fewer_images_than_splits_is_named(
+    rare: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(splits, "read_source", lambda *_: few_of_one_class((200, 300, rare)))
+    with pytest.raises(UserError, match=r"^c: too few images for the (search|test) split"):
+        load_data(DIGITS)
 
 
 def test_limit_is_balanced_and_seeded() -> None:
