@@ -44,8 +44,10 @@ from kd.run.preview import (
 )
 from kd.run.recipes import SEARCH_RECIPES, parse_train
 from kd.run.settings import settings_of
+from kd.teacher.check import Check
+from kd.teacher.model import AnyTeacher
 from kd.teacher.outputs import TeacherOutputs, prepare_outputs
-from kd.teacher.prepare import CheckedTeacher, open_teacher, prepare_teacher, train_teacher
+from kd.teacher.prepare import load_unchecked, open_teacher, prepare_teacher, train_teacher
 from supernet.alpha import Alpha, named_probabilities, preferences
 from supernet.choice.programme import Programme, candidates, programme
 from supernet.choice.surrogate import fit_surrogate
@@ -58,7 +60,7 @@ from supernet.space_files import given_preset, keep_space_file
 from supernet.supernet import Supernet
 from supernet.training.alarms import alarms
 from supernet.training.alpha import AlphaSettings, train_alpha
-from supernet.training.preview import alpha_seconds, student_seconds, table_rows, w_seconds
+from supernet.training.preview import all_step_seconds, table_rows
 from supernet.training.storage import save_supernet
 from supernet.training.weights import WSettings, train_w
 
@@ -93,11 +95,12 @@ def main(config: TrainConfig) -> None:
     request, loader = config.teacher_request(), config.loader()
     if loader.workers < config.workers:
         print_once(f"workers: {loader.workers} of {config.workers}, one for every core")
-    opened = open_teacher(request, data, loader, DEVICE)
+    opened = None if config.preview else open_teacher(request, data, loader, DEVICE)
     torch.manual_seed(config.seed)
     supernet = Supernet(space).to(DEVICE, memory_format=torch.channels_last)
     if config.preview:
-        print_once(preview(config, data, opened, supernet, unit))
+        model = load_unchecked(request, data, DEVICE)
+        print_once(preview(config, data, model, teacher_work(config, None), supernet, unit))
         return
     if PROCESSES.is_main_process:
         open_run(config.run, settings_of(config), config.resume)
@@ -107,7 +110,8 @@ def main(config: TrainConfig) -> None:
         print_once(f"{config.run} is complete; next: python search.py --target-latency MS")
         return
     if PROCESSES.is_main_process:
-        print(preview(config, data, opened, supernet, unit), flush=True)
+        model, work = opened and opened.model, teacher_work(config, opened)
+        print(preview(config, data, model, work, supernet, unit), flush=True)
 
     seconds = config.checkpoint_seconds
     with open_metrics(config.run, settings_of(config), "train", seconds) as metrics:
@@ -146,16 +150,12 @@ def main(config: TrainConfig) -> None:
         front = score("front", preferred_students(alpha, problem, draws))
         if PROCESSES.is_main_process:
             learned = TrainedSupernet(supernet, alpha, problem, survey, front)
-            finish_run(config, data, teacher, learned, metrics)
+            finish_run(config, data, teacher.check, learned, metrics)
     PROCESSES.wait_for_everyone()
 
 
 def finish_run(
-    config: TrainConfig,
-    data: Data,
-    teacher: CheckedTeacher,
-    learned: TrainedSupernet,
-    metrics: Metrics,
+    config: TrainConfig, data: Data, check: Check, learned: TrainedSupernet, metrics: Metrics
 ) -> None:
     """Save what was learned; look for what went wrong; report."""
     supernet, alpha, problem, survey, _ = learned
@@ -166,7 +166,7 @@ def finish_run(
     save_supernet(path, supernet, alpha, surrogate, problem.table.fingerprint())
     found = alarms(alpha, read_metrics(config.run))
     rows = [
-        ("teacher", f"{config.teacher_request().name}, {teacher.check}"),
+        ("teacher", f"{config.teacher_request().name}, {check}"),
         *describe_table(problem.table, problem.range_ms()),
         ("surrogate", f"{surrogate}"),
         ("cost", train_cost(config, data)),
@@ -182,7 +182,8 @@ def finish_run(
 def preview(
     config: TrainConfig,
     data: Data,
-    opened: CheckedTeacher | None,
+    teacher: AnyTeacher | None,
+    work: str,
     supernet: Supernet,
     unit: UnitOfWork,
 ) -> str:
@@ -194,16 +195,15 @@ def preview(
     w_steps = config.w_epochs * steps_per_epoch(images, config.batch)
     loading = loading_seconds(data.train, most, loader.workers)
     step = partial(step_seconds, workers=loader.workers)
-    w = config.accumulate * step(w_seconds(supernet, pixels), loading)
-    alpha = step(alpha_seconds(supernet, pixels[:few]), loading * few / most)
+    w, alpha, student = all_step_seconds(supernet, pixels, few)
+    w, alpha = config.accumulate * step(w, loading), step(alpha, loading * few / most)
     alpha = config.accumulate * alpha
-    student = student_seconds(supernet, pixels)
     epoch = step(student, loading) * images / (most * processes)
     scoring = scoring_seconds(len(data.search), most, student, loading, loader.workers)
     decisions = sum(len(decision.choices) > 1 for decision in space.decisions())
     students = config.surveyed + SHOWN_BUDGETS
     seconds = {
-        **teacher_seconds(config, data, opened, pixels, loading),
+        **teacher_seconds(config, data, teacher, pixels, loading),
         "latency table": 0 if config.latency_table else config.latency_seconds,
         "w": w * w_steps,
         "alpha": alpha * config.alpha_steps,
@@ -218,7 +218,7 @@ def preview(
             ("decoding", f"{most / loading:,.0f} images a second"),
             ("space", f"{space.name}: {space.size():.2g} students, {decisions} decisions"),
             *table_rows(space, unit, config.latency_table),
-            ("teacher", f"{config.teacher_request().name}, {teacher_work(config, opened)}"),
+            ("teacher", f"{config.teacher_request().name}, {work}"),
             ("outputs", outputs_size(config, data)),
             ("supernet", f"{steps} {1 / alpha:.2g}"),
             ("time", time_text(seconds)),

@@ -1,5 +1,6 @@
 """Several processes as one: under torchrun all draw the same, and learn from means over all."""
 
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
@@ -32,6 +33,12 @@ def print_once(text: str) -> None:
     """Print in the main process; accelerate's own print prints once on every machine."""
     if is_main_process():
         print(text, flush=True)
+
+
+def timed_now(what: str) -> None:
+    """Say, beside what is printed, what is timed now; some of it takes seconds."""
+    if is_main_process():
+        print(f"preview: timing {what}", file=sys.stderr, flush=True)
 
 
 def from_main_process(call: Callable[[], Result]) -> Result:

@@ -21,6 +21,8 @@ LOW_QUANTILE = 0.05
 STRETCHES, RESAMPLES = 8, 40
 # As many of the runners of known milliseconds tell how to scale another one.
 NEAREST_KNOWN = 6
+# Images of the first look at how long a step takes.
+FEW = 8
 
 
 @dataclass(frozen=True)
@@ -211,6 +213,20 @@ class Patience:
 def quick_ms(runner: Runner, runs: int = 3) -> float:
     """Time the fastest of a few runs in milliseconds, for a preview."""
     return 1e3 * _visit(runner, runs, time.perf_counter)
+
+
+def scaled_seconds(run: Callable[[int], None], count: int, enough: float = 0.5) -> float:
+    """Return roughly the seconds of `run(count)`, from runs of fewer where these take long enough.
+
+    `run` takes a number of images. A few come first; from their time follows how many take `enough`
+    seconds, and the time of those is scaled to `count`.
+    """
+    few = min(count, FEW)
+    seconds = quick_ms(lambda: run(few), runs=2) / 1000
+    more = min(count, int(few * enough / seconds))
+    if more > few:
+        few, seconds = more, quick_ms(lambda: run(more), runs=2) / 1000
+    return seconds * count / few
 
 
 def timed(call: Callable[[], Result]) -> tuple[Result, float]:

@@ -202,8 +202,8 @@ def _stratified(
     if few:
         named = ", ".join(source.classes[c] for c in few[:5])
         raise UserError(
-            f"{named}: too few images for the {name} split; every class needs one in each of train, "
-            "search and test: add images or remove the class"
+            f"{named}: too few images for the {name} split; every class needs one in train, "
+            "search and test each: add images or remove the class"
         )
     try:
         rest, part = train_test_split(

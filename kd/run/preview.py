@@ -9,44 +9,49 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from export.timing.stopwatch import quick_ms
+from base.processes import timed_now
+from export.timing.stopwatch import scaled_seconds
 from kd.evaluate import CALIBRATION_BATCHES
 from kd.images.loader import batches
 from kd.images.splits import Data, Split
 from kd.networks import build_network
 from kd.run.config import TrainConfig
 from kd.stored_outputs import size_text
+from kd.teacher.model import AnyTeacher
 from kd.teacher.outputs import stored_shapes
 from kd.teacher.prepare import CheckedTeacher
 
 # A step of training costs about three passes forward.
 TRAINING_PASSES = 3
-LOADED_BATCHES = 4
+LOADED, LOADED_BATCHES = 16, 4
 
 
-def teacher_work(config: TrainConfig, given: CheckedTeacher | None) -> str:
-    """Say what is done with the teacher."""
-    return str(given.check) if given else f"trained here for {config.teacher_epochs} epochs"
+def teacher_work(config: TrainConfig, opened: CheckedTeacher | None) -> str:
+    """Say what is done with the teacher, or what a check of it has found."""
+    if opened:
+        return str(opened.check)
+    if config.teacher_request().trained_here:
+        return f"trained here for {config.teacher_epochs} epochs"
+    return "checked on the search split before anything is written"
 
 
 def loading_seconds(split: Split, batch: int, workers: int) -> float:
-    """Time the decoding and augmenting of a batch, after the workers have started, in seconds."""
-    batch = min(batch, len(split))
-    count = min(LOADED_BATCHES * max(1, workers), len(split) // batch)
-    drawn = batches(split.view(0), batch, range(count * batch), workers)
+    """Time the decoding and augmenting of a batch, after the workers have started, in seconds.
+
+    A few images are timed, in small batches.
+    """
+    timed_now("the decoding of images")
+    few = min(batch, LOADED, len(split))
+    count = min(LOADED_BATCHES * max(1, workers), len(split) // few)
+    drawn = batches(split.view(0), few, range(count * few), workers)
     next(drawn)
     start = time.perf_counter()
-    left = sum(1 for _ in drawn)
+    left = few * sum(1 for _ in drawn)
     if not left:
-        return _one_by_one(split, batch)
-    return (time.perf_counter() - start) / left
-
-
-def _one_by_one(split: Split, batch: int) -> float:
-    start = time.perf_counter()
-    for index in range(batch):
-        split.view(0)[index]
-    return time.perf_counter() - start
+        left = few
+        for index in range(few):
+            split.view(0)[index]
+    return (time.perf_counter() - start) * batch / left
 
 
 def step_seconds(computing: float, loading: float, workers: int) -> float:
@@ -55,7 +60,7 @@ def step_seconds(computing: float, loading: float, workers: int) -> float:
 
 
 def teacher_seconds(
-    config: TrainConfig, data: Data, given: CheckedTeacher | None, pixels: Tensor, loading: float
+    config: TrainConfig, data: Data, model: AnyTeacher | None, pixels: Tensor, loading: float
 ) -> dict[str, float]:
     """Estimate the seconds of training the teacher and of storing its outputs for every view.
 
@@ -65,14 +70,19 @@ def teacher_seconds(
     request = config.teacher_request()
     if request.stored:
         return {}
-    if given:
-        model, epochs, frames = given.model, 0, given.model.frames(data.train.frame)
+    if model:
+        epochs, frames = 0, model.frames(data.train.frame)
     else:
         model = build_network(request.name, len(data.classes)).to(pixels.device).eval()
         epochs, frames = config.teacher_epochs, (data.train.frame,)
     shown = [pixels.new_zeros(len(pixels), 3, *frame.size) for frame in frames]
-    with torch.no_grad():
-        forward = quick_ms(lambda: model(*shown)[0, 0].item(), runs=2) / 1000
+
+    def answer(count: int) -> None:
+        with torch.no_grad():
+            model(*(images[:count] for images in shown))[0, 0].item()
+
+    timed_now("the teacher")
+    forward = scaled_seconds(answer, len(pixels))
     steps = config.accumulate * len(data.train) / config.batch
     training = step_seconds(TRAINING_PASSES * forward, loading, config.workers) * steps * epochs
     if config.teacher_outputs == "online":

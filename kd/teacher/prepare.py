@@ -53,6 +53,19 @@ def open_teacher(
     return _checked(model.to(device), data, loader)
 
 
+def load_unchecked(request: TeacherRequest, data: Data, device: torch.device) -> AnyTeacher | None:
+    """Load the teacher that the user gives, for a preview; None when no network is given."""
+    if request.stored or request.trained_here:
+        return None
+    return _model(request, data).to(device)
+
+
+def _model(request: TeacherRequest, data: Data) -> AnyTeacher:
+    size = data.settings.resolution
+    teachers = [load_teacher(source, data.classes, size) for source in request.sources]
+    return teachers[0] if len(teachers) == 1 else Ensemble(teachers, request.weights)
+
+
 def _loaded(
     source: TeacherSource, data: Data, loader: LoaderSettings, device: torch.device
 ) -> CheckedTeacher:
@@ -148,9 +161,7 @@ def reload_teacher(
     if request.trained_here:
         model = load_saved_teacher(request.sources[0], folder, len(data.classes))
     else:
-        size = data.settings.resolution
-        teachers = [load_teacher(source, data.classes, size) for source in request.sources]
-        model = teachers[0] if len(teachers) == 1 else Ensemble(teachers, request.weights)
+        model = _model(request, data)
     model.to(device)
     _refuse_another(read_facts(folder)["fingerprint"], model.fingerprint(), folder)
     return model

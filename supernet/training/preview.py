@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from export.timing.stopwatch import quick_ms
+from base.processes import timed_now
+from export.timing.stopwatch import quick_ms, scaled_seconds
 from export.timing.unit_of_work import UnitOfWork
 from supernet.latency.plan import CALIBRATION_NETWORKS, CHECK_NETWORKS
 from supernet.latency.runners import student_runner
@@ -23,16 +24,26 @@ from supernet.training.weights import FAIR
 PARAMETER_BYTES, MODEL_BYTES = 8, 2.5 * 2**20
 
 
+def all_step_seconds(supernet: Supernet, images: Tensor, few: int) -> tuple[float, float, float]:
+    """Time a step of w, one of alpha on the first `few` images, and one of a middle student."""
+    timed_now("a step of the shared weights")
+    w = w_seconds(supernet, images)
+    timed_now("a step of alpha")
+    alpha = alpha_seconds(supernet, images[:few])
+    timed_now("a step of a student")
+    return w, alpha, student_seconds(supernet, images)
+
+
 def w_seconds(supernet: Supernet, images: Tensor) -> float:
     """Time a step of w on images [B, C, H, W] in seconds: largest, smallest, middle students."""
     space = supernet.space
     students = [space.largest(), space.smallest(), *([space.middle()] * FAIR)]
 
-    def step() -> None:
-        for architecture, share in zip(students, images.tensor_split(len(students)), strict=True):
+    def step(some: Tensor) -> None:
+        for architecture, share in zip(students, some.tensor_split(len(students)), strict=True):
             supernet.student_logits(share, architecture).sum().backward()
 
-    return _seconds(supernet, step)
+    return _seconds(supernet, step, images)
 
 
 def alpha_seconds(supernet: Supernet, images: Tensor) -> float:
@@ -43,7 +54,7 @@ def alpha_seconds(supernet: Supernet, images: Tensor) -> float:
     choices = supernet.space.one_hot(supernet.space.random(np.random.default_rng(0)))
     choices = {name: p.requires_grad_() for name, p in choices.items()}
     supernet.requires_grad_(False)
-    seconds = _seconds(supernet, lambda: supernet(images, choices).sum().backward())
+    seconds = _seconds(supernet, lambda some: supernet(some, choices).sum().backward(), images)
     supernet.requires_grad_(True)
     return seconds
 
@@ -51,16 +62,18 @@ def alpha_seconds(supernet: Supernet, images: Tensor) -> float:
 def student_seconds(supernet: Supernet, images: Tensor) -> float:
     """Time a step of the middle student's training on images [B, C, H, W] in seconds."""
     student: Architecture = supernet.space.middle()
-    return _seconds(supernet, lambda: supernet.student_logits(images, student).sum().backward())
+    return _seconds(
+        supernet, lambda some: supernet.student_logits(some, student).sum().backward(), images
+    )
 
 
-def _seconds(supernet: Supernet, step: Callable[[], None]) -> float:
-    def finished() -> None:
-        step()
+def _seconds(supernet: Supernet, step: Callable[[Tensor], None], images: Tensor) -> float:
+    def finished(count: int) -> None:
+        step(images[:count])
         if torch.cuda.is_available():
             torch.cuda.synchronize()
 
-    seconds = quick_ms(finished, runs=2) / 1000
+    seconds = scaled_seconds(finished, len(images))
     supernet.zero_grad()
     return seconds
 
@@ -69,6 +82,7 @@ def table_rows(space: SearchSpace, unit: UnitOfWork, given: Path | None) -> list
     """Say roughly how long students take, and what is in memory while the table is measured."""
     if given:
         return [("latency", f"{given}: a {unit}")]
+    timed_now("the smallest and the largest student")
     ends = space.smallest(), space.largest()
     smallest, largest = (quick_ms(student_runner(space, a, unit)) for a in ends)
     parts, networks = count_parts(space), min(CALIBRATION_NETWORKS + CHECK_NETWORKS, space.size())

@@ -53,6 +53,8 @@ def test_preview_says_everything_and_writes_nothing(tmp_path: Path) -> None:
     ):
         assert said in done.stdout
     assert "next:" not in done.stdout
+    for said in ("the decoding of images", "a step of alpha", "the teacher"):
+        assert f"preview: timing {said}\n" in done.stderr
 
 
 def test_an_interrupted_preview_has_nothing_to_go_on_with(tmp_path: Path) -> None:
