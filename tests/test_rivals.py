@@ -40,7 +40,7 @@ def test_rivals_are_trained_beside_the_student(trained_copy: Path) -> None:
     [
         (("plain:8-16",), "rival plain:8-16: expected 3 widths"),
         (("resnet81",), "rival resnet81: unknown"),
-        (("vit_tiny_patch16_224",), "does not take images of 16 pixels"),
+        (("vit_tiny_patch16_224",), "does not take images of 16×16"),
         (("plain:4-8-16", "--rival-checkpoint", "w.pt"), "plain:4-8-16: takes no checkpoint"),
     ],
     ids=["widths", "name", "resolution", "checkpoint"],
