@@ -4,6 +4,7 @@ import hashlib
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Literal
 
 import torch
@@ -33,7 +34,7 @@ def draw_geometry(augment: Augment, seed: int, image: Size, view: Size) -> Geome
                 shift = _shift(view)
                 return Geometry(whole, shift=shift, flip=_mirrored())
             case "resized_crop_flip":
-                drawn = v2.RandomResizedCrop(view).make_params([_empty(image)])
+                drawn = _resized_crop(view).make_params([_empty(image)])
                 box = tuple(drawn[side] for side in ("top", "left", "height", "width"))
                 return Geometry(box, flip=_mirrored())
 
@@ -41,9 +42,19 @@ def draw_geometry(augment: Augment, seed: int, image: Size, view: Size) -> Geome
 def _shift(view: Size) -> tuple[float, float]:
     """Shift by up to an eighth of each side, by whole pixels of the view."""
     height, width = view
-    down, right = height // 8, width // 8
-    drawn = v2.RandomCrop(view, (right, down)).make_params([_empty(view)])
-    return (right - drawn["left"]) / width, (down - drawn["top"]) / height
+    drawn = _padded_crop(view).make_params([_empty(view)])
+    return (width // 8 - drawn["left"]) / width, (height // 8 - drawn["top"]) / height
+
+
+@cache
+def _padded_crop(view: Size) -> v2.RandomCrop:
+    height, width = view
+    return v2.RandomCrop(view, (width // 8, height // 8))
+
+
+@cache
+def _resized_crop(view: Size) -> v2.RandomResizedCrop:
+    return v2.RandomResizedCrop(view)
 
 
 def _mirrored() -> bool:
