@@ -20,6 +20,7 @@ from typing import Literal, NamedTuple
 import matplotlib.pyplot as plt
 import numpy as np
 import tyro
+from matplotlib.ticker import ScalarFormatter
 from torch import nn
 
 from base.errors import UserError
@@ -214,6 +215,8 @@ def draw(path: Path, lines: Sequence[Mapping[str, str]], ms: Mapping[str, float]
             axes.errorbar(x, y, spread, fmt="o", label=kind, markersize=size, capsize=2)
         axes.set(title=f"{epochs} epochs", xlabel="ms for a batch of 32", xscale="log")
         axes.set_ylabel("test accuracy, %")
+        axes.xaxis.set_major_formatter(ScalarFormatter())
+        axes.xaxis.set_minor_formatter(ScalarFormatter())
         axes.legend()
     figure.tight_layout()
     figure.savefig(path, dpi=120)
