@@ -69,7 +69,7 @@ def main(settings: Settings) -> None:
     found = Verdicts()
     for seed, alone in supernets.items():
         searched = replace(alone, surrogates=together)
-        for target_ms in budgets:
+        for target_ms in tqdm(budgets, desc="picks", unit="budget"):
             for name, verdicts in judged_picks(known, searched, target_ms, seed):
                 found.add(name, seed, target_ms, verdicts)
     worth = [known.worth(a) for a in architectures()]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from supernet.space import Architecture
 CANDIDATES, TEN, FEW = 16, 10, 3
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Searched:
     """One trained supernet, what it thinks of every student, and alpha."""
 
@@ -188,13 +189,15 @@ def by_corrected(
 ) -> list:
     """The search, its surrogate corrected by the students trained for all other budgets."""
     others = [ms for ms in searched.separate if ms != target_ms]
-    done = [a for ms in others for a in by_surrogate(searched, ms, np.random.default_rng(0))]
-    return [
-        max(
-            derived(searched, searched.alpha, target_ms, draws),
-            key=corrected(searched.surrogate, {a: trainings[a] for a in done}),
-        )
-    ]
+    done = [a for ms in others for a in usual_pick(searched, ms)]
+    expect = corrected(searched.surrogate, {a: trainings[a] for a in done})
+    return [max(derived(searched, searched.alpha, target_ms, draws), key=expect)]
+
+
+@cache
+def usual_pick(searched: Searched, target_ms: float) -> list[Architecture]:
+    """What the search picks with draws of its own."""
+    return by_surrogate(searched, target_ms, np.random.default_rng(0))
 
 
 def corrected(surrogate: Surrogate, trained: Trainings) -> Callable[[Architecture], float]:
