@@ -4,12 +4,14 @@ import os
 import re
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from export.timing import stopwatch
 from kd.batches import micro_batch
 from kd.images.splits import DataSettings, load_data
 from kd.run.config import TrainConfig
@@ -142,3 +144,22 @@ def test_a_stored_teacher_costs_nothing(tmp_path: Path) -> None:
     assert teacher_seconds(longer, data, None, pixels, 0.0)["teacher"] > 5 * trained["teacher"]
     stored = replace(config, teacher=(f"stored:{tmp_path}",))
     assert teacher_seconds(stored, data, None, pixels, 0.0) == {}
+
+
+@pytest.mark.parametrize(
+    ("count", "an_image", "runs"),
+    [(100, 0.01, [8, 50]), (100, 0.001, [8, 100]), (100, 1.0, [8]), (4, 1.0, [4])],
+)
+def test_a_few_images_are_timed_and_scaled(
+    count: int, an_image: float, runs: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many as take half a second, but all where these are fewer, and eight at least."""
+    asked: list[int] = []
+
+    def fake(run: Callable[[], None], runs: int) -> float:
+        run()
+        return 1000 * an_image * asked[-1]
+
+    monkeypatch.setattr(stopwatch, "quick_ms", fake)
+    assert stopwatch.scaled_seconds(asked.append, count) == pytest.approx(an_image * count)
+    assert asked == runs
