@@ -138,8 +138,10 @@ def with_mixer(world: World, folder: Path) -> World:
     teacher = Teacher(network)
 
     def answered(images: Images) -> Images:
-        views = [torch.cat([teacher(part) for part in v.split(500)]) for v in images.images]
-        return replace(images, probabilities=torch.stack(views).exp())
+        parts = [slice(i, i + 500) for i in range(0, len(images.labels), 500)]
+        views = range(len(images.pixels))
+        told = [torch.cat([teacher(images.images(v, part)) for part in parts]) for v in views]
+        return replace(images, probabilities=torch.stack(told).exp())
 
     told = f"{MIXER}, {accuracy(teacher, world.search):.2%} of the search split"
     return replace(world, train=answered(world.train), search=answered(world.search), teacher=told)

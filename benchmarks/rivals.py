@@ -4,13 +4,16 @@
 
 Plain networks, ResNets and timm's mobile families, each scaled to fill every budget, beside the
 student that the search picks for it: same images, teacher, distillation, optimiser and seeds. Every
-training is a line of benchmarks/results/rivals.csv, and is not done again. For two cores run it
-twice: with --networks rivals, and with --networks searched.
+training is a line of benchmarks/results/rivals.csv, and is not done again. As many processes may
+run as there are cores: each takes what no other trains. With --device cuda on another machine,
+begin with --networks timed here, and end with --networks none.
 """
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
@@ -19,7 +22,9 @@ from typing import Literal, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
 import tyro
+from filelock import FileLock, Timeout
 from matplotlib.ticker import ScalarFormatter
 from torch import nn
 
@@ -30,11 +35,13 @@ from benchmarks.csv_lines import append_lines, read_lines
 from benchmarks.provenance import provenance
 from benchmarks.shared_search import searched_students
 from benchmarks.shelf import filling, measured_ms, network
-from benchmarks.world import KD_LOSS, World, accuracy, open_world, trained_network
+from benchmarks.world import KD_LOSS, World, accuracy, open_world, trained_network, world_table
 from export.timing.stopwatch import Patience
 from kd.rivals.rival import Outline
 from supernet.choice.programme import programme
 from supernet.latency.runners import module_runner, student_runner, unit_of_table
+from supernet.latency_table import LatencyTable
+from supernet.presets import preset
 from supernet.space import Architecture
 from supernet.student import Student
 
@@ -52,25 +59,38 @@ class Settings:
     """Images to train and search with, and at most as many test images."""
     budgets: tuple[float, ...] = (1.0, 1.6, 2.5)
     """Milliseconds for a batch of 32."""
+    preset: str | None = None
+    """A space that comes with Oyster, or that of benchmarks.akd."""
     resolution: int = 16
     w_epochs: int = 40
     epochs: tuple[int, ...] = (12, 48)
     """Of a student or a rival."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    networks: Literal["all", "rivals", "searched", "none"] = "all"
-    """Which are trained now; none only tells what is done."""
+    networks: Literal["all", "rivals", "searched", "timed", "none"] = "all"
+    """Which are trained now; timed only measures the table and finds rivals; none only tells what
+    is done."""
+    device: str = "cpu"
+    """Where networks are trained; with another than the CPU, students are picked by the table."""
     run: Path = Path("runs/rivals")
     out: Path = Path("benchmarks/results/rivals.csv")
 
 
 def main(settings: Settings) -> None:
     """Train what is not done yet, time all of it together, and compare."""
-    space = replace(SPACE, resolution=(settings.resolution,) * 2)
-    world = open_world(settings.data, settings.limit, settings.run, space)
-    strides = (space.stem_stride, *(stage.stride for stage in space.stages))
+    size = (settings.resolution,) * 2
+    space = replace(SPACE, resolution=size)
+    if settings.preset:
+        space = preset(settings.preset).space(SPACE.classes, size)
+    strides = space.stem_stride, *(stage.stride for stage in space.stages if stage.stride > 1)
     outline = Outline(space.image_shape, space.classes, strides)
+    if settings.networks == "timed":
+        table = world_table(settings.run, space)
+        rivals_of(settings, table, outline)
+        return
+    device = torch.device(settings.device)
+    world = open_world(settings.data, settings.limit, settings.run, space, device)
     if settings.networks in ("all", "rivals"):
-        rivals = rivals_of(settings, world, outline)
+        rivals = rivals_of(settings, world.table, outline)
         for epochs, seed in product(settings.epochs, settings.seeds):
             for (target_ms, family), name in rivals.items():
                 line = Line(family, target_ms, epochs, seed, name)
@@ -81,6 +101,8 @@ def main(settings: Settings) -> None:
                 name = json.dumps(architecture.to_json())
                 line = Line(SEARCHED, target_ms, epochs, seed, name)
                 train(settings, world, line, partial(Student, space, architecture))
+    if settings.networks not in ("all", "none"):
+        return
     lines = read_lines(settings.out)
     ms = timed_together(world, outline, {line["network"] for line in lines})
     facts = world.facts() | {"students": space.size(), "measured_ms": ms}
@@ -110,18 +132,23 @@ def train(settings: Settings, world: World, own: Line, build: Callable[[], nn.Mo
     if same:  # one network fills two budgets
         append_lines(settings.out, [same[0] | own._asdict()])
         return
-    trained = trained_network(world, build, KD_LOSS, own.epochs, own.seed)
-    found = {"search_accuracy": accuracy(trained, world.search)}
-    found |= {"test_accuracy": accuracy(trained, world.test)}
-    found |= {"params": sum(p.numel() for p in trained.parameters())}
-    append_lines(settings.out, [own._asdict() | found])
+    name = re.sub(r"\W+", "-", " ".join(training.values()))
+    lock = FileLock(settings.run / "training" / name[:200], timeout=0)
+    with suppress(Timeout), lock:
+        trained = trained_network(world, build, KD_LOSS, own.epochs, own.seed)
+        found = {"search_accuracy": accuracy(trained, world.search)}
+        found |= {"test_accuracy": accuracy(trained, world.test)}
+        found |= {"params": sum(p.numel() for p in trained.parameters())}
+        append_lines(settings.out, [own._asdict() | found])
 
 
-def rivals_of(settings: Settings, world: World, outline: Outline) -> dict[tuple[float, str], str]:
+def rivals_of(
+    settings: Settings, table: LatencyTable, outline: Outline
+) -> dict[tuple[float, str], str]:
     """Return the network of every budget and family; what was found once is kept in the run."""
     path = settings.run / "rivals.json"
     if not path.exists():
-        found = filling(world.table, outline, settings.budgets, PATIENCE)
+        found = filling(table, outline, settings.budgets, PATIENCE)
         write_json(path, {"rivals": [[*place, name] for place, name in found.items()]})
     return {(ms, family): name for ms, family, name in read_json(path)["rivals"]}
 
@@ -132,7 +159,8 @@ def picks(settings: Settings, world: World, seed: int) -> dict[float, Architectu
     path = folder / "picks.json"
     if not path.exists():
         problem = programme(world.table)
-        pick = searched_students(world, problem, KD_LOSS, settings.w_epochs, seed, folder)
+        measured = world.device.type == "cpu"
+        pick = searched_students(world, problem, KD_LOSS, settings.w_epochs, seed, folder, measured)
         found = [[target_ms, pick(target_ms).to_json()] for target_ms in settings.budgets]
         write_json(path, {"picks": found})
     return {ms: Architecture.from_json(value) for ms, value in read_json(path)["picks"]}

@@ -17,7 +17,7 @@ from export.timing.stopwatch import Patience
 from kd.evaluate import recalibrate
 from kd.loss import Loss
 from supernet.alpha import Alpha
-from supernet.choice.pick import pick_measured
+from supernet.choice.pick import pick_measured, pick_predicted
 from supernet.choice.programme import Programme
 from supernet.choice.surrogate import Surrogate, fit_surrogate
 from supernet.latency.students import measure_architectures
@@ -60,7 +60,8 @@ def trained_weights(
 ) -> Supernet:
     """Train the shared weights as train.py does, or find them in `folder`."""
     torch.manual_seed(seed)
-    supernet = Supernet(world.table.space).to(memory_format=torch.channels_last)
+    supernet = Supernet(world.table.space)
+    supernet.to(world.device, memory_format=torch.channels_last)
     sampler = fair_sampler(world.table, *problem.range_ms())
     steps = epochs * (len(world.train.labels) // BATCH)
     settings = WSettings(steps, w_learning_rate=0.2, weight_decay=1e-4, precision="fp32", seed=seed)
@@ -113,9 +114,18 @@ def shared_loss(
 
 
 def searched_students(
-    world: World, problem: Programme, loss: Loss, epochs: int, seed: int, folder: Path
+    world: World,
+    problem: Programme,
+    loss: Loss,
+    epochs: int,
+    seed: int,
+    folder: Path,
+    measured: bool,
 ) -> Callable[[float], Architecture]:
-    """Search as both scripts do, with `epochs` of w; return what picks a student for a budget."""
+    """Search as both scripts do, with `epochs` of w; return what picks a student for a budget.
+
+    Finalists are `measured` here, or the table alone is trusted, for a machine that is not its own.
+    """
     supernet = trained_weights(world, problem, loss, epochs, seed, folder)
     alpha = trained_alpha(
         world, supernet, problem, loss, ALPHA.alpha_steps, seed, folder / "alpha.pt"
@@ -128,7 +138,11 @@ def searched_students(
         draws = np.random.default_rng(seed)
         with torch.no_grad():
             log_p = alpha(target_ms)
-        return pick_measured(problem, log_p, target_ms, COUNTS, expect, measure, draws).architecture
+        if measured:
+            found = pick_measured(problem, log_p, target_ms, COUNTS, expect, measure, draws)
+        else:
+            found = pick_predicted(problem, log_p, target_ms, COUNTS[0], expect, draws)
+        return found.architecture
 
     return pick
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,8 @@ from supernet.space import Architecture, SearchSpace
 from supernet.student import Student
 
 BATCH, VIEWS = 64, 8
+CPU = torch.device("cpu")
+WORKERS = 8  # that draw views for a GPU
 KD_LOSS = partial(kd_loss, kd_temperature=4.0, kd_weight=0.9)
 
 
@@ -36,17 +39,26 @@ KD_LOSS = partial(kd_loss, kd_temperature=4.0, kd_weight=0.9)
 class Images:
     """A split in memory: every view of it, plain images last, and the teacher's outputs."""
 
-    images: Tensor  # [V + 1, N, 3, R, R]
+    pixels: Tensor  # [V + 1, N, 3, R, R], uint8
     labels: Tensor  # [N, K], one-hot
     probabilities: Tensor | None  # [V + 1, N, K]
+
+    def to(self, device: torch.device) -> Self:
+        """Move it."""
+        answers = None if self.probabilities is None else self.probabilities.to(device)
+        return type(self)(self.pixels.to(device), self.labels.to(device), answers)
+
+    def images(self, view: int, index: Tensor | slice) -> Tensor:
+        """Return images [B, 3, R, R] in [0, 1] of one view, -1 for plain ones."""
+        images = self.pixels[view, index].float() / 255
+        return images.contiguous(memory_format=torch.channels_last)
 
     def epoch(self, view: int, batch: int, order: Sequence[int] | None = None) -> Iterator[Batch]:
         """Batches of one view, -1 for plain images, in `order` or as they stand."""
         places = range(len(self.labels)) if order is None else order
-        for index in torch.tensor(places).split(batch):
-            images = self.images[view][index].contiguous(memory_format=torch.channels_last)
+        for index in torch.tensor(places, device=self.labels.device).split(batch):
             known = self.labels if self.probabilities is None else self.probabilities[view]
-            yield Batch(images, self.labels[index], known[index])
+            yield Batch(self.images(view, index), self.labels[index], known[index])
 
     def endless(self, batch: int, seed: int, start: int = 0) -> Iterator[Batch]:
         """Whole batches of epochs without end, each in the next view; `start` are left out."""
@@ -54,7 +66,7 @@ class Images:
         for epoch in itertools.count(start // an_epoch):
             order = shuffled(len(self.labels), seed, epoch)
             order = order[start % an_epoch * batch : an_epoch * batch]
-            yield from self.epoch(epoch % (len(self.images) - 1), batch, order)
+            yield from self.epoch(epoch % (len(self.pixels) - 1), batch, order)
             start = 0
 
 
@@ -68,6 +80,11 @@ class World:
     table: LatencyTable
     teacher: str
 
+    @property
+    def device(self) -> torch.device:
+        """Where the images are."""
+        return self.train.pixels.device
+
     def facts(self) -> dict[str, object]:
         """Say what it is made of."""
         images = [len(split.labels) for split in (self.train, self.search, self.test)]
@@ -75,8 +92,10 @@ class World:
         return {"teacher": self.teacher, "images": images, "table": table}
 
 
-def open_world(data: str, limit: int, run: Path, space: SearchSpace) -> World:
-    """Train the teacher and measure the table, or find them in `run`."""
+def open_world(
+    data: str, limit: int, run: Path, space: SearchSpace, device: torch.device = CPU
+) -> World:
+    """Train the teacher and measure the table, or find them in `run`; images go to `device`."""
     config = TrainConfig(
         data=data,
         run=run,
@@ -89,10 +108,11 @@ def open_world(data: str, limit: int, run: Path, space: SearchSpace) -> World:
         views=VIEWS,
         batch=BATCH,
         precision="bf16",
+        workers=0 if device == CPU else WORKERS,
     )
     found = load_data(config.data_settings(space.resolution))
     with Metrics(run, {}, "world") as metrics:
-        teacher = trained_here(config, found, metrics)
+        teacher = trained_here(config, found, metrics, device)
     outputs = prepare_outputs(
         config.output_settings(),
         teacher.fingerprint,
@@ -100,14 +120,22 @@ def open_world(data: str, limit: int, run: Path, space: SearchSpace) -> World:
         found,
         config.loader(),
     )
+    table = world_table(run, space)
+    splits = [split.to(device) for split in _splits(found, outputs.train, outputs.search)]
+    return World(*splits, table, str(teacher.check))
+
+
+def world_table(run: Path, space: SearchSpace) -> LatencyTable:
+    """Measure the latency table of a space for batches of 32, or find it in `run`."""
     unit = UnitOfWork(batch=32, resolution=space.resolution)
-    table = find_or_measure_table(run, space, unit, Patience(0.01, 60), config.seed)
-    return World(*_splits(found, outputs.train, outputs.search), table, str(teacher.check))
+    return find_or_measure_table(run, space, unit, Patience(0.01, 60), seed=0)
 
 
-def trained_here(config: TrainConfig, data: Data, metrics: Metrics) -> CheckedTeacher:
-    """Return the teacher that `config` asks for, trained on the CPU now or found in its folder."""
-    request, loader, device = config.teacher_request(), config.loader(), torch.device("cpu")
+def trained_here(
+    config: TrainConfig, data: Data, metrics: Metrics, device: torch.device = CPU
+) -> CheckedTeacher:
+    """Return the teacher that `config` asks for, trained on `device` now or found in its folder."""
+    request, loader = config.teacher_request(), config.loader()
     phase = open_phase(metrics, "teacher")
     training = config.teacher_training()
     train = partial(train_teacher, request.sources[0], data, training, loader, device, phase)
@@ -118,14 +146,14 @@ def _splits(data: Data, train: StoredOutputs, search: StoredOutputs) -> Iterator
     for split, targets in ((data.train, train), (data.search, search), (data.test, None)):
         views = [*range(VIEWS if targets else 0), None]
         yield Images(
-            torch.stack([_stacked(split.view(view)) for view in views]),
+            torch.stack([_pixels(split.view(view)) for view in views]),
             one_hot(split.labels, len(data.classes)).float(),
             None if targets is None else _probabilities(targets, len(split), views),
         )
 
 
-def _stacked(split: Split) -> Tensor:
-    return torch.stack([split[i][0] for i in range(len(split))])
+def _pixels(split: Split) -> Tensor:
+    return torch.stack([(split[i][0] * 255).round().byte() for i in range(len(split))])
 
 
 def _probabilities(targets: StoredOutputs, count: int, views: list[int | None]) -> Tensor:
@@ -145,7 +173,7 @@ def trained_network(
 ) -> nn.Module:
     """Train any network from scratch on the train split."""
     torch.manual_seed(seed)
-    network = build()
+    network = build().to(world.device)
     steps = len(world.train.labels) // BATCH
     batches = partial(world.train.endless, BATCH, seed)
     phase = Phase(f"network, seed {seed}")
