@@ -16,7 +16,7 @@ from export.timing.stopwatch import Patience
 from export.timing.unit_of_work import UnitOfWork
 from kd.batches import Batch
 from kd.fit import FitSettings, fit
-from kd.images.loader import shuffled
+from kd.images.loader import batches, shuffled
 from kd.images.splits import Data, Split, load_data
 from kd.loss import Loss, kd_loss
 from kd.run.config import TrainConfig
@@ -121,8 +121,9 @@ def open_world(
         config.loader(),
     )
     table = world_table(run, space)
-    splits = [split.to(device) for split in _splits(found, outputs.train, outputs.search)]
-    return World(*splits, table, str(teacher.check))
+    workers = config.loader().workers
+    splits = _splits(found, outputs.train, outputs.search, workers)
+    return World(*(split.to(device) for split in splits), table, str(teacher.check))
 
 
 def world_table(run: Path, space: SearchSpace) -> LatencyTable:
@@ -142,18 +143,21 @@ def trained_here(
     return prepare_teacher(request, None, data, loader, config.run, device, train)
 
 
-def _splits(data: Data, train: StoredOutputs, search: StoredOutputs) -> Iterator[Images]:
+def _splits(
+    data: Data, train: StoredOutputs, search: StoredOutputs, workers: int
+) -> Iterator[Images]:
     for split, targets in ((data.train, train), (data.search, search), (data.test, None)):
         views = [*range(VIEWS if targets else 0), None]
         yield Images(
-            torch.stack([_pixels(split.view(view)) for view in views]),
+            torch.stack([_pixels(split.view(view), workers) for view in views]),
             one_hot(split.labels, len(data.classes)).float(),
             None if targets is None else _probabilities(targets, len(split), views),
         )
 
 
-def _pixels(split: Split) -> Tensor:
-    return torch.stack([(split[i][0] * 255).round().byte() for i in range(len(split))])
+def _pixels(split: Split, workers: int) -> Tensor:
+    drawn = batches(split, 500, None, workers)
+    return torch.cat([(images * 255).round().byte() for images, *_ in drawn])
 
 
 def _probabilities(targets: StoredOutputs, count: int, views: list[int | None]) -> Tensor:
@@ -175,9 +179,9 @@ def trained_network(
     torch.manual_seed(seed)
     network = build().to(world.device)
     steps = len(world.train.labels) // BATCH
-    batches = partial(world.train.endless, BATCH, seed)
+    endless = partial(world.train.endless, BATCH, seed)
     phase = Phase(f"network, seed {seed}")
-    fit(network, batches, loss, FitSettings(epochs), steps, phase)
+    fit(network, endless, loss, FitSettings(epochs), steps, phase)
     return network
 
 

@@ -121,7 +121,7 @@ def prepare_teacher(
     if opened is None and begun:
         teacher = _checked(reload_teacher(request, data, folder, device), data, loader)
     elif opened is None:
-        teacher = _checked(train(), data, loader)
+        teacher = _checked(train().to(device), data, loader)
         if is_main_process():
             save_teacher(teacher.model, request.sources[0], folder)
     else:
