@@ -15,6 +15,7 @@ from base.phase import Phase
 from benchmarks.world import BATCH, World
 from export.timing.stopwatch import Patience
 from kd.evaluate import recalibrate
+from kd.images.loader import shuffled
 from kd.loss import Loss
 from supernet.alpha import Alpha
 from supernet.choice.pick import pick_measured, pick_predicted
@@ -90,8 +91,9 @@ def trained_alpha(
 
 
 def calibration_images(world: World) -> list[Tensor]:
-    """Plain images [B, 3, R, R] that BatchNorm is recalibrated on."""
-    return [batch.images for batch in islice(world.train.epoch(-1, 256), CALIBRATION_BATCHES)]
+    """Plain images [B, 3, R, R] of all classes that BatchNorm is recalibrated on."""
+    epoch = world.train.epoch(-1, 256, shuffled(len(world.train.labels), 0))
+    return [batch.images for batch in islice(epoch, CALIBRATION_BATCHES)]
 
 
 def shared_loss(
