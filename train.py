@@ -25,7 +25,7 @@ from export.report.run_page import RunReport, write_run_report
 from export.timing.unit_of_work import UnitOfWork
 from kd.batches import endless, micro_batch, steps_per_epoch
 from kd.evaluate import CALIBRATION_BATCHES, calibration_images, score_recalibrated
-from kd.images.splits import Data, load_data
+from kd.images.splits import LEARNED, Data, learnable, load_data
 from kd.run.bounds import check_batches, check_settings
 from kd.run.config import TrainConfig
 from kd.run.cost import train_cost
@@ -132,8 +132,9 @@ def main(config: TrainConfig) -> None:
 
         loss = config.loss(config.guide)
         sampler = fair_sampler(table, *problem.range_ms())
-        batches = partial(endless, data.train, outputs.train, loader, DEVICE)
-        steps = config.w_epochs * steps_per_epoch(len(data.train), config.batch)
+        names = learnable(LEARNED, config.guide)
+        batches = partial(endless, data.joined(names), outputs.joined(names), loader, DEVICE)
+        steps = config.w_epochs * steps_per_epoch(len(data.joined(LEARNED)), config.batch)
         settings = WSettings.of(settings_of(config), steps)
         phase = open_phase(metrics, "w", table=table.fingerprint())
         train_w(supernet, sampler, batches, loss, settings, phase)
@@ -188,7 +189,8 @@ def preview(
     unit: UnitOfWork,
 ) -> str:
     """Say what the run will do, and how long it takes here, from a few timed steps."""
-    space, images, processes = supernet.space, len(data.train), PROCESSES.num_processes
+    space, processes = supernet.space, PROCESSES.num_processes
+    images = len(data.joined(LEARNED))
     loader, part = config.loader(), partial(micro_batch, processes=processes)
     most, few = (part(b, accumulate=config.accumulate) for b in (config.batch, config.alpha_batch))
     pixels = torch.rand(most, *space.image_shape, device=DEVICE)
@@ -214,7 +216,7 @@ def preview(
     return table_text(
         [
             ("run", str(config.run)),
-            ("images", f"{images} train, {len(data.search)} search, {len(data.test)} test"),
+            ("images", str(data)),
             ("decoding", f"{most / loading:,.0f} images a second"),
             ("space", f"{space.name}: {space.size():.2g} students, {decisions} decisions"),
             *table_rows(space, unit, config.latency_table),

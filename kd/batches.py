@@ -18,7 +18,7 @@ class Batch(NamedTuple):
     """One batch to learn from."""
 
     images: Tensor  # [B, C, H, W]
-    labels: Tensor  # [B, K], one-hot, or shares where images are mixed
+    labels: Tensor  # [B, K], one-hot, shares where images are mixed, 0 where there is no label
     probabilities: Tensor  # [B, K], the teacher's at temperature 1
 
     def chunk(self, count: int) -> list["Batch"]:

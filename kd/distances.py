@@ -30,9 +30,11 @@ def dkd(log_student: Tensor, log_teacher: Tensor, labels: Tensor) -> Tensor:
 
     DKD, arXiv:2203.08679, equation 7.
 
-    The target is the label; of a mixed image, the label with the larger share.
+    The target is the label; of a mixed image, the label with the larger share; of an image without
+    one, the teacher's likeliest class.
     """
-    target = labels.argmax(dim=1, keepdim=True)
+    known = labels.sum(dim=1, keepdim=True) > 0
+    target = torch.where(known, labels, log_teacher.exp()).argmax(dim=1, keepdim=True)
     binary = kl(_target_or_not(log_student, target), _target_or_not(log_teacher, target), labels)
     others = kl(_others(log_student, target), _others(log_teacher, target), labels)
     return TARGET_WEIGHT * binary + OTHERS_WEIGHT * others

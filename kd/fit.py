@@ -39,20 +39,23 @@ class FitSettings:
 
 
 class EpochMeans:
-    """Mean loss and accuracy over the images of an epoch so far."""
+    """Mean loss over the images of an epoch so far, and accuracy over those with a label."""
 
     def __init__(self) -> None:
-        self.loss, self.right, self.images = 0.0, 0.0, 0
+        self.loss, self.images = 0.0, 0
+        self.right, self.labelled = 0.0, 0.0
 
-    def add(self, loss: float, right: float, images: int) -> None:
-        """Add a batch's mean loss and accuracy."""
+    def add(self, loss: float, images: int, right: float, labelled: float) -> None:
+        """Add a batch: its mean loss, and how many of its labelled images are told right."""
         self.loss += loss * images
-        self.right += right * images
         self.images += images
+        self.right += right
+        self.labelled += labelled
 
     def taken(self) -> dict[str, float]:
         """Return the mean loss and accuracy."""
-        return {"loss": self.loss / self.images, "accuracy": self.right / self.images}
+        accuracy = self.right / self.labelled if self.labelled else math.nan
+        return {"loss": self.loss / self.images, "accuracy": accuracy}
 
     def state_dict(self) -> dict[str, float]:
         """Return the sums."""
@@ -60,7 +63,8 @@ class EpochMeans:
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
         """Take the sums back."""
-        self.loss, self.right, self.images = state["loss"], state["right"], state["images"]
+        self.loss, self.images = state["loss"], state["images"]
+        self.right, self.labelled = state["right"], state["labelled"]
 
 
 def fit(
@@ -106,7 +110,7 @@ def fit(
         optimizer.zero_grad()
         batch = next(batches)
         shares = batch.chunk(settings.accumulate)
-        value, right = _descend(network, shares, loss, settings.precision)
+        value, *told = _descend(network, shares, loss, settings.precision)
         if not math.isfinite(value):
             raise UserError(
                 f"{description}: loss {value} in epoch {step // steps_per_epoch + 1}, step"
@@ -116,7 +120,7 @@ def fit(
         optimizer.step()
         rate = schedule.get_last_lr()[0]
         schedule.step()
-        means.add(value, right, len(batch.labels))
+        means.add(value, len(batch.labels), *told)
         bar.set_postfix(means.taken(), refresh=False)
         if (step + 1) % steps_per_epoch == 0:
             phase.log(step, **means.taken(), learning_rate=rate)
@@ -129,24 +133,26 @@ def _descend(
     parts: Sequence[Batch],
     loss: Callable[[Tensor, Batch], Tensor],
     precision: Precision,
-) -> tuple[float, float]:
+) -> tuple[float, float, float]:
     """Leave the gradient of the mean loss over the parts of all processes.
 
-    Returns that loss, and the share of images that are told right.
+    Returns that loss, and how many images of a process are told right, of how many with a label.
     """
     device = parts[0].images.device
-    value, right = torch.zeros((), device=device), torch.zeros((), device=device)
+    value, right, labelled = torch.zeros(3, device=device).unbind()
     for part in _same_statistics(model, parts):
         with autocast(device, precision):
             logits = model(part.images)
         part_loss = loss(logits.float(), part) / len(parts)
         part_loss.backward()
         value += part_loss.detach()
-        told = logits.argmax(dim=1) == part.labels.argmax(dim=1)
-        right += told.float().mean() / len(parts)
+        known = part.labels.sum(dim=1) > 0
+        right += (known & (logits.argmax(dim=1) == part.labels.argmax(dim=1))).sum()
+        labelled += known.sum()
     buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
-    all_reduce_mean([*gradients(list(model.parameters())), *buffers, value, right])
-    return value.item(), right.item()
+    told = (value, right, labelled)
+    all_reduce_mean([*gradients(list(model.parameters())), *buffers, *told])
+    return value.item(), right.item(), labelled.item()
 
 
 def _same_statistics(model: nn.Module, parts: Sequence[Batch]) -> Iterator[Batch]:

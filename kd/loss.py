@@ -25,7 +25,8 @@ def kd_loss(
     """Return the batch's mean of w T^2 D(teacher^T, student^T) + (1 - w) CE(labels), a scalar.
 
     logits [B, K]; p^T = softmax(log p / T). T^2 keeps the size of the gradients (Hinton et al.
-    2015, arXiv:1503.02531, section 2).
+    2015, arXiv:1503.02531, section 2). An image without a label has the teacher's term alone: its
+    labels are 0, and so is its cross-entropy.
     """
     log_teacher = batch.probabilities.clamp(min=SMALLEST_STORED).log() / kd_temperature
     apart = distance(
@@ -37,7 +38,7 @@ def kd_loss(
 
 
 def label_loss(logits: Tensor, batch: Batch) -> Tensor:
-    """Return the mean cross-entropy with the labels, a scalar."""
+    """Return the batch's mean of the cross-entropy with the labels, a scalar."""
     return cross_entropy(logits, batch.labels)
 
 

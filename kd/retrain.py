@@ -21,12 +21,14 @@ def retrain(
     settings: FitSettings,
     loader: LoaderSettings,
     phase: Phase,
+    images: int | None = None,
 ) -> None:
     """Train `student` in place on `split` and the teacher's outputs for it.
 
     Every student of a seed sees the same images in the same order; a batch is never larger than the
-    split. Raises `UserError` when the loss stops being finite.
+    split. An epoch has as many steps as `images` give, or the split's own. Raises `UserError` when
+    the loss stops being finite.
     """
     loader = replace(loader, batch=min(loader.batch, len(split)))
     batches = partial(endless, split, outputs, loader, device_of(student))
-    fit(student, batches, loss, settings, len(split) // loader.batch, phase)
+    fit(student, batches, loss, settings, (images or len(split)) // loader.batch, phase)

@@ -9,6 +9,7 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from tokenize import TokenError
 
@@ -117,10 +118,11 @@ def _whole(arrays: Arrays, shape: StoredShape, row: int, positions: np.ndarray) 
     return whole
 
 
-def join_outputs(a: StoredOutputs, b: StoredOutputs) -> StoredOutputs:
-    """Join the rows of `a` and of `b`, as `kd.images.splits.join` numbers the images."""
-    assert a.views == b.views
-    return StoredOutputs(a.shapes + b.shapes, a.arrays + b.arrays)
+def join_outputs(parts: Sequence[StoredOutputs]) -> StoredOutputs:
+    """Join the rows of all parts, as `kd.images.splits.join` numbers the images."""
+    assert len({part.views for part in parts}) == 1
+    shapes, arrays = zip(*((part.shapes, part.arrays) for part in parts), strict=True)
+    return StoredOutputs(tuple(chain.from_iterable(shapes)), tuple(chain.from_iterable(arrays)))
 
 
 def stored_identity(folder: Path) -> dict[str, str]:

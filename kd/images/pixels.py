@@ -117,6 +117,24 @@ class InShards:
         return digest.digest()
 
 
+@dataclass(frozen=True, eq=False)
+class Appended:
+    """The images of one source, `count` of them, and then those of another."""
+
+    first: Pixels
+    count: int
+    second: Pixels
+
+    def __getitem__(self, position: int) -> Tensor:
+        if position < self.count:
+            return self.first[position]
+        return self.second[position - self.count]
+
+    def digest(self) -> bytes:
+        """Hash of both."""
+        return hashlib.sha256(self.first.digest() + self.second.digest()).digest()
+
+
 def decoded(file: BinaryIO, name: str) -> Tensor:
     """Decode the image in `file` as it is to be looked at, uint8 RGB [3, h, w].
 

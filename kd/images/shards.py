@@ -9,7 +9,7 @@ import hashlib
 import os
 import sys
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
@@ -26,6 +26,9 @@ from base.tensor_files import read_tensors, write_tensors
 
 PARTS = ("train", "val", "test")
 MOST_CLASSES = 1_000_000  # a number beyond is a slip, not a class
+UNLABELLED = -1  # in place of a class's number
+Place = tuple[int, int]  # offset and size in bytes
+Sample = tuple[int, Place]  # its class, and where its image lies
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,15 +49,7 @@ def shards_of(pattern: str) -> dict[str, list[Path]]:
 
     A shard belongs to the part that its name begins with. Raises `UserError` for what is missing.
     """
-    try:
-        paths = [Path(path).expanduser() for path in braceexpand(pattern)]
-    except (UnbalancedBracesError, ValueError) as error:
-        raise UserError(
-            f"--data {pattern}: {error}; expected such as train-{{000..146}}.tar"
-        ) from None
-    if missing := [path for path in paths if not path.is_file()]:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise UserError(f"{missing[0]}: no such shard{more}; check the pattern of --data")
+    paths = shards_named(pattern)
     parts = {part: [p for p in paths if p.name.startswith(part)] for part in PARTS}
     parts = {part: found for part, found in parts.items() if found}
     if len(parts) == 1 or not parts:
@@ -66,15 +61,37 @@ def shards_of(pattern: str) -> dict[str, list[Path]]:
     return parts
 
 
+def shards_named(pattern: str) -> list[Path]:
+    """Return the files that the pattern names; raise `UserError` for what is missing."""
+    try:
+        paths = [Path(path).expanduser() for path in braceexpand(pattern)]
+    except (UnbalancedBracesError, ValueError) as error:
+        raise UserError(f"{pattern}: {error}; expected such as train-{{000..146}}.tar") from None
+    if missing := [path for path in paths if not path.is_file()]:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise UserError(f"{missing[0]}: no such shard{more}; check the pattern {pattern}")
+    return paths
+
+
 def read_index(shards: Sequence[Path]) -> Index:
     """Index `shards`, or find their index in the cache; raise `UserError` for damaged shards."""
-    kept = _cache_of(shards)
+    return _indexed(shards, _samples)
+
+
+def image_places(shards: Sequence[Path]) -> np.ndarray:
+    """Return where the images of `shards` lie [N, 3], as in `Index`; classes are not looked for."""
+    return _indexed(shards, _images).places
+
+
+def _indexed(shards: Sequence[Path], samples_of: Callable[[Path], Iterator[Sample]]) -> Index:
+    kept = _cache_of(shards, samples_of.__name__)
     if kept.exists():
         with suppress(UserError, KeyError):
             stored, _ = read_tensors(kept)
             return Index(stored["labels"].numpy(), stored["places"].numpy())
     bar = tqdm(shards, desc="index", unit="shard", disable=not is_main_process())
-    samples = [(label, n, *place) for n, path in enumerate(bar) for label, place in _samples(path)]
+    numbered = ((n, sample) for n, path in enumerate(bar) for sample in samples_of(path))
+    samples = [(label, n, *place) for n, (label, place) in numbered]
     found = np.array(samples, dtype=np.int64).reshape(-1, 4)
     index = Index(found[:, 0].copy(), found[:, 1:].copy())
     try:
@@ -84,15 +101,16 @@ def read_index(shards: Sequence[Path]) -> Index:
     return index
 
 
-def _cache_of(shards: Sequence[Path]) -> Path:
+def _cache_of(shards: Sequence[Path], kind: str) -> Path:
     stats = [(str(path.resolve()), (s := path.stat()).st_size, s.st_mtime_ns) for path in shards]
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return root / "oyster" / f"{hashlib.sha256(repr(stats).encode()).hexdigest()[:32]}.safetensors"
+    name = hashlib.sha256(repr((kind, stats)).encode()).hexdigest()[:32]
+    return root / "oyster" / f"{name}.safetensors"
 
 
-def _samples(path: Path) -> Iterator[tuple[int, tuple[int, int]]]:
-    """(class, (offset, size) of the image) of every sample of a shard, in its order."""
-    images: dict[str, tuple[int, int]] = {}
+def _members(path: Path) -> tuple[dict[str, Place], dict[str, int]]:
+    """Return images and classes of a shard by the samples' names, in its order."""
+    images: dict[str, Place] = {}
     labels: dict[str, int] = {}
     try:
         with tarfile.open(path, "r:") as shard:
@@ -105,6 +123,20 @@ def _samples(path: Path) -> Iterator[tuple[int, tuple[int, int]]]:
                     labels[key] = int(shard.extractfile(member).read(20))
     except (tarfile.TarError, OSError, EOFError, ValueError) as error:
         raise UserError(f"{path}: no whole tar of samples ({error}); make it again") from error
+    return images, labels
+
+
+def _images(path: Path) -> Iterator[Sample]:
+    """No class and the image of every sample of a shard that has one."""
+    images, _ = _members(path)
+    if not images:
+        raise UserError(f"{path}: no image in it; expected such as 000017.jpg")
+    yield from ((UNLABELLED, place) for place in images.values())
+
+
+def _samples(path: Path) -> Iterator[Sample]:
+    """Class and image of every sample of a shard, in its order."""
+    images, labels = _members(path)
     if not images or (odd := images.keys() ^ labels.keys()):
         sample = min(odd) if images else "it"
         expected = "expected such as 000017.jpg and 000017.cls"

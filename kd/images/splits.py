@@ -4,14 +4,15 @@ Images are float32 RGB tensors [3, R, R] in [0, 1]; models normalise for themsel
 """
 
 import hashlib
+import itertools
 import json
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torch.nn.functional import one_hot
 from torch.utils.data import Dataset
@@ -21,7 +22,12 @@ from base.size import Size, pixels_text
 from kd.images.mixing import Mix, Mixture, draw_mixture
 from kd.images.rendering import Frame, render_plain, render_view
 from kd.images.sources import Pixels, Source, read_source
+from kd.images.stratify import limited, stratified
+from kd.images.unlabelled import with_unlabelled
 from kd.images.views import Augment, draw_geometry, view_seed
+
+# What the shared weights learn from, and what a student is retrained on.
+LEARNED, RETRAINED = ("train", "unlabelled"), ("train", "search", "unlabelled")
 
 # Of a plain image of so many pixels, the centre is shown where views are boxes.
 WHOLE, CENTRE = 256, 224
@@ -40,7 +46,8 @@ class DataSettings:
     search_fraction: float = 0.2  # of the training images
     test_fraction: float = 0.2  # of all images
     seed: int = 0
-    limit: int | None = None  # at most so many training, and as many test images
+    limit: int | None = None  # at most so many training, test and unlabelled images
+    unlabelled: str | None = None  # a folder or shards of images without classes
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +64,7 @@ class Split(Dataset):
     """
 
     images: Pixels
-    labels: Tensor  # [N] int64
+    labels: Tensor  # [N] int64, -1 where there is no class
     positions: Tensor  # [N] int64, in the source
     augment: Augment
     seed: int
@@ -84,14 +91,17 @@ class Split(Dataset):
         return *(views[frame] for frame in self.shown), label, index
 
     def label_shares(self, index: Tensor, classes: int) -> Tensor:
-        """Return labels [B, K] of images `index` [B]: one-hot, or mixed as the images are."""
-        shares = one_hot(self.labels[index], classes).float()
+        """Return labels [B, K] of images `index` [B]: one-hot, or mixed as the images are.
+
+        An image without a class has 0 everywhere.
+        """
+        shares = _shares(self.labels[index], classes)
         if self.version is None or self.mix == "none":
             return shares
         mixtures = [self._mixture(i) for i in index.tolist()]
         own = torch.tensor([m.share for m in mixtures])[:, None]
         others = self.labels[[m.partner for m in mixtures]]
-        return own * shares + (1 - own) * one_hot(others, classes)
+        return own * shares + (1 - own) * _shares(others, classes)
 
     def view_seeds(self) -> np.ndarray:
         """Return the seeds [N] uint32 that this version of every image is drawn from."""
@@ -127,6 +137,11 @@ class Split(Dataset):
         return replace(self, shown=frames)
 
 
+def _shares(labels: Tensor, classes: int) -> Tensor:
+    """Return one-hot labels [B, K]; 0 everywhere for -1."""
+    return one_hot(labels.clamp(min=0), classes).float() * (labels >= 0)[:, None]
+
+
 def _beside(frame: Frame, own: Frame) -> Frame:
     """Return a frame that is rendered as the students' own is, where it is of their size."""
     return replace(frame, interpolation=own.interpolation) if frame.size == own.size else frame
@@ -134,13 +149,30 @@ def _beside(frame: Frame, own: Frame) -> Frame:
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """Disjoint splits: weights learn on `train`, alpha on `search`; `test` only reports."""
+    """Disjoint splits: weights learn on `train`, alpha on `search`; `test` only reports.
+
+    `unlabelled` images, where there are any, are learned from with the teacher alone.
+    """
 
     train: Split
     search: Split
     test: Split
+    unlabelled: Split | None
     classes: tuple[str, ...]
     settings: DataSettings
+
+    def joined(self, names: Sequence[str]) -> Split:
+        """Return these splits as one, in this order; every image keeps its own views."""
+        return join([split for name in names if (split := getattr(self, name)) is not None])
+
+    def __str__(self) -> str:
+        """Say how many images are in every split."""
+        return ", ".join(f"{len(split)} {name}" for name, split in self.splits().items())
+
+    def splits(self) -> dict[str, Split]:
+        """Return all splits that there are, by name."""
+        found = {name: getattr(self, name) for name in (*RETRAINED, "test")}
+        return {name: split for name, split in found.items() if split is not None}
 
     def fingerprint(self) -> str:
         """Hash of images, labels, splits and what decides a view; a moved folder keeps its own."""
@@ -148,7 +180,7 @@ class Data:
         facts = [self.classes, settings.augment, settings.resolution, settings.seed, settings.mix]
         facts += [settings.channels]
         digest = hashlib.sha256(json.dumps(facts).encode() + self.train.images.digest())
-        for split in (self.train, self.search, self.test):
+        for split in self.splits().values():
             digest.update(struct.pack("<q", len(split)))
             digest.update(split.positions.numpy().data)
             digest.update(split.labels.numpy().data)
@@ -160,23 +192,38 @@ def load_data(settings: DataSettings) -> Data:
     _check(settings)
     source = read_source(settings.source, settings.root)
     train, search, test = source.train, source.search, source.test
+    unlabelled = None
+    if settings.unlabelled:
+        source, positions = with_unlabelled(source, settings.source, settings.unlabelled)
+        positions = limited(source, positions, settings.limit, settings.seed)
+        unlabelled = _split(source, np.sort(positions), settings)
     if test is None:
-        train, test = _stratified(source, train, settings.test_fraction, settings.seed, "test")
-    train, test = (_limited(source, part, settings) for part in (train, test))
+        train, test = stratified(source, train, settings.test_fraction, settings.seed, "test")
+    train, test = (limited(source, part, settings.limit, settings.seed) for part in (train, test))
     if search is None:
         fraction = settings.search_fraction
-        train, search = _stratified(source, train, fraction, settings.seed, "search")
+        train, search = stratified(source, train, fraction, settings.seed, "search")
     else:
-        search = _limited(source, search, settings)
+        search = limited(source, search, settings.limit, settings.seed)
     splits = (_split(source, np.sort(part), settings) for part in (train, search, test))
-    return Data(*splits, source.classes, settings)
+    return Data(*splits, unlabelled, source.classes, settings)
 
 
-def join(a: Split, b: Split) -> Split:
-    """Join two splits of the same source, `a` then `b`; every image keeps its own views."""
-    assert a.images is b.images
-    labels, positions = torch.cat([a.labels, b.labels]), torch.cat([a.positions, b.positions])
-    return replace(a, labels=labels, positions=positions, parts=(*a.parts, *b.parts))
+def learnable(names: Sequence[str], learns_from: str) -> tuple[str, ...]:
+    """Return those of the splits that can be learned from: with "labels", those that have them."""
+    return tuple(name for name in names if learns_from != "labels" or name != "unlabelled")
+
+
+def join(splits: Sequence[Split]) -> Split:
+    """Join splits of the same source in their order; every image keeps its own views."""
+    first = splits[0]
+    assert all(split.images is first.images for split in splits)
+    return replace(
+        first,
+        labels=torch.cat([split.labels for split in splits]),
+        positions=torch.cat([split.positions for split in splits]),
+        parts=tuple(itertools.chain.from_iterable(split.parts for split in splits)),
+    )
 
 
 def _check(settings: DataSettings) -> None:
@@ -188,58 +235,6 @@ def _check(settings: DataSettings) -> None:
         raise UserError(f"resolution {found}: expected 8 pixels or more")
     if settings.limit is not None and settings.limit < 1:
         raise UserError(f"limit {settings.limit}: expected 1 image or more")
-
-
-def _stratified(
-    source: Source, positions: np.ndarray, fraction: float, seed: int, name: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """(rest, part): `part` is `fraction` of `positions`, with the same mix of classes.
-
-    A class of few images has one in each at least.
-    """
-    labels = source.labels[positions]
-    few = [c for c, count in enumerate(np.bincount(labels)) if count == 1]
-    if few:
-        named = ", ".join(source.classes[c] for c in few[:5])
-        raise UserError(
-            f"{named}: too few images for the {name} split; every class needs one in train, "
-            "search and test each: add images or remove the class"
-        )
-    try:
-        rest, part = train_test_split(
-            positions, test_size=fraction, stratify=labels, random_state=seed, shuffle=True
-        )
-        return _with_every_class(source.labels, rest, part)
-    except ValueError as error:
-        raise UserError(
-            f"{name}_fraction {fraction} of {len(positions)} images: too few for"
-            f" {len(source.classes)} classes in each part; give more images or another fraction"
-        ) from error
-
-
-def _with_every_class(
-    labels: np.ndarray, rest: np.ndarray, part: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Give (rest, part) an image of every class that one of them lacks, from the other's end."""
-    for label in np.unique(labels[np.concatenate([rest, part])]):
-        own, other = (np.flatnonzero(labels[where] == label) for where in (rest, part))
-        if not len(other):
-            part, rest = np.append(part, rest[own[-1]]), np.delete(rest, own[-1])
-        elif not len(own):
-            rest, part = np.append(rest, part[other[-1]]), np.delete(part, other[-1])
-    return rest, part
-
-
-def _limited(source: Source, positions: np.ndarray, settings: DataSettings) -> np.ndarray:
-    """At most `limit` positions, taken in turn from every class."""
-    if settings.limit is None or len(positions) <= settings.limit:
-        return positions
-    shuffled = np.random.default_rng(settings.seed).permutation(positions)
-    labels = source.labels[shuffled]
-    turn = np.empty(len(labels), dtype=np.int64)
-    for label in np.unique(labels):
-        turn[labels == label] = np.arange(np.count_nonzero(labels == label))
-    return shuffled[np.argsort(turn, kind="stable")[: settings.limit]]
 
 
 def _split(source: Source, positions: np.ndarray, settings: DataSettings) -> Split:

@@ -47,6 +47,8 @@ class TrainConfig:
     """Channels of these images; 1 makes them grey, and shows a teacher three equal ones."""
     data: str = "digits"
     """digits, cifar10, or a folder: train/<class>/ with val/ or test/, or one folder of classes."""
+    unlabelled: str | None = None
+    """A folder of more images, without classes, or shards: the teacher alone says what they are."""
     run: Path = Path("runs/digits")
     """The run's folder."""
     resume: bool = False
@@ -87,7 +89,7 @@ class TrainConfig:
     seed: int = 0
 
     limit: int | None = None
-    """At most so many training and as many test images, for quick looks."""
+    """At most so many training images, test images and unlabelled ones, for quick looks."""
     augment: Augment = "affine"
     mix: Mix = "none"
     """Mix every augmented image with another one; teacher and student see the same mixture."""
@@ -162,6 +164,7 @@ class TrainConfig:
         """Return what decides the images of this run, which students see at `resolution`."""
         return DataSettings(
             source=self.data,
+            unlabelled=self.unlabelled,
             resolution=resolution,
             channels=self.channels,
             augment=self.augment,

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from kd.batches import steps_per_epoch
 from kd.evaluate import CALIBRATION_BATCHES
-from kd.images.splits import Data
+from kd.images.splits import LEARNED, RETRAINED, Data
 from kd.run.config import SearchConfig, TrainConfig
 from kd.teacher.outputs import stored_shapes
 
@@ -44,7 +44,7 @@ def supernet_passes(config: TrainConfig, data: Data) -> Passes:
     """
     calibration = CALIBRATION_BATCHES * min(config.batch, len(data.train))
     survey = Passes(config.surveyed * (len(data.search) + calibration))
-    w = config.w_epochs * steps_per_epoch(len(data.train), config.batch) * config.batch
+    w = config.w_epochs * steps_per_epoch(len(data.joined(LEARNED)), config.batch) * config.batch
     alpha = config.alpha_steps * config.alpha_batch
     return _outputs(config, data) + Passes(both=w + alpha) + survey
 
@@ -54,14 +54,14 @@ def _outputs(config: TrainConfig, data: Data) -> Passes:
         return Passes()
     if config.teacher_outputs == "online":
         alpha = config.alpha_steps * config.alpha_batch
-        return Passes(config.w_epochs * len(data.train) + alpha)
+        return Passes(config.w_epochs * len(data.joined(LEARNED)) + alpha)
     shapes = [shape for _, shape in stored_shapes(data, config.views, config.most_classes).values()]
     return Passes(sum((shape.views + 1) * shape.images for shape in shapes))
 
 
 def retraining_passes(config: SearchConfig, data: Data) -> Passes:
     """Count what a budget adds: the training of one student from scratch."""
-    return Passes(both=config.epochs * (len(data.train) + len(data.search)))
+    return Passes(both=config.epochs * len(data.joined(RETRAINED)))
 
 
 def akd_passes(data: Data) -> Passes:

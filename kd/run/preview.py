@@ -13,7 +13,7 @@ from base.processes import timed_now
 from export.timing.stopwatch import scaled_seconds
 from kd.evaluate import CALIBRATION_BATCHES
 from kd.images.loader import batches
-from kd.images.splits import Data, Split
+from kd.images.splits import LEARNED, Data, Split
 from kd.networks import build_network
 from kd.run.config import TrainConfig
 from kd.stored_outputs import size_text
@@ -84,9 +84,10 @@ def teacher_seconds(
     timed_now("the teacher")
     forward = scaled_seconds(answer, len(pixels))
     steps = config.accumulate * len(data.train) / config.batch
+    w_steps = config.accumulate * len(data.joined(LEARNED)) / config.batch * config.w_epochs
     training = step_seconds(TRAINING_PASSES * forward, loading, config.workers) * steps * epochs
     if config.teacher_outputs == "online":
-        return {"teacher": training, "teacher online": forward * steps * config.w_epochs}
+        return {"teacher": training, "teacher online": forward * w_steps}
     shapes = stored_shapes(data, config.views, config.most_classes)
     images = sum((shape.views + 1) * shape.images for _, shape in shapes.values())
     outputs = step_seconds(forward, loading, config.workers) * images / len(pixels)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from kd.evaluate import accuracy, predict
-from kd.images.splits import Data, join
+from kd.images.splits import RETRAINED, Data, learnable
 from kd.retrain import retrain
 from kd.run.config import SearchConfig, TrainConfig
 from kd.run.metrics import AnyMetrics, open_phase
@@ -40,17 +40,22 @@ class Retrainer:
     device: torch.device
 
     def train(self, own: Retraining) -> nn.Module:
-        """Train a network in place on the train and the search split; the test split waits."""
+        """Train a network in place on all but the test split, which waits.
+
+        From labels it learns for as many steps on the images that have them.
+        """
         network, way = own.network.to(self.device), repr((own.what, own.learns_from))
         identity = search_identity(self.config, self.table)
+        names = learnable(RETRAINED, own.learns_from)
         retrain(
             network,
-            join(self.data.train, self.data.search),
-            self.outputs.joined(),
+            self.data.joined(names),
+            self.outputs.joined(names),
             self.settings.loss(own.learns_from),
             self.config.retraining(self.settings.accumulate),
             replace(self.settings.loader(), seed=self.config.seed),
             open_phase(self.metrics, f"student_{own.name}", way=way, **identity),
+            images=len(self.data.joined(RETRAINED)),
         )
         return network.cpu().eval()
 

@@ -1,6 +1,6 @@
 """The teacher's outputs for the splits of a run: made once, then found again."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,17 +27,21 @@ class OutputSettings:
 
 @dataclass(frozen=True)
 class TeacherOutputs:
-    """The teacher's outputs for the splits of a run; those for the test split may be unknown."""
+    """The teacher's outputs for the splits of a run.
+
+    Those for the test split may be unknown, and there may be no unlabelled images.
+    """
 
     train: Outputs
     search: Outputs
-    test: Outputs | None
+    test: Outputs | None = None
+    unlabelled: Outputs | None = None
 
-    def joined(self) -> Outputs:
-        """Return the outputs for the train and the search split as one."""
-        if isinstance(self.train, StoredOutputs) and isinstance(self.search, StoredOutputs):
-            return join_outputs(self.train, self.search)
-        return self.train
+    def joined(self, names: Sequence[str]) -> Outputs:
+        """Return the outputs for these splits as one, as `kd.images.splits.Data` joins them."""
+        found = [outputs for name in names if (outputs := getattr(self, name)) is not None]
+        stored = [outputs for outputs in found if isinstance(outputs, StoredOutputs)]
+        return join_outputs(stored) if stored else found[0]
 
 
 def stored_shapes(
@@ -46,9 +50,8 @@ def stored_shapes(
     """Return what is stored of every split; test images have no views, they only report."""
     classes = len(data.classes)
     return {
-        "train": (data.train, stored_shape(data.train, views, classes, most_classes)),
-        "search": (data.search, stored_shape(data.search, views, classes, most_classes)),
-        "test": (data.test, stored_shape(data.test, 0, classes, most_classes)),
+        name: (split, stored_shape(split, 0 if name == "test" else views, classes, most_classes))
+        for name, split in data.splits().items()
     }
 
 
@@ -68,10 +71,10 @@ def prepare_outputs(
         model = load()
         frames = model.frames(data.train.frame)
         online = OnlineOutputs(_probabilities(model, settings.precision), frames)
-        return TeacherOutputs(online, online, online)
+        return TeacherOutputs(**dict.fromkeys(data.splits(), online))
     identity = {"data": data.fingerprint(), "teacher": fingerprint}
     if settings.given:
-        return _given_outputs(settings.given, identity)
+        return _given_outputs(settings.given, identity, data)
     found, model = {}, None
     shapes = stored_shapes(data, loader.views, settings.most_classes)
     for name, (split, shape) in shapes.items():
@@ -93,10 +96,9 @@ def prepare_outputs(
     return TeacherOutputs(**found)
 
 
-def _given_outputs(folder: Path, identity: dict[str, str]) -> TeacherOutputs:
-    train, search = (open_outputs(folder / name, identity) for name in ("train", "search"))
-    test = open_outputs(folder / "test", identity) if (folder / "test").exists() else None
-    return TeacherOutputs(train, search, test)
+def _given_outputs(folder: Path, identity: dict[str, str], data: Data) -> TeacherOutputs:
+    names = [name for name in data.splits() if name != "test" or (folder / name).exists()]
+    return TeacherOutputs(**{name: open_outputs(folder / name, identity) for name in names})
 
 
 def _probabilities(model: AnyTeacher, precision: Precision) -> Callable[..., torch.Tensor]:

@@ -77,7 +77,7 @@ def test_join_keeps_images_and_outputs_together(
     data: Data, teacher: Teacher, stored: StoredOutputs, tmp_path: Path
 ) -> None:
     search = stored_of(data, teacher, "search", tmp_path)
-    split, targets = join(data.train, data.search), join_outputs(stored, search)
+    split, targets = join([data.train, data.search]), join_outputs([stored, search])
     for view in (1, None):
         seen = 0
         for batch in distillation_batches(split, targets, view, 7, shuffled(60, 0)):

@@ -127,6 +127,16 @@ def test_dkd_looks_at_no_label_but_the_largest() -> None:
     assert not torch.isclose(dkd(student, teacher, labels), other)
 
 
+def test_dkd_of_an_image_without_a_label_takes_the_teachers_likeliest_class() -> None:
+    student, teacher, labels = example()
+    guessed = torch.eye(5, dtype=torch.float64)[teacher.argmax(dim=1)]
+    known = torch.arange(len(labels))[:, None] % 2 == 0
+    assert torch.equal(
+        dkd(student, teacher, labels * known),
+        dkd(student, teacher, torch.where(known, labels, guessed)),
+    )
+
+
 def test_dist_asks_for_relations_only() -> None:
     """Probabilities that are drawn to the uniform ones, the same for all, keep their relations."""
     _, teacher, labels = example()

@@ -58,6 +58,28 @@ def test_fit_learns_digits_and_logs_every_epoch(data: Data) -> None:
     assert model.training
 
 
+def test_accuracy_counts_only_images_with_a_label(data: Data) -> None:
+    """A network that always says class 0 is right about those of class 0, and no others."""
+    seen: list[Tensor] = []
+
+    def half(start: int) -> Iterator[Batch]:
+        for batch in batches_of(data)(start):
+            labelled = torch.arange(len(batch.labels)) % 2 == 0
+            seen.append(batch.labels[labelled].argmax(dim=1))
+            yield batch._replace(labels=batch.labels * labelled[:, None])
+
+    def log(step: int, **numbers: float) -> None:
+        lines.append(numbers["accuracy"])
+
+    model, lines = nn.Sequential(nn.Flatten(), nn.Linear(192, 10)), []
+    with torch.no_grad():
+        model[1].weight.zero_()
+        model[1].bias.copy_(torch.eye(10)[0])
+    fit(model, half, label_loss, FitSettings(1, 1e-12), 10, Phase("test", log))
+    (found,) = lines
+    assert found == pytest.approx((torch.cat(seen) == 0).double().mean().item())
+
+
 def test_two_seeded_runs_are_bitwise_equal(data: Data) -> None:
     (a, first), (b, second) = (trained(data, FitSettings(epochs=2)) for _ in range(2))
     assert first == second

@@ -40,6 +40,16 @@ def test_kd_loss_equals_an_explicit_loop(temperature: float, weight: float) -> N
     assert kd_loss(logits, batch, temperature, weight).item() == pytest.approx(total / 5, rel=1e-12)
 
 
+def test_an_image_without_a_label_has_the_teachers_term_alone() -> None:
+    logits, batch = example()
+    some = batch._replace(labels=batch.labels * torch.tensor([1, 0, 1, 0, 0])[:, None])
+    rows = [Batch(*(tensor[i : i + 1] for tensor in batch)) for i in range(5)]
+    teacher = [kd_loss(logits[i : i + 1], rows[i], 4.0, 1.0) for i in range(5)]
+    labels = [kd_loss(logits[i : i + 1], rows[i], 4.0, 0.0) for i in (0, 2)]
+    expected = (0.7 * sum(teacher) + 0.3 * sum(labels)) / 5
+    assert torch.allclose(kd_loss(logits, some, 4.0, 0.7), expected, rtol=1e-12)
+
+
 def test_weight_zero_is_exactly_cross_entropy() -> None:
     logits, batch = example()
     assert torch.equal(kd_loss(logits, batch, 4.0, 0.0), cross_entropy(logits, batch.labels))

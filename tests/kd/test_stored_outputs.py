@@ -154,7 +154,7 @@ def test_joined_outputs_are_numbered_as_joined_images(
     search = store(teacher, data, tmp_path / "search", most=3)
     shape = stored_shape(data.train, 1, 10, 10)
     train = store_outputs(teacher, data.train, shape, tmp_path / "train", IDENTITY)
-    whole, split = join_outputs(train, search), join(data.train, data.search)
+    whole, split = join_outputs([train, search]), join([data.train, data.search])
     index = torch.tensor([50, 0, 47, 59, 48])
     assert len(split) == 60
     for view in (0, None):

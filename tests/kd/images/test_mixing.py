@@ -65,7 +65,7 @@ def test_mixed_images_replay_in_a_worker_and_in_any_order(mix: str) -> None:
 def test_joined_splits_keep_their_mixtures(mix: str) -> None:
     data = load_data(DataSettings(resolution=(SIDE, SIDE), limit=60, mix=mix))
     a, b = data.train, data.search
-    whole = join(a, b)
+    whole = join([a, b])
     for view in (0, 3, None):
         images = torch.stack([image for image, _, _ in whole.view(view)])
         apart = [image for split in (a, b) for image, _, _ in split.view(view)]
@@ -79,7 +79,7 @@ def test_partners_are_of_the_own_part_however_much_is_joined() -> None:
     sizes = (3, 5, 1, 4)
     starts = [sum(sizes[:i]) for i in range(len(sizes))]
     parts = [flat("cutmix", size, start) for size, start in zip(sizes, starts, strict=True)]
-    whole = join(join(parts[0], parts[1]), join(parts[2], parts[3]))
+    whole = join([join(parts[:2]), join(parts[2:])])
     seen = set()
     for view in range(40):
         for image, label, _ in whole.view(view):

@@ -157,7 +157,7 @@ def test_augmentation_seed_changes_the_views() -> None:
 
 
 def test_join_keeps_order_labels_and_views(digits: Data) -> None:
-    whole = join(digits.train, digits.search)
+    whole = join([digits.train, digits.search])
     assert len(whole) == len(digits.train) + len(digits.search)
     for index in (0, 1148, 1149, 1436):
         a = index < len(digits.train)

@@ -111,7 +111,7 @@ def test_outputs_are_made_once(config: TrainConfig, data: Data, tmp_path: Path) 
     again = outputs(config, given, data, tmp_path, never)
     index = torch.arange(len(data.test))
     assert torch.equal(first.test.rows(None, index), again.test.rows(None, index))
-    joined = again.joined().rows(1, torch.tensor([0, len(data.train)]))
+    joined = again.joined(["train", "search"]).rows(1, torch.tensor([0, len(data.train)]))
     assert torch.equal(joined[:1], again.train.rows(1, torch.tensor([0])))
     assert torch.equal(joined[1:], again.search.rows(1, torch.tensor([0])))
 
