@@ -8,10 +8,11 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from base.errors import UserError
 from base.processes import rank_slice
-from kd.images.loader import batches, shuffled
+from kd.images.loader import batches, drawn, shuffled
 from kd.images.rendering import Frame
-from kd.images.splits import Split
+from kd.images.splits import AnyView, Split
 
 
 class Batch(NamedTuple):
@@ -79,10 +80,15 @@ def distillation_batches(
 ) -> Iterator[Batch]:
     """Draw one epoch of `split` in version `view`, with the teacher's outputs for that version."""
     version = split.view(view).shown_in((split.frame, *outputs.frames))
-    for images, *shown, _, index in batches(version, batch, order, workers, drop_last):
-        probabilities = outputs.rows(view, index, shown)
-        labels = version.label_shares(index, probabilities.shape[1])
-        yield Batch(images, labels, probabilities)
+    for item in batches(version, batch, order, workers, drop_last):
+        yield _batch(version, outputs, item)
+
+
+def _batch(version: Split, outputs: Outputs, item: Sequence[Tensor]) -> Batch:
+    """Give a batch of one version of the images its labels and the teacher's outputs."""
+    images, *shown, _, index = item
+    probabilities = outputs.rows(version.version, index, shown)
+    return Batch(images, version.label_shares(index, probabilities.shape[1]), probabilities)
 
 
 @dataclass(frozen=True)
@@ -106,28 +112,33 @@ def endless(
 
     Only whole batches; `start` of them are left out, as if they had been drawn before. Of every
     batch each of several processes sees its own share. Batches are on `device`, images in
-    channels-last order.
+    channels-last order. The workers that decode live as long as the stream. Raises `UserError` for
+    a batch larger than the split.
     """
-    own = rank_slice(loader.batch)
-    an_epoch = max(1, len(split) // loader.batch)
-    for epoch in itertools.count(start // an_epoch):
-        order = shuffled(len(split), loader.seed, epoch)
-        whole = [
-            order[i * loader.batch :][: loader.batch][own]
-            for i in range(start % an_epoch, an_epoch)
-        ]
-        mine = list(itertools.chain.from_iterable(whole))
-        drawn = distillation_batches(
-            split,
-            outputs,
-            view=epoch % loader.views,
-            batch=own.stop - own.start,
-            order=mine,
-            workers=loader.workers,
-            drop_last=True,
+    if len(split) < loader.batch:
+        raise UserError(
+            f"batch {loader.batch}: more than the {len(split)} images; give a smaller batch"
         )
-        yield from (on_device(batch, device) for batch in drawn)
+    shown = split.shown_in((split.frame, *outputs.frames))
+    views, chunks = itertools.tee(_chunks(len(split), loader, start))
+    items = drawn(AnyView(shown), _keys(chunks), loader.workers)
+    for (view, _), item in zip(views, items, strict=True):
+        yield on_device(_batch(shown.view(view), outputs, item), device)
+
+
+def _chunks(count: int, loader: LoaderSettings, start: int) -> Iterator[tuple[int, list[int]]]:
+    """Yield this process's share of every batch, from number `start` on: view, and images."""
+    an_epoch, own = count // loader.batch, rank_slice(loader.batch)
+    for epoch in itertools.count(start // an_epoch):
+        order = shuffled(count, loader.seed, epoch)
+        for step in range(start % an_epoch, an_epoch):
+            yield epoch % loader.views, order[step * loader.batch :][: loader.batch][own]
         start = 0
+
+
+def _keys(chunks: Iterator[tuple[int, list[int]]]) -> Iterator[list[tuple[int, int]]]:
+    for view, images in chunks:
+        yield [(view, image) for image in images]
 
 
 def on_device(batch: Batch, device: torch.device) -> Batch:

@@ -2,13 +2,13 @@
 
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset
 
 from base.errors import UserError
 
@@ -43,11 +43,24 @@ def batches(
     """
     if drop_last and len(dataset) < batch:
         raise UserError(f"batch {batch}: more than the {len(dataset)} images; give a smaller batch")
+    places = range(len(dataset)) if order is None else order
+    chunks = [places[i : i + batch] for i in range(0, len(places), batch)]
+    if drop_last and len(chunks[-1]) < batch:
+        chunks.pop()
+    return drawn(dataset, chunks, workers)
+
+
+def drawn(
+    dataset: Dataset, chunks: Iterable[Sequence[object]], workers: int
+) -> Iterator[list[Tensor]]:
+    """Draw a batch of `dataset` for every chunk of keys, which may go on without end.
+
+    Workers are started once. Raises `UserError` for an unreadable image.
+    """
     loader = DataLoader(
-        dataset if order is None else Subset(dataset, order),
-        batch,
+        dataset,
+        batch_sampler=chunks,
         num_workers=workers,
-        drop_last=drop_last,
         generator=torch.Generator(),  # or it would draw on torch's global one
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_end_quietly,
