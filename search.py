@@ -32,13 +32,14 @@ from kd.images.splits import Data, load_data
 from kd.rivals.compare import compare_rivals, ship_rivals, verdict
 from kd.rivals.rival import Outline, build_rivals
 from kd.run.bounds import check_settings
-from kd.run.config import SearchConfig, TrainConfig
 from kd.run.cost import search_cost
 from kd.run.folder import read_config, read_metrics
 from kd.run.metrics import AnyMetrics, open_metrics, open_phase
 from kd.run.recipes import parse_search
 from kd.run.retraining import Retrainer, Retraining
+from kd.run.search_config import SearchConfig
 from kd.run.settings import onnx_metadata, search_identity, settings_of, train_config_of
+from kd.run.train_config import TrainConfig
 from kd.teacher.outputs import TeacherOutputs, prepare_outputs
 from kd.teacher.prepare import reload_teacher
 from kd.teacher.saved import read_facts

@@ -27,7 +27,6 @@ from kd.batches import endless, micro_batch, steps_per_epoch
 from kd.evaluate import CALIBRATION_BATCHES, calibration_images, score_recalibrated
 from kd.images.splits import LEARNED, Data, learnable, load_data
 from kd.run.bounds import check_batches, check_settings
-from kd.run.config import TrainConfig
 from kd.run.cost import train_cost
 from kd.run.folder import is_complete, open_run, read_metrics
 from kd.run.metrics import Metrics, open_metrics, open_phase
@@ -44,6 +43,7 @@ from kd.run.preview import (
 )
 from kd.run.recipes import SEARCH_RECIPES, parse_train
 from kd.run.settings import settings_of
+from kd.run.train_config import TrainConfig
 from kd.teacher.check import Check
 from kd.teacher.model import AnyTeacher
 from kd.teacher.outputs import TeacherOutputs, prepare_outputs

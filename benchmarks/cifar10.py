@@ -25,8 +25,8 @@ from benchmarks.provenance import provenance
 from benchmarks.world import trained_here
 from kd.evaluate import accuracy, predict
 from kd.images.splits import load_data
-from kd.run.config import TrainConfig
 from kd.run.metrics import Metrics
+from kd.run.train_config import TrainConfig
 from kd.teacher.prepare import CheckedTeacher
 
 RESOLUTION = 32

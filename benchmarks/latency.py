@@ -27,8 +27,8 @@ from export.onnx_file import write_onnx
 from export.report.figures import predicted_figure
 from export.timing.stopwatch import Patience, quick_ms, timed
 from export.timing.unit_of_work import UnitOfWork
-from kd.run.config import SearchConfig
 from kd.run.recipes import TRAIN_RECIPES
+from kd.run.search_config import SearchConfig
 from supernet.choice.pick import pick_measured
 from supernet.choice.programme import Programme, programme
 from supernet.latency.measurement import find_or_measure_table

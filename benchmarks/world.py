@@ -19,8 +19,8 @@ from kd.fit import FitSettings, fit
 from kd.images.loader import batches, shuffled
 from kd.images.splits import Data, Split, load_data
 from kd.loss import Loss, kd_loss
-from kd.run.config import TrainConfig
 from kd.run.metrics import Metrics, open_phase
+from kd.run.train_config import TrainConfig
 from kd.stored_outputs import StoredOutputs
 from kd.teacher.outputs import prepare_outputs
 from kd.teacher.prepare import CheckedTeacher, prepare_teacher, train_teacher

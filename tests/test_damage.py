@@ -15,7 +15,7 @@ from torch import nn
 import export.timing.kit_script
 from base.errors import UserError
 from export.onnx_file import read_metadata, write_onnx
-from kd.images.pixels import decoded
+from kd.images.pixels import opened
 from kd.images.shards import read_index
 from kd.networks import read_checkpoint
 from kd.teacher.black_boxes import OnnxNetwork
@@ -69,8 +69,7 @@ def kit(path: Path) -> None:
 
 
 def read_picture(path: Path) -> object:
-    with path.open("rb") as file:
-        return decoded(file, str(path))
+    return opened(path.read_bytes(), str(path)).pixels()
 
 
 FILES: dict[str, tuple[Write, Read]] = {

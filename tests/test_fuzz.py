@@ -17,9 +17,9 @@ from base.errors import UserError
 from base.files import read_json
 from export.report.compare import read_run
 from export.report.students import read_students, students_text
-from kd.run.config import TrainConfig
 from kd.run.folder import read_metrics
 from kd.run.settings import settings_of, train_config_of
+from kd.run.train_config import TrainConfig
 from kd.stored_outputs import StoredShape, open_outputs
 from kd.teacher.saved import read_facts
 from supernet.choice.pick import cached_pick

@@ -2,25 +2,45 @@
 
 import hashlib
 import io
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol, Self
+from typing import Protocol, Self
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
 from base.errors import UserError
+from base.size import Size
+
+# From this value on, a camera's height is its picture's width.
+ORIENTATION, SIDEWAYS = ExifTags.Base.Orientation, 5
+LARGEST_REDUCTION = 0.5  # of a JPEG's sides that its decoder makes
+
+
+class Picture(Protocol):
+    """An image whose size is known before its pixels are decoded."""
+
+    @property
+    def size(self) -> Size:
+        """Height and width, as it is to be looked at."""
+        ...
+
+    def pixels(self, share: float = 1.0) -> Tensor:
+        """Return uint8 RGB [3, h, w] with at least this share of each side's pixels, or all."""
+        ...
 
 
 class Pixels(Protocol):
     """All images of a source, by position."""
 
-    def __getitem__(self, position: int) -> Tensor:
-        """The image at `position`, uint8 RGB [3, h, w]."""
+    def picture(self, position: int) -> Picture:
+        """Return the image at `position`."""
         ...
 
     def digest(self) -> bytes:
@@ -55,13 +75,48 @@ class PackedTexts:
 
 
 @dataclass(frozen=True, eq=False)
+class Decoded:
+    """An image whose pixels are there, uint8 RGB [3, h, w]."""
+
+    whole: Tensor
+
+    @property
+    def size(self) -> Size:
+        """Height and width."""
+        return self.whole.shape[1], self.whole.shape[2]
+
+    def pixels(self, share: float = 1.0) -> Tensor:
+        """Return all of them."""
+        return self.whole
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """An image file that Pillow has opened; errors call it `name`."""
+
+    image: Image.Image
+    size: Size  # height and width, as it is to be looked at
+    name: str
+
+    def pixels(self, share: float = 1.0) -> Tensor:
+        """Decode it; of a JPEG no more than a half, a quarter or an eighth where that is enough."""
+        with readable(self.name):
+            if share <= LARGEST_REDUCTION:
+                self.image.draft(
+                    None, tuple(math.ceil(share * side - 1e-6) for side in self.image.size)
+                )
+            return functional.pil_to_tensor(ImageOps.exif_transpose(self.image).convert("RGB"))
+
+
+@dataclass(frozen=True, eq=False)
 class InMemory:
     """Images of one size, uint8 [N, 3, h, w]."""
 
     pixels: Tensor
 
-    def __getitem__(self, position: int) -> Tensor:
-        return self.pixels[position]
+    def picture(self, position: int) -> Decoded:
+        """Return the image at `position`."""
+        return Decoded(self.pixels[position])
 
     def digest(self) -> bytes:
         """Hash of every pixel."""
@@ -75,11 +130,11 @@ class OnDisk:
     root: Path
     names: PackedTexts
 
-    def __getitem__(self, position: int) -> Tensor:
+    def picture(self, position: int) -> Encoded:
+        """Open the file at `position`."""
         path = self.root / self.names[position]
         try:
-            with path.open("rb") as file:
-                return decoded(file, str(path))
+            return opened(path.read_bytes(), str(path))
         except OSError as error:
             raise UserError(
                 f"{path}: cannot be read ({error.strerror}); repair or remove it"
@@ -99,14 +154,15 @@ class InShards:
     shards: Sequence[Path]
     places: Tensor  # [N, 3] int64: number of the shard, offset and size in bytes
 
-    def __getitem__(self, position: int) -> Tensor:
+    def picture(self, position: int) -> Encoded:
+        """Open the file at `position`."""
         shard, offset, size = self.places[position].tolist()
         path = self.shards[shard]
         name = f"{path}, image at byte {offset}"
         try:
             with path.open("rb") as file:
                 file.seek(offset)
-                return decoded(io.BytesIO(file.read(size)), name)
+                return opened(file.read(size), name)
         except OSError as error:
             raise UserError(f"{name}: cannot be read ({error.strerror})") from error
 
@@ -125,24 +181,31 @@ class Appended:
     count: int
     second: Pixels
 
-    def __getitem__(self, position: int) -> Tensor:
+    def picture(self, position: int) -> Picture:
+        """Return the image at `position`."""
         if position < self.count:
-            return self.first[position]
-        return self.second[position - self.count]
+            return self.first.picture(position)
+        return self.second.picture(position - self.count)
 
     def digest(self) -> bytes:
         """Hash of both."""
         return hashlib.sha256(self.first.digest() + self.second.digest()).digest()
 
 
-def decoded(file: BinaryIO, name: str) -> Tensor:
-    """Decode the image in `file` as it is to be looked at, uint8 RGB [3, h, w].
+def opened(content: bytes, name: str) -> Encoded:
+    """Read the header of an image file; one that cannot be read raises `UserError`."""
+    with readable(name):
+        image = Image.open(io.BytesIO(content))
+        width, height = image.size
+        on_its_side = image.getexif().get(ORIENTATION, 1) >= SIDEWAYS
+        return Encoded(image, (width, height) if on_its_side else (height, width), name)
 
-    Raises `UserError`, which calls it `name`, when it cannot be decoded.
-    """
+
+@contextmanager
+def readable(name: str) -> Iterator[None]:
+    """Say that the image called `name` cannot be decoded, whatever Pillow says: `UserError`."""
     try:
-        with Image.open(file) as image:
-            return functional.pil_to_tensor(ImageOps.exif_transpose(image).convert("RGB"))
+        yield
     except Exception as error:  # damage leads Pillow anywhere
         # Its message may quote the path again or run over several lines.
         kind = type(error).__name__

@@ -1,6 +1,7 @@
 """Render an image for a network: a view of it, or the plain image, at the network's own size."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -8,6 +9,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
 from base.size import Size
+from kd.images.pixels import Picture
 
 
 @dataclass(frozen=True)
@@ -15,7 +17,8 @@ class Frame:
     """What a network is shown: images of `size`.
 
     Of a plain image it sees the whole, squeezed into the frame; or, where `resize` is given, the
-    centre of the image made so large that its shorter side has `resize` pixels. `grey` takes the
+    centre of the image, made so large that a frame whose shorter side had `resize` pixels would be
+    filled. `grey` takes the
     colours away, and leaves `channels` equal ones.
     """
 
@@ -40,6 +43,63 @@ class Geometry:
     shift: tuple[float, float] = (0.0, 0.0)
     flip: bool = False
 
+    def share(self, size: Size) -> float:
+        """Return what share of the image's pixels a view of `size` needs, along a side."""
+        return max(size[0] / self.box[2], size[1] / self.box[3])
+
+    def on(self, image: Size, decoded: Size) -> "Geometry":
+        """Return the same view of an image that was decoded to fewer pixels."""
+        if decoded == image:
+            return self
+        (top, bottom), (left, right) = (
+            (round(start * there / here), round((start + length) * there / here))
+            for start, length, here, there in zip(
+                self.box[:2], self.box[2:], image, decoded, strict=True
+            )
+        )
+        box = (top, left, max(1, bottom - top), max(1, right - left))
+        return replace(self, box=box)
+
+
+def centre_box(image: Size, view: Size) -> tuple[int, int, int, int]:
+    """Return the largest box in the middle of an image that has the shape of a view."""
+    scale = min(image[0] / view[0], image[1] / view[1])
+    height, width = (
+        min(whole, round(scale * side)) for whole, side in zip(image, view, strict=True)
+    )
+    return ((image[0] - height) // 2, (image[1] - width) // 2, height, width)
+
+
+def render_views(
+    picture: Picture, geometry: Geometry, frames: Sequence[Frame]
+) -> dict[Frame, Tensor]:
+    """Render a view in every frame; the image is decoded once, to what the largest needs."""
+    image = picture.pixels(max(geometry.share(frame.size) for frame in frames))
+    there = geometry.on(picture.size, (image.shape[1], image.shape[2]))
+    return {frame: render_view(image, there, frame) for frame in frames}
+
+
+def render_plain_images(picture: Picture, frames: Sequence[Frame]) -> dict[Frame, Tensor]:
+    """Render the plain image in every frame, likewise."""
+    image = picture.pixels(max(_plain_share(picture.size, frame) for frame in frames))
+    return {frame: render_plain(image, frame) for frame in frames}
+
+
+def _plain_share(image: Size, frame: Frame) -> float:
+    sides = zip(_enlarged(image, frame), image, strict=True)
+    return max(rendered / own for rendered, own in sides)
+
+
+def _enlarged(image: Size, frame: Frame) -> Size:
+    """Return the size that a plain image is brought to before the frame is cut out of it."""
+    if frame.resize is None:
+        return frame.size
+    short = min(frame.size)
+    height, width = (round(frame.resize * side / short) for side in frame.size)
+    if height * image[1] >= width * image[0]:  # the height decides
+        return height, max(width, int(height * image[1] / image[0]))
+    return max(height, int(width * image[0] / image[1])), width
+
 
 def render_view(image: Tensor, geometry: Geometry, frame: Frame) -> Tensor:
     """Render a view of an image, uint8 [3, h, w], as float32 [C, H, W] in [0, 1]."""
@@ -51,11 +111,9 @@ def render_view(image: Tensor, geometry: Geometry, frame: Frame) -> Tensor:
 
 def render_plain(image: Tensor, frame: Frame) -> Tensor:
     """Render a plain image, uint8 [3, h, w], as float32 [C, H, W] in [0, 1]."""
-    size, mode = list(frame.size), InterpolationMode(frame.interpolation)
-    if frame.resize is None:
-        return _finished(functional.resize(image, size, mode, antialias=True), frame)
-    enlarged = functional.resize(image, [frame.resize], mode, antialias=True)
-    return _finished(functional.center_crop(enlarged, size), frame)
+    size, mode = (image.shape[1], image.shape[2]), InterpolationMode(frame.interpolation)
+    enlarged = functional.resize(image, list(_enlarged(size, frame)), mode, antialias=True)
+    return _finished(functional.center_crop(enlarged, list(frame.size)), frame)
 
 
 def _moved(view: Tensor, geometry: Geometry) -> Tensor:

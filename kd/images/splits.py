@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 from base.errors import UserError
 from base.size import Size, pixels_text
 from kd.images.mixing import Mix, Mixture, draw_mixture
-from kd.images.rendering import Frame, render_plain, render_view
+from kd.images.rendering import Frame, render_plain_images, render_views
 from kd.images.sources import Pixels, Source, read_source
 from kd.images.stratify import limited, stratified
 from kd.images.unlabelled import with_unlabelled
@@ -41,6 +41,7 @@ class DataSettings:
     root: Path | None = None  # where torchvision keeps CIFAR-10
     resolution: Size = (16, 16)
     channels: int = 3  # 1 makes images grey
+    squeeze: bool = False  # whole images into the shape of the views, in place of their centres
     augment: Augment = "affine"
     mix: Mix = "none"
     search_fraction: float = 0.2  # of the training images
@@ -80,8 +81,8 @@ class Split(Dataset):
     def __getitem__(self, index: int) -> tuple[Tensor | int, ...]:
         label = int(self.labels[index])
         if self.version is None:
-            image = self.images[int(self.positions[index])]
-            plain = {frame: render_plain(image, frame) for frame in self.shown}
+            picture = self.images.picture(int(self.positions[index]))
+            plain = render_plain_images(picture, self.shown)
             return *(plain[frame] for frame in self.shown), label, index
         views = self._views(index)
         if self.mix != "none":
@@ -113,10 +114,11 @@ class Split(Dataset):
 
     def _views(self, index: int) -> dict[Frame, Tensor]:
         """Render this version of an image in every frame that is shown."""
-        image, own = self.images[int(self.positions[index])], self.frame
-        seed, size = self._seed(index), (image.shape[1], image.shape[2])
-        geometry = draw_geometry(self.augment, seed, size, own.size)
-        return {frame: render_view(image, geometry, _beside(frame, own)) for frame in self.shown}
+        picture, own = self.images.picture(int(self.positions[index])), self.frame
+        geometry = draw_geometry(self.augment, self._seed(index), picture.size, own)
+        beside = [_beside(frame, own) for frame in self.shown]
+        views = render_views(picture, geometry, beside)
+        return {frame: views[other] for frame, other in zip(self.shown, beside, strict=True)}
 
     def _mixture(self, index: int) -> Mixture:
         """What the image is mixed with: an image of its own part, whatever was joined to it."""
@@ -192,7 +194,7 @@ class Data:
         """Hash of images, labels, splits and what decides a view; a moved folder keeps its own."""
         settings = self.settings
         facts = [self.classes, settings.augment, settings.resolution, settings.seed, settings.mix]
-        facts += [settings.channels]
+        facts += [settings.channels, settings.squeeze]
         digest = hashlib.sha256(json.dumps(facts).encode() + self.train.images.digest())
         for split in self.splits().values():
             digest.update(struct.pack("<q", len(split)))
@@ -252,7 +254,7 @@ def _check(settings: DataSettings) -> None:
 
 
 def _split(source: Source, positions: np.ndarray, settings: DataSettings) -> Split:
-    frame = student_frame(settings.augment, settings.resolution, settings.channels)
+    frame = student_frame(settings)
     return Split(
         source.images,
         torch.from_numpy(source.labels[positions]),
@@ -266,8 +268,12 @@ def _split(source: Source, positions: np.ndarray, settings: DataSettings) -> Spl
     )
 
 
-def student_frame(augment: Augment, size: Size, channels: int = 3) -> Frame:
-    """Return what students are shown: whole images, or their centres where views are boxes."""
-    boxes = augment == "resized_crop_flip"
-    resize = round(min(size) * WHOLE / CENTRE) if boxes else None
-    return Frame(size, resize=resize, channels=channels, grey=channels == 1)
+def student_frame(settings: DataSettings) -> Frame:
+    """Return what students are shown: the centre of an image, or all of it, squeezed.
+
+    Where views are boxes, a plain image shows a little less than would fit.
+    """
+    short, channels = min(settings.resolution), settings.channels
+    enlarged = WHOLE / CENTRE if settings.augment == "resized_crop_flip" else 1
+    resize = None if settings.squeeze else round(short * enlarged)
+    return Frame(settings.resolution, resize=resize, channels=channels, grey=channels == 1)

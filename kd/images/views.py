@@ -11,16 +11,21 @@ import torch
 from torchvision.transforms import v2
 
 from base.size import Size
-from kd.images.rendering import Geometry
+from kd.images.rendering import Frame, Geometry, centre_box
 
 Augment = Literal["affine", "crop_flip", "resized_crop_flip", "none"]
 MIRRORED = 0.5  # of the views
 AFFINE = v2.RandomAffine(10, (0.1, 0.1), (0.9, 1.1))
 
 
-def draw_geometry(augment: Augment, seed: int, image: Size, view: Size) -> Geometry:
-    """Draw where a view of `view` pixels lies in an image of `image` pixels (height, width)."""
-    whole = (0, 0, *image)
+def draw_geometry(augment: Augment, seed: int, image: Size, frame: Frame) -> Geometry:
+    """Draw where a view lies in an image of `image` pixels (height, width).
+
+    It is drawn in the centre of the image, as plain images are shown; where these are squeezed, or
+    views are boxes, in all of it.
+    """
+    view = frame.size
+    whole = (0, 0, *image) if frame.resize is None else centre_box(image, view)
     with _seeded(seed):
         match augment:
             case "none":

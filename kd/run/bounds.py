@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from base.compiled import check_compiler
 from base.errors import UserError
 from kd.images.splits import Data
-from kd.run.config import SearchConfig, TrainConfig
+from kd.run.search_config import SearchConfig
+from kd.run.train_config import TrainConfig
 
 Bound = tuple[str, Callable[[float], bool]]
 COUNT: Bound = ("a whole number above 0", lambda value: value >= 1)

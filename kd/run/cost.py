@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from kd.batches import steps_per_epoch
 from kd.evaluate import CALIBRATION_BATCHES
 from kd.images.splits import LEARNED, RETRAINED, Data
-from kd.run.config import SearchConfig, TrainConfig
+from kd.run.search_config import SearchConfig
+from kd.run.train_config import TrainConfig
 from kd.teacher.outputs import stored_shapes
 
 # AKD trains about 10,000 candidates for 5 epochs each, for every teacher and every budget

@@ -15,7 +15,7 @@ from kd.evaluate import CALIBRATION_BATCHES
 from kd.images.loader import batches
 from kd.images.splits import LEARNED, Data, Split
 from kd.networks import build_network
-from kd.run.config import TrainConfig
+from kd.run.train_config import TrainConfig
 from kd.stored_outputs import size_text
 from kd.teacher.model import AnyTeacher
 from kd.teacher.outputs import stored_shapes

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import tyro
 
-from kd.run.config import SearchConfig, TrainConfig
 from kd.run.folder import read_config
+from kd.run.search_config import SearchConfig
+from kd.run.train_config import TrainConfig
 
 TRAIN_RECIPES: Mapping[str, TrainConfig] = {
     "digits": TrainConfig(),

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from kd.evaluate import accuracy, predict
 from kd.images.splits import RETRAINED, Data, learnable
 from kd.retrain import retrain
-from kd.run.config import SearchConfig, TrainConfig
 from kd.run.metrics import AnyMetrics, open_phase
+from kd.run.search_config import SearchConfig
 from kd.run.settings import search_identity
+from kd.run.train_config import TrainConfig
 from kd.teacher.outputs import TeacherOutputs
 
 

@@ -10,8 +10,9 @@ from typing import get_type_hints
 from typeguard import TypeCheckError, check_type
 
 from base.errors import UserError
-from kd.run.config import SearchConfig, TrainConfig
 from kd.run.folder import read_config
+from kd.run.search_config import SearchConfig
+from kd.run.train_config import TrainConfig
 
 # What may change when a run is resumed; its folder may be moved.
 NOT_STORED = ("run", "resume", "preview", "checkpoint_seconds")

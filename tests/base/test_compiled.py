@@ -13,7 +13,7 @@ from kd.batches import Batch
 from kd.fit import FitSettings, fit
 from kd.loss import label_loss
 from kd.run.bounds import check_settings
-from kd.run.config import SearchConfig
+from kd.run.search_config import SearchConfig
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler here")
 

@@ -81,7 +81,7 @@ def test_an_image_is_turned_as_its_camera_says(tmp_path: Path) -> None:
     orientation[0x0112] = 6  # taken with the camera on its side
     Image.fromarray(pixels).save(tmp_path / "ant" / "0.jpg", exif=orientation)
     images = load_data(settings(tmp_path)).train.images
-    turned = images[list(images.names).index("ant/0.jpg")]
+    turned = images.picture(list(images.names).index("ant/0.jpg")).pixels()
     assert turned.shape == (3, 24, 16)
     assert turned[:, :10].min() > 200
     assert turned[:, 14:].max() < 50

@@ -79,7 +79,7 @@ def test_parts_are_told_by_their_names(tmp_path: Path) -> None:
     data = load_data(DataSettings(str(tmp_path / "{train-{0..1},val-0}.tar"), resolution=(8, 8)))
     assert (len(data.train) + len(data.search), len(data.test)) == (60, 12)
     expected = torch.from_numpy(np.asarray(Image.open(io.BytesIO(image(60)))).copy())
-    assert torch.equal(data.test.images[60], expected.permute(2, 0, 1))
+    assert torch.equal(data.test.images.picture(60).pixels(), expected.permute(2, 0, 1))
 
 
 def test_the_index_is_kept_and_made_anew_for_other_shards(tmp_path: Path, cache: Path) -> None:
@@ -169,7 +169,7 @@ def test_an_image_that_is_none_is_named_by_its_place(tmp_path: Path) -> None:
     broken = data.train.images
     broken.places[4, 2] = 20
     with pytest.raises(UserError, match=r"1\.tar, image at byte \d+: not a readable image"):
-        broken[4]
+        broken.picture(4)
 
 
 def test_texts_are_tensors_and_come_back() -> None:

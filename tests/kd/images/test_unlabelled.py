@@ -52,12 +52,13 @@ def test_every_image_below_the_folder_is_one_and_the_labelled_stay_as_they_are(
 
 def test_pixels_are_those_of_the_files(folder: Path) -> None:
     data = with_more(folder)
-    found = {tuple(data.unlabelled.images[int(p)].shape) for p in data.unlabelled.positions}
-    assert found == {(3, *SHAPE)}
+    found = {data.unlabelled.images.picture(int(p)).size for p in data.unlabelled.positions}
+    assert found == {SHAPE}
     paths = sorted(p for p in folder.rglob("*.png") if "/." not in str(p))
     for position, path in zip(data.unlabelled.positions.tolist(), paths, strict=True):
         expected = np.asarray(Image.open(path).convert("RGB")).transpose(2, 0, 1)
-        assert np.array_equal(data.unlabelled.images[position].numpy(), expected)
+        found = data.unlabelled.images.picture(position).pixels()
+        assert np.array_equal(found.numpy(), expected)
 
 
 def test_what_is_learned_from_labels_has_labels(folder: Path) -> None:
@@ -86,7 +87,7 @@ def test_shards_need_no_class(tmp_path: Path) -> None:
     data = with_more(path)
     assert len(data.unlabelled) == 5
     expected = np.asarray(Image.open(_file(tmp_path, 2))).transpose(2, 0, 1)
-    found = data.unlabelled.images[int(data.unlabelled.positions[2])]
+    found = data.unlabelled.images.picture(int(data.unlabelled.positions[2])).pixels()
     assert np.array_equal(found.numpy(), expected)
     # Classes that stand beside the images are not looked at.
     assert with_more(tmp_path / "classes.tar").unlabelled.labels.tolist() == [-1] * 6

@@ -23,8 +23,8 @@ from kd.rivals.compare import (
     verdict,
 )
 from kd.rivals.rival import AUTO, RUNGS, Outline, ladders
-from kd.run.config import SearchConfig
 from kd.run.retraining import Retraining
+from kd.run.search_config import SearchConfig
 from tests.tiny import refuse
 
 OUTLINE = Outline(image_shape=(3, 16, 16), classes=2, strides=(1, 2, 2))

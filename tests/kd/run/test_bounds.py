@@ -9,8 +9,9 @@ import pytest
 from base.errors import UserError
 from kd.images.splits import load_data
 from kd.run.bounds import BOUNDS, check_batches, check_settings
-from kd.run.config import SearchConfig, TrainConfig
 from kd.run.recipes import SEARCH_RECIPES, TRAIN_RECIPES
+from kd.run.search_config import SearchConfig
+from kd.run.train_config import TrainConfig
 
 CONFIGS = (TrainConfig(), SearchConfig())
 

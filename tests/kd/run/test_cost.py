@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 
 from kd.images.splits import Data, load_data
-from kd.run.config import SearchConfig, TrainConfig
 from kd.run.cost import (
     Passes,
     akd_passes,
@@ -14,6 +13,8 @@ from kd.run.cost import (
     supernet_passes,
     train_cost,
 )
+from kd.run.search_config import SearchConfig
+from kd.run.train_config import TrainConfig
 
 CONFIG = TrainConfig(
     limit=200, batch=32, views=3, w_epochs=5, alpha_steps=7, alpha_batch=8, surveyed=6

@@ -14,7 +14,6 @@ import torch
 from export.timing import stopwatch
 from kd.batches import micro_batch
 from kd.images.splits import DataSettings, load_data
-from kd.run.config import TrainConfig
 from kd.run.preview import (
     duration,
     loading_seconds,
@@ -23,6 +22,7 @@ from kd.run.preview import (
     teacher_seconds,
     time_text,
 )
+from kd.run.train_config import TrainConfig
 from supernet.latency.parts import parts
 from supernet.presets import preset_space
 from supernet.space import SearchSpace

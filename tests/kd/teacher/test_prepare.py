@@ -13,7 +13,7 @@ from kd.batches import Batch, distillation_batches
 from kd.images.loader import shuffled
 from kd.images.splits import Data, load_data
 from kd.loss import kd_loss
-from kd.run.config import TrainConfig
+from kd.run.train_config import TrainConfig
 from kd.teacher import prepare
 from kd.teacher.load import TeacherSource
 from kd.teacher.model import Ensemble, Teacher

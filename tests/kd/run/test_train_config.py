@@ -13,10 +13,10 @@ from base.errors import UserError
 from kd.batches import Batch
 from kd.distances import dkd
 from kd.loss import kd_loss
-from kd.run.config import TrainConfig
 from kd.run.recipes import SEARCH_RECIPES, TRAIN_RECIPES, option
 from kd.run.settings import settings_of
 from kd.run.settings import train_config_of as restored
+from kd.run.train_config import TrainConfig
 from kd.teacher.request import TeacherSource
 
 

@@ -1,0 +1,72 @@
+"""Every setting of search.py, and the groups in which the rest of the code takes them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from base.precision import Precision
+from export.timing.stopwatch import Patience
+from kd.fit import FitSettings
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """Budget -> student -> ONNX: the settings of search.py."""
+
+    target_latency: tuple[float, ...] = ()
+    """Budgets in milliseconds for the unit of work of the latency table."""
+    run: Path = Path("runs/digits")
+    """The folder that train.py made."""
+    retrain_with: Literal["kd", "labels"] = "kd"
+    """What the final student learns from; labels is a control."""
+    seed: int = 0
+    candidates: int = 16
+    """Architectures derived within the budget and ranked by the surrogate."""
+    finalists: int = 4
+    """Best of them that are measured whole."""
+    measure_spread: float = 0.004
+    """Whole students are timed until every one's relative standard error is this small."""
+    measure_seconds: float = 45
+    """But no longer than this."""
+    latency_table: Path | None = None
+    """Search for the device of this table in place of the run's: alpha is trained for it first."""
+    compile: bool = False
+    """Compile the student with torch.compile while it is retrained; what ships is not."""
+    checkpoint_seconds: float = 60
+    """Training is kept this often; the same command goes on after an interruption."""
+    controls: bool = False
+    """Retrain two more: a random student as fast, and this one without the teacher; say what the
+    search and the teacher each brought."""
+    rivals: tuple[str, ...] = ()
+    """Networks to compare the student with: names of timm or torchvision, plain:W1-W2-W3,
+    resnet:W1-W2-W3, or auto for one of each family that fills the budget. Those within the budget
+    are trained as the student is."""
+    rival_checkpoint: tuple[Path, ...] = ()
+    """Weights that rivals start from, one for each: a file, or scratch."""
+    list: bool = False
+    """Only show the feasible range and the students found so far."""
+    epochs: int = 40
+    learning_rate: float = 0.1
+    weight_decay: float = 5e-4
+    precision: Precision = "fp32"
+    """Arithmetic of the student while it trains: fp32 or bf16; what ships is fp32."""
+
+    def patience(self) -> Patience:
+        """Return how long whole students are timed: until the worst is within the spread."""
+        return Patience(self.measure_spread, self.measure_seconds, share=1.0, least_rounds=30)
+
+    def retraining(self, accumulate: int) -> FitSettings:
+        """Return how the student is trained; `accumulate` is that of train.py."""
+        return FitSettings(
+            self.epochs,
+            self.learning_rate,
+            self.weight_decay,
+            precision=self.precision,
+            accumulate=accumulate,
+            compile=self.compile,
+        )
+
+    def student_name(self, target_ms: float) -> str:
+        """Return the name of a student's folder: 20ms, or phone-20ms for the table phone.json."""
+        device = f"{self.latency_table.stem}-" if self.latency_table else ""
+        return f"{device}{target_ms:g}ms"
