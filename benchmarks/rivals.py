@@ -42,7 +42,7 @@ from supernet.choice.programme import programme
 from supernet.latency.runners import module_runner, student_runner, unit_of_table
 from supernet.latency_table import LatencyTable
 from supernet.presets import preset
-from supernet.space import Architecture
+from supernet.space import Architecture, SearchSpace
 from supernet.student import Student
 
 SEARCHED = "searched"
@@ -84,11 +84,18 @@ def main(settings: Settings) -> None:
     strides = space.stem_stride, *(stage.stride for stage in space.stages if stage.stride > 1)
     outline = Outline(space.image_shape, space.classes, strides)
     if settings.networks == "timed":
-        table = world_table(settings.run, space)
-        rivals_of(settings, table, outline)
-        return
+        rivals_of(settings, world_table(settings.run, space), outline)
+    elif settings.networks != "none":
+        train_all(settings, space, outline)
+    if settings.networks in ("all", "none"):
+        tell(settings, space, outline)
+
+
+def train_all(settings: Settings, space: SearchSpace, outline: Outline) -> None:
+    """Train what is not done yet."""
     device = torch.device(settings.device)
     world = open_world(settings.data, settings.limit, settings.run, space, device)
+    write_json(settings.run / "world.json", world.facts())
     if settings.networks in ("all", "rivals"):
         rivals = rivals_of(settings, world.table, outline)
         for epochs, seed in product(settings.epochs, settings.seeds):
@@ -101,11 +108,14 @@ def main(settings: Settings) -> None:
                 name = json.dumps(architecture.to_json())
                 line = Line(SEARCHED, target_ms, epochs, seed, name)
                 train(settings, world, line, partial(Student, space, architecture))
-    if settings.networks not in ("all", "none"):
-        return
-    lines = read_lines(settings.out)
-    ms = timed_together(world, outline, {line["network"] for line in lines})
-    facts = world.facts() | {"students": space.size(), "measured_ms": ms}
+
+
+def tell(settings: Settings, space: SearchSpace, outline: Outline) -> None:
+    """Time all that was trained together, and compare."""
+    lines, table = read_lines(settings.out), world_table(settings.run, space)
+    ms = timed_together(table, outline, {line["network"] for line in lines})
+    facts = read_json(settings.run / "world.json")
+    facts |= {"students": space.size(), "measured_ms": ms}
     path = settings.out.with_suffix(".json")
     write_json(path, facts | provenance("rivals", settings))
     report(lines, ms)
@@ -166,9 +176,9 @@ def picks(settings: Settings, world: World, seed: int) -> dict[float, Architectu
     return {ms: Architecture.from_json(value) for ms, value in read_json(path)["picks"]}
 
 
-def timed_together(world: World, outline: Outline, names: set[str]) -> dict[str, float]:
+def timed_together(table: LatencyTable, outline: Outline, names: set[str]) -> dict[str, float]:
     """Return the milliseconds of every network, searched ones too, timed interleaved."""
-    table, runners = world.table, {}
+    runners = {}
     for name in sorted(names):
         if name.startswith("{"):
             architecture = Architecture.from_json(json.loads(name))
