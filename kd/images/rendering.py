@@ -18,8 +18,7 @@ class Frame:
 
     Of a plain image it sees the whole, squeezed into the frame; or, where `resize` is given, the
     centre of the image, made so large that a frame whose shorter side had `resize` pixels would be
-    filled. `grey` takes the
-    colours away, and leaves `channels` equal ones.
+    filled. `grey` takes the colours away, and leaves `channels` equal ones.
     """
 
     size: Size

@@ -138,7 +138,7 @@ def _refuse_twins(root: Path, classes: Sequence[str]) -> None:
         seen[name.casefold()] = name
 
 
-def _refuse_loops(path: Path) -> None:
+def refuse_loops(path: Path) -> None:
     """Raise `UserError` for a link to a folder that it lies in: its images would come again."""
     for folder, inside, _ in os.walk(path, followlinks=True):
         around = {(here := Path(folder).resolve()), *here.parents}
@@ -148,7 +148,7 @@ def _refuse_loops(path: Path) -> None:
 
 
 def _image_folder(path: Path) -> ImageFolder:
-    _refuse_loops(path)
+    refuse_loops(path)
     try:
         return ImageFolder(path)
     except FileNotFoundError as error:

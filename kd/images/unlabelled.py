@@ -12,7 +12,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from base.errors import UserError
 from kd.images.pixels import Appended, InShards, OnDisk, PackedTexts, Pixels
 from kd.images.shards import UNLABELLED, image_places, is_pattern, shards_named
-from kd.images.sources import Source
+from kd.images.sources import Source, refuse_loops
 
 
 def with_unlabelled(source: Source, data: str, name: str) -> tuple[Source, np.ndarray]:
@@ -38,11 +38,13 @@ def _paths(name: str) -> list[Path]:
     """Return the shards that `name` means, or the image files below a folder."""
     if is_pattern(name):
         return shards_named(name)
-    return sorted(_files(Path(name).expanduser()))
+    root = Path(name).expanduser()
+    refuse_loops(root)
+    return sorted(_files(root))
 
 
 def _files(root: Path) -> Iterator[Path]:
-    for folder, inside, names in os.walk(root):
+    for folder, inside, names in os.walk(root, followlinks=True):  # as torchvision's folders do
         inside[:] = [one for one in inside if not one.startswith(".")]
         for name in names:
             if name.lower().endswith(IMG_EXTENSIONS) and not name.startswith("."):

@@ -115,12 +115,21 @@ def test_nothing_to_find_is_said(tmp_path: Path) -> None:
         with_more(path)
 
 
+def test_a_link_to_a_folder_around_it_is_refused(folder: Path) -> None:
+    (folder / "again").symlink_to(folder.parent)
+    with pytest.raises(UserError, match=r"again: links to a folder that it lies in"):
+        with_more(folder)
+
+
 def test_labelled_images_among_them_are_refused(tmp_path: Path) -> None:
     """They may be test images, whichever way the folder is written."""
     for number in range(24):
         picture(tmp_path / "data" / f"{number % 3}" / f"{number}.png", number)
     (tmp_path / "link").symlink_to(tmp_path / "data")
-    for unlabelled in ("data", "data/1", "link/2", "."):
+    (tmp_path / "data" / "3").symlink_to(tmp_path / "elsewhere")
+    for number in range(24, 32):
+        picture(tmp_path / "elsewhere" / f"{number}.png", number)
+    for unlabelled in ("data", "data/1", "link/2", "elsewhere", "."):
         with pytest.raises(UserError, match=r"--unlabelled .* is in --data too"):
             load_data(
                 DataSettings(
