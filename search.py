@@ -28,6 +28,7 @@ from export.report.students import budget_kept, read_students, students_text, wr
 from export.timing.stopwatch import Patience, Timing, timed
 from kd.batches import endless
 from kd.final_evaluation import final_evaluation
+from kd.images.copies import found_copies
 from kd.images.splits import Data, load_data
 from kd.rivals.compare import compare_rivals, ship_rivals, verdict
 from kd.rivals.rival import Outline, build_rivals
@@ -128,7 +129,8 @@ def main(config: SearchConfig) -> bool:
 
 def load_trained(config: TrainConfig, problem: Programme) -> TrainedRun:
     """Open the run; what is missing, damaged or foreign raises `UserError`."""
-    data = load_data(config.data_settings(problem.table.space.resolution))
+    found = load_data(config.data_settings(problem.table.space.resolution))
+    data = found_copies(found, config.run / "copies")
     supernet = load_supernet(config.run / "supernet.safetensors", problem.table.space)
     supernet.to(DEVICE, memory_format=torch.channels_last)
     fingerprint = read_facts(config.run)["fingerprint"]

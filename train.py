@@ -25,6 +25,7 @@ from export.report.run_page import RunReport, write_run_report
 from export.timing.unit_of_work import UnitOfWork
 from kd.batches import endless, micro_batch, steps_per_epoch
 from kd.evaluate import CALIBRATION_BATCHES, calibration_images, score_recalibrated
+from kd.images.copies import CopyPlan, plan_copies, with_copies
 from kd.images.splits import LEARNED, Data, learnable, load_data
 from kd.run.bounds import check_batches, check_settings
 from kd.run.cost import train_cost
@@ -45,11 +46,11 @@ from kd.run.recipes import SEARCH_RECIPES, parse_train
 from kd.run.settings import settings_of
 from kd.run.train_config import TrainConfig
 from kd.teacher.check import Check
-from kd.teacher.model import AnyTeacher
+from kd.teacher.model import AnyTeacher, shown_frames
 from kd.teacher.outputs import TeacherOutputs, prepare_outputs
 from kd.teacher.prepare import load_unchecked, open_teacher, prepare_teacher, train_teacher
 from supernet.alpha import Alpha, named_probabilities, preferences
-from supernet.choice.programme import Programme, candidates, programme
+from supernet.choice.programme import Programme, preferred_students, programme
 from supernet.choice.surrogate import fit_surrogate
 from supernet.latency.measurement import describe_table, find_or_measure_table, load_given_table
 from supernet.latency.runners import check_unit, unit_of_table
@@ -98,9 +99,11 @@ def main(config: TrainConfig) -> None:
     opened = None if config.preview else open_teacher(request, data, loader, DEVICE)
     torch.manual_seed(config.seed)
     supernet = Supernet(space).to(DEVICE, memory_format=torch.channels_last)
+    model = opened.model if opened else load_unchecked(request, data, DEVICE)
+    plan = plan_copies(data, shown_frames(model, data.train.frame)) if config.copies else None
+    look = partial(preview, config, data, plan, model, teacher_work(config, opened), supernet, unit)
     if config.preview:
-        model = load_unchecked(request, data, DEVICE)
-        print_once(preview(config, data, model, teacher_work(config, None), supernet, unit))
+        print_once(look())
         return
     if PROCESSES.is_main_process:
         open_run(config.run, settings_of(config), config.resume)
@@ -110,8 +113,8 @@ def main(config: TrainConfig) -> None:
         print_once(f"{config.run} is complete; next: python search.py --target-latency MS")
         return
     if PROCESSES.is_main_process:
-        model, work = opened and opened.model, teacher_work(config, opened)
-        print(preview(config, data, model, work, supernet, unit), flush=True)
+        print(look(), flush=True)
+    data = with_copies(data, plan, config.run / "copies")
 
     seconds = config.checkpoint_seconds
     with open_metrics(config.run, settings_of(config), "train", seconds) as metrics:
@@ -148,7 +151,7 @@ def main(config: TrainConfig) -> None:
         draws = np.random.default_rng(config.seed)
         score = partial(score_students, config, data, outputs, supernet)
         survey = score("survey", fair_students(sampler, config.surveyed, draws))
-        front = score("front", preferred_students(alpha, problem, draws))
+        front = score("front", preferred_students(problem, alpha, SHOWN_BUDGETS, draws))
         if PROCESSES.is_main_process:
             learned = TrainedSupernet(supernet, alpha, problem, survey, front)
             finish_run(config, data, teacher.check, learned, metrics)
@@ -183,6 +186,7 @@ def finish_run(
 def preview(
     config: TrainConfig,
     data: Data,
+    plan: CopyPlan | None,
     teacher: AnyTeacher | None,
     work: str,
     supernet: Supernet,
@@ -195,7 +199,7 @@ def preview(
     most, few = (part(b, accumulate=config.accumulate) for b in (config.batch, config.alpha_batch))
     pixels = torch.rand(most, *space.image_shape, device=DEVICE)
     w_steps = config.w_epochs * steps_per_epoch(images, config.batch)
-    loading = loading_seconds(data.train, most, loader.workers)
+    loading = loading_seconds(data, plan, most, loader.workers)
     step = partial(step_seconds, workers=loader.workers)
     w, alpha, student = all_step_seconds(supernet, pixels, few)
     w, alpha = config.accumulate * step(w, loading), step(alpha, loading * few / most)
@@ -217,6 +221,7 @@ def preview(
         [
             ("run", str(config.run)),
             ("images", str(data)),
+            *([("photographs", str(plan))] if plan else []),
             ("decoding", f"{most / loading:,.0f} images a second"),
             ("space", f"{space.name}: {space.size():.2g} students, {decisions} decisions"),
             *table_rows(space, unit, config.latency_table),
@@ -255,17 +260,6 @@ def score_students(
         own = {a: score(supernet.extract(a).to(memory_format=torch.channels_last)) for a in bar}
     scores = gather_dict(own)
     return {a: scores[a] for a in students}
-
-
-def preferred_students(
-    alpha: Alpha, problem: Programme, draws: np.random.Generator
-) -> list[Architecture]:
-    """Return the student that alpha prefers at each of several budgets, as the front shows them."""
-    return [
-        student
-        for target_ms in np.geomspace(*problem.range_ms(), SHOWN_BUDGETS + 1)[1:]
-        for student in candidates(problem, alpha(target_ms), target_ms, 1, draws)
-    ]
 
 
 def report_of(

@@ -3,8 +3,9 @@
     python -m benchmarks.decoding
 
 JPEGs of a coarse random picture, at 12 megapixels and at 150 pixels, in views of 32 and of 224
-pixels: decoded whole, and to what each view needs, in turn, one process. Then epochs of small
-images by two workers that start anew for each epoch, and by two that live on. Writes
+pixels: decoded whole, to what each view needs, and from shrunken copies where there are some, in
+turn, one process. Then epochs of small images by two workers that start anew for each epoch, and by
+two that live on. Writes
 benchmarks/results/decoding.json.
 """
 
@@ -15,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -25,8 +27,9 @@ from torchvision.transforms.v2 import functional
 from base.files import write_json
 from benchmarks.provenance import provenance
 from kd.batches import LabelOutputs, LoaderSettings, distillation_batches, endless
+from kd.images.copies import Copied
 from kd.images.loader import shuffled
-from kd.images.pixels import opened
+from kd.images.pixels import OnDisk, PackedTexts, Pixels
 from kd.images.rendering import Frame, render_view, render_views
 from kd.images.splits import DataSettings, load_data, student_frame
 from kd.images.views import draw_geometry
@@ -52,9 +55,16 @@ def main(settings: Settings) -> None:
     for (kind, shape), (side, size) in itertools.product(SHAPES.items(), VIEWS.items()):
         count = settings.images * (1 if max(shape) > 1000 else 100)
         frame = student_frame(DataSettings(augment="resized_crop_flip", resolution=size))
-        pictures = partial(drawn, jpeg(shape), shape, frame, count)
-        ways = {"whole": partial(pictures, whole=True), "as needed": partial(pictures, whole=False)}
-        rates[f"{kind}, views of {side}"] = rates_of(ways, count, settings.repeats)
+        with TemporaryDirectory() as folder:
+            (Path(folder) / "photograph.jpg").write_bytes(jpeg(shape))
+            images = OnDisk(Path(folder), PackedTexts.of(["photograph.jpg"]))
+            copies = Copied(images, Path(folder) / "copies", size)
+            ways = {
+                "whole": partial(drawn, images, frame, count, whole=True),
+                "as needed": partial(drawn, images, frame, count, whole=False),
+                "from copies": partial(drawn, copies, frame, count, whole=False),
+            }
+            rates[f"{kind}, views of {side}"] = rates_of(ways, count, settings.repeats)
     split = load_data(DataSettings(resolution=(16, 16), limit=1000)).train
     labels, loader = LabelOutputs(split, 10), LoaderSettings(BATCH, EPOCHS, workers=WORKERS)
     an_epoch = len(split) // BATCH
@@ -77,17 +87,17 @@ def main(settings: Settings) -> None:
         ways, count, settings.repeats
     )
     for case, found in rates.items():
-        (first, before), (second, after) = found.items()
-        told = f"{first} {before:,.0f}, {second} {after:,.0f} images a second"
-        print(f"{case}: {told}: {after / before:.2f} times")
+        base = next(iter(found.values()))
+        told = ", ".join(f"{way} {rate:,.0f} ({rate / base:.2f})" for way, rate in found.items())
+        print(f"{case}: {told} images a second")
     write_json(settings.out, provenance("decoding", settings) | {"images_a_second": rates})
 
 
-def drawn(content: bytes, shape: tuple[int, int], frame: Frame, count: int, *, whole: bool) -> None:
-    """Draw a view of a file for each of `count` seeds, decoding all of it or what is needed."""
+def drawn(images: Pixels, frame: Frame, count: int, *, whole: bool) -> None:
+    """Draw a view of an image for each of `count` seeds, decoding all of it or what is needed."""
     for seed in range(count):
-        picture = opened(content, "photograph")
-        geometry = draw_geometry("resized_crop_flip", seed, shape, frame)
+        picture = images.picture(0)
+        geometry = draw_geometry("resized_crop_flip", seed, picture.size, frame)
         if whole:
             render_view(picture.pixels(), geometry, frame)
         else:

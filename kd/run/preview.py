@@ -5,6 +5,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch import Tensor
 from base.processes import timed_now
 from export.timing.stopwatch import scaled_seconds
 from kd.evaluate import CALIBRATION_BATCHES
+from kd.images.copies import CopyPlan, with_copies
 from kd.images.loader import batches
 from kd.images.splits import LEARNED, Data, Split
 from kd.networks import build_network
@@ -35,12 +37,20 @@ def teacher_work(config: TrainConfig, opened: CheckedTeacher | None) -> str:
     return "checked on the search split before anything is written"
 
 
-def loading_seconds(split: Split, batch: int, workers: int) -> float:
+def loading_seconds(data: Data, plan: CopyPlan | None, batch: int, workers: int) -> float:
     """Time the decoding and augmenting of a batch, after the workers have started, in seconds.
 
-    A few images are timed, in small batches.
+    A few images of the train split are timed, in small batches; where copies are planned, theirs.
     """
     timed_now("the decoding of images")
+    with TemporaryDirectory() as scratch:
+        split = with_copies(data, plan, Path(scratch)).train
+        if plan:
+            _loading_seconds(split, batch, workers)  # makes the copies
+        return _loading_seconds(split, batch, workers)
+
+
+def _loading_seconds(split: Split, batch: int, workers: int) -> float:
     few = min(batch, LOADED, len(split))
     count = min(LOADED_BATCHES * max(1, workers), len(split) // few)
     drawn = batches(split.view(0), few, range(count * few), workers)

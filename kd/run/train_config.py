@@ -47,6 +47,8 @@ class TrainConfig:
     """Channels of these images; 1 makes them grey, and shows a teacher three equal ones."""
     squeeze: bool = False
     """Squeeze whole images into the shape that students take; else they see the centre."""
+    copies: bool = True
+    """Keep shrunken copies of photographs of more than a megapixel in the run's folder."""
     data: str = "digits"
     """digits, cifar10, or a folder: train/<class>/ with val/ or test/, or one folder of classes."""
     unlabelled: str | None = None

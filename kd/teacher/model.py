@@ -95,6 +95,11 @@ class Ensemble(nn.Module):
 AnyTeacher = Teacher | Ensemble
 
 
+def shown_frames(model: AnyTeacher | None, own: Frame) -> tuple[Frame, ...]:
+    """Return in which frames images are shown, where students see `own` and there is a teacher."""
+    return (own, *(model.frames(own) if model else ()))
+
+
 class LogOutputs(nn.Module):
     """A network whose outputs are probabilities, made to answer with their logarithms."""
 

@@ -1,7 +1,7 @@
 """Derivation: the most probable architecture under a budget, exactly, as an integer programme."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -271,3 +271,21 @@ def candidates(
             assert architecture is not None, "the same bounds were feasible"
             found[architecture] = None
     return list(found)
+
+
+def preferred_students(
+    problem: Programme,
+    log_p_at: Callable[[float], Choices],
+    count: int,
+    generator: np.random.Generator,
+) -> list[Architecture]:
+    """Return the most probable student within each of `count` budgets, even in log T.
+
+    `log_p_at` gives every choice's log-probability at a budget T in milliseconds, as alpha does.
+    """
+    fastest_ms, slowest_ms = problem.range_ms()
+    return [
+        student
+        for target_ms in np.geomspace(fastest_ms, slowest_ms, count + 1)[1:]
+        for student in candidates(problem, log_p_at(target_ms), target_ms, 1, generator)
+    ]

@@ -131,8 +131,8 @@ def test_steps_are_timed_and_leave_no_trace(space: SearchSpace) -> None:
 
 @pytest.mark.parametrize("batch", [16, 100])
 def test_decoding_is_timed_for_one_batch_or_many(batch: int) -> None:
-    split = load_data(DataSettings(resolution=(8, 8), limit=130)).train
-    assert 0 < loading_seconds(split, batch, 0) < 60
+    data = load_data(DataSettings(resolution=(8, 8), limit=130))
+    assert 0 < loading_seconds(data, None, batch, 0) < 60
 
 
 def test_a_stored_teacher_costs_nothing(tmp_path: Path) -> None:
