@@ -277,7 +277,7 @@ def controls(
         start = new_student(config, trained, architecture)
         retraining = Retraining(f"{own.name}-{kind}", architecture, start, learns_from)
         found[kind] = {
-            "test_accuracy": retrainer.test_accuracy(retrainer.train(retraining)),
+            **retrainer.test_scores(retrainer.train(retraining)),
             "predicted_ms": problem.table.predicted_ms(architecture),
             "architecture": architecture.to_json(),
         }

@@ -56,8 +56,12 @@ def _controls(facts: Mapping) -> list[tuple[str, str]]:
         if control := facts["controls"].get(kind):
             points = 100 * (facts["test_accuracy"] - control["test_accuracy"])
             ms = f"{control['predicted_ms']:.2f} ms predicted"
-            accuracy = f"{control['test_accuracy']:.2%} of the test split"
-            rows.append((title, f"{accuracy}, {ms}: the {cause} brought {points:+.2f} points"))
+            rows.append(
+                (
+                    title,
+                    f"{_accuracy(control, 'test')}, {ms}: the {cause} brought {points:+.2f} points",
+                )
+            )
     return rows
 
 
@@ -99,8 +103,8 @@ def _rivals(facts: Mapping) -> list[tuple[str, str]]:
         if rival["test_accuracy"] is not None:
             ahead, error = 100 * rival["ahead"], 100 * rival["ahead_error"]
             told = (
-                f"{ms}, {rival['test_accuracy']:.2%} of the test split, {ahead:+.2f} ± {error:.2f} "
-                f"points beside the student, {rival['params']:,} parameters"
+                f"{ms}, {_accuracy(rival, 'test')}, {ahead:+.2f} ± {error:.2f} points "
+                f"beside the student, {rival['params']:,} parameters"
             )
         rows.append((f"rival {rival['name']}", told))
     return [*rows, ("best", facts["verdict"])] if rows else []

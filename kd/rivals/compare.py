@@ -4,7 +4,7 @@ import copy
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from export.onnx_file import write_onnx
 from export.timing.stopwatch import Patience
+from kd.evaluate import accuracy, balanced_accuracy
 from kd.rivals.rival import AUTO, Outline, build_rivals, ladders
 from kd.run.retraining import Retrainer, Retraining
 
@@ -39,6 +40,7 @@ class Comparison:
     ahead: float | None = None
     ahead_error: float | None = None
     network: nn.Module | None = None
+    test_balanced_accuracy: float | None = None
 
     def facts(self) -> dict[str, str | float | int | None]:
         """Return the numbers of metrics.json."""
@@ -93,8 +95,14 @@ def compare_rivals(
             network = retrainer.train(Retraining(path, name, network, own.learns_from))
             answers = retrainer.test_answers(network)
             ahead, error = paired_difference(answers, student)
-            right = _right(answers).mean().item()
-            known = Comparison(name, known.measured_ms, params, right, ahead, error, network)
+            known = replace(
+                known,
+                test_accuracy=accuracy(*answers),
+                test_balanced_accuracy=balanced_accuracy(*answers),
+                ahead=ahead,
+                ahead_error=error,
+                network=network,
+            )
         found.append(known)
     return sorted(found, key=lambda c: (c.test_accuracy is None, -(c.test_accuracy or 0)))
 

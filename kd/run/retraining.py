@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from kd.evaluate import accuracy, predict
+from kd.evaluate import accuracy, balanced_accuracy, predict
 from kd.images.splits import RETRAINED, Data, learnable
 from kd.retrain import retrain
 from kd.run.metrics import AnyMetrics, open_phase
@@ -64,6 +64,10 @@ class Retrainer:
         """Return logits [N, K] and labels [N] of the test split, to report."""
         return predict(network, self.data.test.view(None), self.settings.batch)
 
-    def test_accuracy(self, network: nn.Module) -> float:
-        """Return the share of the test split that a network tells right, to report."""
-        return accuracy(*self.test_answers(network))
+    def test_scores(self, network: nn.Module) -> dict[str, float]:
+        """Return a network's accuracies on the test split as metrics.json names them, to report."""
+        answers = self.test_answers(network)
+        return {
+            "test_accuracy": accuracy(*answers),
+            "test_balanced_accuracy": balanced_accuracy(*answers),
+        }

@@ -41,12 +41,13 @@ def test_a_teacher_that_is_not_known_for_the_test_split_is_said() -> None:
 
 def test_controls_say_what_search_and_teacher_brought() -> None:
     controls = {
-        "random": {"test_accuracy": 0.965, "predicted_ms": 19.25},
-        "labels": {"test_accuracy": 0.9825, "predicted_ms": 19.5},
+        "random": {"test_accuracy": 0.965, "test_balanced_accuracy": 0.95, "predicted_ms": 19.25},
+        "labels": {"test_accuracy": 0.9825, "test_balanced_accuracy": 0.97, "predicted_ms": 19.5},
     }
     rows = dict(summary_rows({**FACTS, "controls": controls}, Path("student.onnx")))
     assert rows["random student"] == (
-        "96.50% of the test split, 19.25 ms predicted: the search brought +1.50 points"
+        "96.50% of the test split, 95.00% balanced, 19.25 ms predicted: "
+        "the search brought +1.50 points"
     )
     assert rows["without teacher"].endswith("19.50 ms predicted: the teacher brought -0.25 points")
 
@@ -92,13 +93,14 @@ def test_a_head_of_width_0_has_no_convolution() -> None:
 
 def test_rivals_stand_beside_the_student_and_the_best_is_named() -> None:
     better = {"name": "plain:8-32-64", "measured_ms": 19.0, "params": 70000}
-    better |= {"test_accuracy": 0.985, "ahead": 0.005, "ahead_error": 0.002}
+    better |= {"test_accuracy": 0.985, "test_balanced_accuracy": 0.96}
+    better |= {"ahead": 0.005, "ahead_error": 0.002}
     slow = {"name": "resnet18", "measured_ms": 33.0, "params": 11000000, "test_accuracy": None}
     facts = {**FACTS, "rivals": [better, slow], "verdict": "RIVAL IS BETTER: plain:8-32-64"}
     rows = dict(summary_rows(facts, Path("student.onnx")))
     assert rows["rival plain:8-32-64"] == (
-        "19.00 ms, 98.50% of the test split, +0.50 ± 0.20 points beside the student, "
-        "70,000 parameters"
+        "19.00 ms, 98.50% of the test split, 96.00% balanced, +0.50 ± 0.20 points "
+        "beside the student, 70,000 parameters"
     )
     assert rows["rival resnet18"] == "33.00 ms, slower than the budget: left out"
     assert rows["best"] == "RIVAL IS BETTER: plain:8-32-64"

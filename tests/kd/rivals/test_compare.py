@@ -28,7 +28,7 @@ from kd.run.search_config import SearchConfig
 from tests.tiny import refuse
 
 OUTLINE = Outline(image_shape=(3, 16, 16), classes=2, strides=(1, 2, 2))
-LABELS = torch.tensor([0, 1] * 10)
+LABELS = torch.tensor([0, 1, 1, 1] * 5)
 
 
 class Constant(nn.Module):
@@ -73,6 +73,9 @@ def test_rivals_within_the_budget_are_trained_and_the_best_is_first() -> None:
     found = compare_rivals(rivals, OUTLINE, own, 5.0, measure, trainer)
     assert [c.name for c in found] == ["resnet:2", "plain:1", "slow"]
     assert [c.test_accuracy for c in found] == [16 / 20, 11 / 20, None]
+    # Of the first 16 images 4 are of class 0, of the first 11 three.
+    balanced = [(4 / 5 + 12 / 15) / 2, (3 / 5 + 8 / 15) / 2, None]
+    assert [c.test_balanced_accuracy for c in found] == pytest.approx(balanced)
     assert [c.measured_ms for c in found] == [5.0, 4.0, 5.01]
     assert found[0].ahead == pytest.approx(3 / 20)
     assert found[1].ahead == pytest.approx(-2 / 20)
