@@ -203,7 +203,7 @@ def make_student(
     if not PROCESSES.is_main_process:
         return True
     folder, patience, table = config.run / "students" / name, config.patience(), trained.table
-    metadata = onnx_metadata(target_ms, trained.data.classes, trained.config, config)
+    metadata = onnx_metadata(target_ms, trained.data.classes, trained.config)
     shipped = ship(student, own.what, table, folder, metadata, patience, config.seed)
     ship_rivals(beside, folder / "rivals", table.space.image_shape, metadata)
     onnx_path, test, outputs = folder / "student.onnx", trained.data.test, trained.outputs.test

@@ -71,14 +71,13 @@ def search_identity(config: SearchConfig, table: str) -> dict[str, str]:
     return {"settings": json.dumps(settings), "table": table}
 
 
-def onnx_metadata(
-    target_ms: float, classes: Sequence[str], train: TrainConfig, search: SearchConfig
-) -> dict[str, str]:
-    """Return where an ONNX file comes from, all text; lists and settings as JSON."""
+def onnx_metadata(target_ms: float, classes: Sequence[str], train: TrainConfig) -> dict[str, str]:
+    """Return what whoever deploys an ONNX file may ask, all text; lists and versions as JSON.
+
+    Settings stay in the run's folder: they name data and checkpoints by their paths.
+    """
     return {
         "classes": json.dumps(classes),
         "target_ms": f"{target_ms:g}",
-        "train_settings": json.dumps(settings_of(train), default=str),
-        "search_settings": json.dumps(settings_of(search), default=str),
         "versions": json.dumps(read_config(train.run)["versions"]),
     }
