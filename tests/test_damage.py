@@ -16,7 +16,7 @@ import export.timing.kit_script
 from base.errors import UserError
 from export.onnx_file import read_metadata, write_onnx
 from kd.images.pixels import opened
-from kd.images.shards import read_index
+from kd.layout.shards import read_index
 from kd.networks import read_checkpoint
 from kd.teacher.black_boxes import OnnxNetwork
 from kd.teacher.program_file import Program

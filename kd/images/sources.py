@@ -12,7 +12,7 @@ from torchvision.datasets import CIFAR10, ImageFolder
 
 from base.errors import UserError
 from kd.images.pixels import InMemory, InShards, OnDisk, PackedTexts, Pixels
-from kd.images.shards import class_names, is_pattern, read_index, shards_of
+from kd.layout.shards import class_names, is_pattern, read_index, shards_of
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,8 +11,8 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from base.errors import UserError
 from kd.images.pixels import Appended, InShards, OnDisk, PackedTexts, Pixels
-from kd.images.shards import UNLABELLED, image_places, is_pattern, shards_named
 from kd.images.sources import Source, refuse_loops
+from kd.layout.shards import UNLABELLED, image_places, is_pattern, shards_named
 
 
 def with_unlabelled(source: Source, data: str, name: str) -> tuple[Source, np.ndarray]:

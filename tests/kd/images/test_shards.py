@@ -11,8 +11,8 @@ from PIL import Image
 
 from base.errors import UserError
 from kd.images.pixels import PackedTexts
-from kd.images.shards import read_index, shards_of
 from kd.images.splits import DataSettings, load_data
+from kd.layout.shards import read_index, shards_of
 
 CLASSES, EACH = 3, 8
 
