@@ -5,6 +5,7 @@ import os
 import tempfile
 import zipfile
 import zlib
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -81,6 +82,20 @@ def read_json(path: Path) -> dict:
     if not isinstance(value, dict):
         raise UserError(f"{path}: holds a {type(value).__name__}, expected a JSON object")
     return value
+
+
+def read_names(path: Path) -> tuple[str, ...]:
+    """Read names in a text file, one a line, without blanks around them and blank lines.
+
+    Raises `UserError` for what is no UTF-8, nor UTF-16 that says so.
+    """
+    try:
+        content = path.read_bytes()
+        encoding = "utf-16" if content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8-sig"
+        lines = content.decode(encoding).splitlines()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read; expected one class name a line") from error
+    return tuple(line.strip() for line in lines if line.strip())
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -4,15 +4,26 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from sklearn.datasets import load_digits
-from torchvision.datasets import CIFAR10, ImageFolder
+from torchvision.datasets import CIFAR10
 
 from base.errors import UserError
 from kd.images.pixels import InMemory, InShards, OnDisk, PackedTexts, Pixels
-from kd.layout.shards import class_names, is_pattern, read_index, shards_of
+from kd.layout.classes import named_classes
+from kd.layout.folders import labelled_images
+from kd.layout.shards import is_pattern, read_index, shards_of, shards_text
+
+
+class Part(NamedTuple):
+    """Images that their owner keeps together."""
+
+    name: str  # train, val, test, or "." for all
+    place: str  # a folder or shards, as people know it
+    count: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,12 +36,24 @@ class Source:
     train: np.ndarray  # positions
     search: np.ndarray | None
     test: np.ndarray | None
+    parts: tuple[Part, ...] = ()  # of folders and shards
+    notes: tuple[str, ...] = ()  # what was left aside
+
+    def parts_text(self) -> str:
+        """Say which folder or shard is which part, and how many images it has."""
+        here = [name for name in ("search", "test") if getattr(self, name) is None]
+        train, val = ", ".join(["train", *here]), "test" if self.search is None else "search"
+        used = {"train": train, ".": train, "val": val, "test": "test"}
+        return "; ".join(
+            f"{part.count} in {part.place} for {used[part.name]}" for part in self.parts
+        )
 
 
-def read_source(name: str, root: Path | None) -> Source:
+def read_source(name: str, root: Path | None, shard_image: str | None = None) -> Source:
     """Open `digits`, `cifar10`, a folder of images or a pattern of shards.
 
-    Raises `UserError` when it cannot be used.
+    `shard_image` is the field of a shard's sample that is its image. Raises `UserError` when the
+    source cannot be used.
     """
     if not name:
         raise UserError("--data is missing: this preset has no data of its own; give a folder")
@@ -39,7 +62,7 @@ def read_source(name: str, root: Path | None) -> Source:
     if name == "cifar10":
         return _cifar10(root or Path.home() / ".cache" / "torchvision")
     if is_pattern(name):
-        return _shards(name)
+        return _shards(name, shard_image)
     return _folder(Path(name).expanduser())
 
 
@@ -76,83 +99,46 @@ def _folder(root: Path) -> Source:
     """`train/<class>/` with `val/` and/or `test/`, or one folder of classes."""
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; expected digits, cifar10 or a folder of images")
-    split = (root / "train").is_dir()
-    names = ["train", *(n for n in ("val", "test") if (root / n).is_dir())] if split else ["."]
-    parts = {name: _image_folder(root / name) for name in names}
-    classes = parts[names[0]].classes
-    for name in names[1:]:
-        if differing := sorted(set(classes) ^ set(parts[name].classes)):
-            raise UserError(
-                f"{root}: {', '.join(differing[:5])} not in both train and {name};"
-                " every part needs the same class folders"
-            )
-    if len(classes) < 2:
-        raise UserError(f"{root}: one class ({classes[0]}), expected two or more class folders")
-    _refuse_twins(root, classes)
-    samples = [sample for part in parts.values() for sample in part.samples]
-    paths = PackedTexts.of(str(Path(path).relative_to(root)) for path, _ in samples)
-    labels = np.array([label for _, label in samples], dtype=np.int64)
-    sizes = [len(part) for part in parts.values()]
-    return _parted(OnDisk(root, paths), labels, tuple(classes), names, sizes)
+    found = labelled_images(root)
+    names = [one for part in found.images.values() for own in part.values() for one in own]
+    counts = [[len(part[name]) for name in found.classes] for part in found.images.values()]
+    labels = np.concatenate([np.repeat(np.arange(len(own)), own) for own in counts])
+    images, places = (
+        OnDisk(root, PackedTexts.of(names)),
+        [f"{n or root.name}/" for n in found.parts.values()],
+    )
+    parts = [Part(*part) for part in zip(found.parts, places, map(sum, counts), strict=True)]
+    return _parted(images, labels, found.classes, parts, found.notes)
 
 
 def _parted(
     images: Pixels,
     labels: np.ndarray,
     classes: tuple[str, ...],
-    names: Sequence[str],
-    sizes: Sequence[int],
+    parts: Sequence[Part],
+    notes: Sequence[str],
 ) -> Source:
-    """Part images that stand in the order of `names`: one, or train with val and/or test."""
-    positions = np.split(np.arange(len(labels)), np.cumsum(sizes)[:-1])
-    found = dict(zip(names, positions, strict=True))
+    """Part images that stand in the order of `parts`: one, or train with val and/or test."""
+    positions = np.split(np.arange(len(labels)), np.cumsum([part.count for part in parts])[:-1])
+    found = dict(zip((part.name for part in parts), positions, strict=True))
     val, test = found.get("val"), found.get("test")
-    search = None if test is None else val
-    return Source(images, labels, classes, positions[0], search, val if test is None else test)
+    search, test = (None, val) if test is None else (val, test)
+    labels = labels.astype(np.int64)
+    return Source(images, labels, classes, positions[0], search, test, tuple(parts), tuple(notes))
 
 
-def _shards(pattern: str) -> Source:
-    """Shards called train…, val… and/or test…, or one set of shards."""
-    parts = shards_of(pattern)
-    indices = {name: read_index(paths) for name, paths in parts.items()}
-    shards = [path for paths in parts.values() for path in paths]
-    labels = np.concatenate([index.labels for index in indices.values()])
-    classes = class_names(shards[0].parent, labels)
-    sizes = [len(index.labels) for index in indices.values()]
-    firsts = np.cumsum([0, *(len(paths) for paths in parts.values())])
-    places = [index.places.copy() for index in indices.values()]
-    for part, first in zip(places, firsts[:-1], strict=True):
-        part[:, 0] += first
-    images = InShards(shards, torch.from_numpy(np.concatenate(places)))
-    return _parted(images, labels, classes, list(parts), sizes)
-
-
-def _refuse_twins(root: Path, classes: Sequence[str]) -> None:
-    """Raise `UserError` for classes that differ in case only: one of them is a slip."""
-    seen: dict[str, str] = {}
-    for name in classes:
-        if twin := seen.get(name.casefold()):
-            raise UserError(
-                f"{root}: classes {twin} and {name} differ in case only; merge or rename one"
-            )
-        seen[name.casefold()] = name
-
-
-def refuse_loops(path: Path) -> None:
-    """Raise `UserError` for a link to a folder that it lies in: its images would come again."""
-    for folder, inside, _ in os.walk(path, followlinks=True):
-        around = {(here := Path(folder).resolve()), *here.parents}
-        for link in (Path(folder, name) for name in inside):
-            if link.is_symlink() and link.resolve() in around:
-                raise UserError(f"{link}: links to a folder that it lies in; remove the link")
-
-
-def _image_folder(path: Path) -> ImageFolder:
-    refuse_loops(path)
-    try:
-        return ImageFolder(path)
-    except FileNotFoundError as error:
-        reason = str(error).split(". Supported")[0].rstrip(".")
-        raise UserError(
-            f"{path}: {reason}; expected one folder of images for every class"
-        ) from error
+def _shards(pattern: str, wanted: str | None) -> Source:
+    """Shards called train, val and/or test, or one set of shards."""
+    named = shards_of(pattern)
+    shards = [path for paths in named.values() for path in paths]
+    index = read_index(shards, wanted)
+    counts = np.bincount(index.places[:, 0], minlength=len(shards))
+    shares = np.split(counts, np.cumsum([len(paths) for paths in named.values()])[:-1])
+    parts = [
+        Part(part, shards_text(paths), int(own.sum()))
+        for (part, paths), own in zip(named.items(), shares, strict=True)
+    ]
+    folders = [shards[0].parent, Path(os.path.commonpath([path.parent for path in shards]))]
+    classes = named_classes(folders, index.labels, index.labels[: parts[0].count])
+    images = InShards(shards, torch.from_numpy(index.places))
+    return _parted(images, index.labels, classes, parts, list(filter(None, [index.passed_over()])))

@@ -18,6 +18,7 @@ from torch.nn.functional import one_hot
 from torch.utils.data import Dataset
 
 from base.errors import UserError
+from base.processes import print_once
 from base.size import Size, pixels_text
 from kd.images.mixing import Mix, Mixture, draw_mixture
 from kd.images.rendering import Frame, render_plain_images, render_views
@@ -25,6 +26,7 @@ from kd.images.sources import Pixels, Source, read_source
 from kd.images.stratify import limited, stratified
 from kd.images.unlabelled import with_unlabelled
 from kd.images.views import Augment, draw_geometry, view_seed
+from kd.layout.shards import is_pattern
 
 # What the shared weights learn from, and what a student is retrained on.
 LEARNED, RETRAINED = ("train", "unlabelled"), ("train", "search", "unlabelled")
@@ -49,6 +51,7 @@ class DataSettings:
     seed: int = 0
     limit: int | None = None  # at most so many training, test and unlabelled images
     unlabelled: str | None = None  # a folder or shards of images without classes
+    shard_image: str | None = None  # which field of a shard's sample is its image
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,14 +179,16 @@ class Data:
     unlabelled: Split | None
     classes: tuple[str, ...]
     settings: DataSettings
+    parts: str = ""  # which folder or shard is which split
 
     def joined(self, names: Sequence[str]) -> Split:
         """Return these splits as one, in this order; every image keeps its own views."""
         return join([split for name in names if (split := getattr(self, name)) is not None])
 
     def __str__(self) -> str:
-        """Say how many images are in every split."""
-        return ", ".join(f"{len(split)} {name}" for name, split in self.splits().items())
+        """Say how many images are in every split, and where they come from."""
+        counts = ", ".join(f"{len(split)} {name}" for name, split in self.splits().items())
+        return f"{counts} ({self.parts})" if self.parts else counts
 
     def splits(self) -> dict[str, Split]:
         """Return all splits that there are, by name."""
@@ -206,11 +211,11 @@ class Data:
 def load_data(settings: DataSettings) -> Data:
     """Open the source and split it, stratified and seeded; raise `UserError` when it cannot be."""
     _check(settings)
-    source = read_source(settings.source, settings.root)
+    source = read_source(settings.source, settings.root, settings.shard_image)
     train, search, test = source.train, source.search, source.test
     unlabelled = None
     if settings.unlabelled:
-        source, positions = with_unlabelled(source, settings.source, settings.unlabelled)
+        source, positions = with_unlabelled(source, settings.unlabelled, settings.shard_image)
         positions = limited(source, positions, settings.limit, settings.seed)
         unlabelled = _split(source, np.sort(positions), settings)
     if test is None:
@@ -222,7 +227,9 @@ def load_data(settings: DataSettings) -> Data:
     else:
         search = limited(source, search, settings.limit, settings.seed)
     splits = (_split(source, np.sort(part), settings) for part in (train, search, test))
-    return Data(*splits, unlabelled, source.classes, settings)
+    for note in source.notes:
+        print_once(note)
+    return Data(*splits, unlabelled, source.classes, settings, source.parts_text())
 
 
 def learnable(names: Sequence[str], learns_from: str) -> tuple[str, ...]:
@@ -251,6 +258,10 @@ def _check(settings: DataSettings) -> None:
         raise UserError(f"resolution {found}: expected 8 pixels or more")
     if settings.limit is not None and settings.limit < 1:
         raise UserError(f"limit {settings.limit}: expected 1 image or more")
+    if settings.shard_image and not any(
+        map(is_pattern, (settings.source, settings.unlabelled or ""))
+    ):
+        raise UserError(f"--shard-image {settings.shard_image}: only shards have such files")
 
 
 def _split(source: Source, positions: np.ndarray, settings: DataSettings) -> Split:

@@ -1,7 +1,6 @@
 """Images without classes: the teacher alone says what is to be learned of them."""
 
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,44 +10,43 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from base.errors import UserError
 from kd.images.pixels import Appended, InShards, OnDisk, PackedTexts, Pixels
-from kd.images.sources import Source, refuse_loops
-from kd.layout.shards import UNLABELLED, image_places, is_pattern, shards_named
+from kd.images.sources import Source
+from kd.layout.folders import read_tree
+from kd.layout.shards import image_index, is_pattern, shards_named
+from kd.layout.tar_samples import UNLABELLED
 
 
-def with_unlabelled(source: Source, data: str, name: str) -> tuple[Source, np.ndarray]:
-    """Append the images of a folder or of shards to those of `data`; return their positions too.
+def with_unlabelled(
+    source: Source, name: str, shard_image: str | None = None
+) -> tuple[Source, np.ndarray]:
+    """Append the images of a folder or of shards to those of `source`; return their positions too.
 
-    Whatever lies below the folder is taken. Raises `UserError` when there is no image, or when the
-    labelled images are among them: those of the test split would be learned from.
+    Whatever lies below the folder is taken, and `shard_image` of every sample of shards. Raises
+    `UserError` when there is no image, or when the labelled images are among them: those of the
+    test split would be learned from.
     """
-    own = _paths(name)
-    if shared := _first_shared(own, _paths(data)):
+    read = _shards(name, shard_image) if is_pattern(name) else _folder(Path(name).expanduser())
+    images, count, note = read
+    if shared := _first_shared(_files(images), _files(source.images)):
         raise UserError(
             f"--unlabelled {name}: {shared} is in --data too, and may be a test image; give other "
             "images"
         )
-    images, count = _shards(own) if is_pattern(name) else _folder(Path(name).expanduser(), own)
     labels = np.append(source.labels, np.full(count, UNLABELLED))
     known = len(source.labels)
-    appended = replace(source, images=Appended(source.images, known, images), labels=labels)
-    return appended, known + np.arange(count)
+    notes = (*source.notes, *([f"unlabelled: {note}"] if note else []))
+    images = Appended(source.images, known, images)
+    return replace(source, images=images, labels=labels, notes=notes), known + np.arange(count)
 
 
-def _paths(name: str) -> list[Path]:
-    """Return the shards that `name` means, or the image files below a folder."""
-    if is_pattern(name):
-        return shards_named(name)
-    root = Path(name).expanduser()
-    refuse_loops(root)
-    return sorted(_files(root))
-
-
-def _files(root: Path) -> Iterator[Path]:
-    for folder, inside, names in os.walk(root, followlinks=True):  # as torchvision's folders do
-        inside[:] = [one for one in inside if not one.startswith(".")]
-        for name in names:
-            if name.lower().endswith(IMG_EXTENSIONS) and not name.startswith("."):
-                yield Path(folder, name)
+def _files(images: Pixels) -> list[Path]:
+    """Return the files that images lie in."""
+    match images:
+        case OnDisk(root, names):
+            return [root / name for name in names]
+        case InShards(shards):
+            return list(shards)
+    return []
 
 
 def _first_shared(own: Sequence[Path], others: Sequence[Path]) -> Path | None:
@@ -56,16 +54,18 @@ def _first_shared(own: Sequence[Path], others: Sequence[Path]) -> Path | None:
     return next((path for path in own if path.resolve() in known), None)
 
 
-def _folder(root: Path, paths: Sequence[Path]) -> tuple[Pixels, int]:
+def _folder(root: Path) -> tuple[Pixels, int, str | None]:
     if not root.is_dir():
         raise UserError(f"--unlabelled {root}: no such folder; expected a folder or shards")
-    if not paths:
+    tree = read_tree(root)
+    if not (names := sorted(tree.images(""), key=lambda name: name.split("/"))):
         known = ", ".join(IMG_EXTENSIONS)
         raise UserError(f"--unlabelled {root}: no image below it; expected files such as {known}")
-    names = PackedTexts.of(str(path.relative_to(root)) for path in paths)
-    return OnDisk(root, names), len(paths)
+    return OnDisk(root, PackedTexts.of(names)), len(names), tree.left_aside()
 
 
-def _shards(paths: Sequence[Path]) -> tuple[Pixels, int]:
-    places = image_places(paths)
-    return InShards(paths, torch.from_numpy(places)), len(places)
+def _shards(pattern: str, wanted: str | None) -> tuple[Pixels, int, str | None]:
+    paths = shards_named(pattern)
+    index = image_index(paths, wanted)
+    places = torch.from_numpy(index.places)
+    return InShards(paths, places), len(places), index.passed_over()

@@ -6,29 +6,29 @@ cache.
 """
 
 import hashlib
+import itertools
+import json
 import os
 import sys
-import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from braceexpand import UnbalancedBracesError, braceexpand
-from torchvision.datasets.folder import IMG_EXTENSIONS
 from tqdm import tqdm
 
 from base.errors import UserError
 from base.processes import is_main_process
 from base.tensor_files import read_tensors, write_tensors
+from kd.layout.parts import part_of_shards
+from kd.layout.tar_samples import IMAGES, Sample, read_contents, samples_in
 
-PARTS = ("train", "val", "test")
-MOST_CLASSES = 1_000_000  # a number beyond is a slip, not a class
-UNLABELLED = -1  # in place of a class's number
-Place = tuple[int, int]  # offset and size in bytes
-Sample = tuple[int, Place]  # its class, and where its image lies
+COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst")
+MOST_NAMED = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,32 +37,48 @@ class Index:
 
     labels: np.ndarray  # [N] int64
     places: np.ndarray  # [N, 3] int64: number of the shard, offset and size in bytes
+    counts: Mapping[str, Mapping[str, int]]  # of fields: those taken, and those passed over
+
+    def passed_over(self) -> str | None:
+        """Say what the samples hold beside their image and class."""
+        if not (others := self.counts["others"]):
+            return None
+        named = [f"{field} ({count})" for field, count in list(others.items())[:MOST_NAMED]]
+        more = ", …" if len(others) > MOST_NAMED else ""
+        taken = " or ".join(self.counts["taken"])
+        return f"left aside in shards: {', '.join(named)}{more}; images are {taken}"
 
 
 def is_pattern(name: str) -> bool:
-    """Whether `name` means tar files, such as shards/train-{000..146}.tar."""
-    return name.endswith(".tar")
+    """Whether `name` means tar files, such as shards/train-{000..146}.tar; compressed ones too."""
+    return name.lower().endswith((".tar", *COMPRESSED))
 
 
 def shards_of(pattern: str) -> dict[str, list[Path]]:
     """Return the files that the pattern names, by part: train with val and/or test, or "." alone.
 
-    A shard belongs to the part that its name begins with. Raises `UserError` for what is missing.
+    A shard's name says its part, or that of its folder. Raises `UserError` for what is missing.
     """
     paths = shards_named(pattern)
-    parts = {part: [p for p in paths if p.name.startswith(part)] for part in PARTS}
-    parts = {part: found for part, found in parts.items() if found}
-    if len(parts) == 1 or not parts:
+    parts = part_of_shards(paths)
+    if not parts:
         return {".": paths}
-    if left := [path for path in paths if not path.name.startswith(PARTS)]:
-        raise UserError(f"{left[0]}: expected a name that begins with {', '.join(parts)}")
-    if "train" not in parts:
-        raise UserError(f"--data {pattern}: no shard's name begins with train")
-    return parts
+    if left := [path for path in paths if path not in parts]:
+        known = next(path for path in paths if path in parts)
+        raise UserError(
+            f"{left[0]}: of no part, but {known.name} is of {parts[known]}; expected train, val or "
+            "test in its name"
+        )
+    if len(named := set(parts.values())) == 1:
+        return {".": paths}
+    if "train" not in named:
+        raise UserError(f"--data {pattern}: no shard's name says train")
+    order = ("train", "val", "test")
+    return {p: [path for path in paths if parts[path] == p] for p in order if p in named}
 
 
 def shards_named(pattern: str) -> list[Path]:
-    """Return the files that the pattern names; raise `UserError` for what is missing."""
+    """Return the files that the pattern names; `UserError` for one that is missing, or twice."""
     try:
         paths = [Path(path).expanduser() for path in braceexpand(pattern)]
     except (UnbalancedBracesError, ValueError) as error:
@@ -70,35 +86,86 @@ def shards_named(pattern: str) -> list[Path]:
     if missing := [path for path in paths if not path.is_file()]:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise UserError(f"{missing[0]}: no such shard{more}; check the pattern {pattern}")
+    files: dict[tuple[int, int], Path] = {}
+    for path in paths:
+        status = path.stat()
+        if (first := files.setdefault((status.st_dev, status.st_ino), path)) is not path:
+            again = f"{first} and {path} are one file" if first != path else f"{path} comes twice"
+            raise UserError(f"{pattern}: {again}; name every shard once")
     return paths
 
 
-def read_index(shards: Sequence[Path]) -> Index:
-    """Index `shards`, or find their index in the cache; raise `UserError` for damaged shards."""
-    return _indexed(shards, _samples)
+def shards_text(paths: Sequence[Path]) -> str:
+    """Name shards: the first, the last, and their number."""
+    first, last = Path(paths[0].parent.name, paths[0].name), paths[-1].name
+    return f"{first}" if len(paths) == 1 else f"{first} to {last} ({len(paths)} shards)"
 
 
-def image_places(shards: Sequence[Path]) -> np.ndarray:
-    """Return where the images of `shards` lie [N, 3], as in `Index`; classes are not looked for."""
-    return _indexed(shards, _images).places
+def read_index(shards: Sequence[Path], wanted: str | None = None) -> Index:
+    """Index `shards`, or find their index in the cache; raise `UserError` for damaged shards.
+
+    `wanted` is the field that is the image, where it is not the first of `IMAGES`.
+    """
+    return _indexed(shards, wanted, labelled=True)
 
 
-def _indexed(shards: Sequence[Path], samples_of: Callable[[Path], Iterator[Sample]]) -> Index:
-    kept = _cache_of(shards, samples_of.__name__)
+def image_index(shards: Sequence[Path], wanted: str | None = None) -> Index:
+    """Index the images of `shards`; classes are not looked for, and are `UNLABELLED`."""
+    return _indexed(shards, wanted, labelled=False)
+
+
+def _indexed(shards: Sequence[Path], wanted: str | None, *, labelled: bool) -> Index:
+    wanted = wanted and wanted.lower().removeprefix(".")
+    kept = _cache_of(shards, f"{'labelled' if labelled else 'images'} {wanted or IMAGES}")
     if kept.exists():
         with suppress(UserError, KeyError):
             stored, _ = read_tensors(kept)
-            return Index(stored["labels"].numpy(), stored["places"].numpy())
-    bar = tqdm(shards, desc="index", unit="shard", disable=not is_main_process())
-    numbered = ((n, sample) for n, path in enumerate(bar) for sample in samples_of(path))
-    samples = [(label, n, *place) for n, (label, place) in numbered]
-    found = np.array(samples, dtype=np.int64).reshape(-1, 4)
-    index = Index(found[:, 0].copy(), found[:, 1:].copy())
+            counts = json.loads(stored["counts"].numpy().tobytes())
+            return Index(stored["labels"].numpy(), stored["places"].numpy(), counts)
+    samples: list[Sample] = []
+    numbers: list[int] = []
+    litter = 0
+    for number, path in enumerate(
+        tqdm(shards, "index", unit="shard", disable=not is_main_process())
+    ):
+        contents = read_contents(path)
+        found = samples_in(contents, wanted, labelled=labelled)
+        samples += found
+        numbers += [number] * len(found)
+        litter += contents.litter
+    if not wanted:
+        _refuse_changing(shards[0].parent, samples)
+    index = _index_of(samples, numbers, litter)
+    counts = np.frombuffer(json.dumps(index.counts).encode(), dtype=np.uint8)
+    arrays = {"labels": index.labels, "places": index.places, "counts": counts.copy()}
     try:
-        write_tensors(kept, {name: torch.from_numpy(a) for name, a in asdict(index).items()}, {})
+        write_tensors(kept, {name: torch.from_numpy(a) for name, a in arrays.items()}, {})
     except UserError as error:
         print(f"index of the shards: not kept for the next time: {error}", file=sys.stderr)
     return index
+
+
+def _index_of(samples: Sequence[Sample], numbers: Sequence[int], litter: int) -> Index:
+    labels = np.array([sample.label for sample in samples], dtype=np.int64)
+    rows = ((number, *sample.place) for number, sample in zip(numbers, samples, strict=True))
+    places = np.array(list(rows), dtype=np.int64).reshape(-1, 3)
+    taken = Counter(sample.field for sample in samples)
+    others = Counter(itertools.chain.from_iterable(sample.others for sample in samples))
+    if litter:
+        others["hidden files"] = litter
+    ordered = {"taken": dict(taken.most_common()), "others": dict(others.most_common())}
+    return Index(labels, places, ordered)
+
+
+def _refuse_changing(folder: Path, samples: Sequence[Sample]) -> None:
+    """Raise `UserError` where a field is the image of one sample, and beside that of another."""
+    taken = {sample.field: sample.key for sample in samples}
+    for sample in samples:
+        if field := next((other for other in sample.others if other in taken), None):
+            raise UserError(
+                f"{folder}: sample {sample.key} has {sample.field} and {field}, {taken[field]} has "
+                f"{field} alone; say which is the image: --shard-image {sample.field} or {field}"
+            )
 
 
 def _cache_of(shards: Sequence[Path], kind: str) -> Path:
@@ -106,62 +173,3 @@ def _cache_of(shards: Sequence[Path], kind: str) -> Path:
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     name = hashlib.sha256(repr((kind, stats)).encode()).hexdigest()[:32]
     return root / "oyster" / f"{name}.safetensors"
-
-
-def _members(path: Path) -> tuple[dict[str, Place], dict[str, int]]:
-    """Return images and classes of a shard by the samples' names, in its order."""
-    images: dict[str, Place] = {}
-    labels: dict[str, int] = {}
-    try:
-        with tarfile.open(path, "r:") as shard:
-            for member in shard:
-                name = PurePosixPath(member.name)
-                key = str(name.parent / name.name.split(".")[0])
-                if name.suffix.lower() in IMG_EXTENSIONS:
-                    images[key] = (member.offset_data, member.size)
-                elif name.suffix == ".cls":
-                    labels[key] = int(shard.extractfile(member).read(20))
-    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-        raise UserError(f"{path}: no whole tar of samples ({error}); make it again") from error
-    return images, labels
-
-
-def _images(path: Path) -> Iterator[Sample]:
-    """No class and the image of every sample of a shard that has one."""
-    images, _ = _members(path)
-    if not images:
-        raise UserError(f"{path}: no image in it; expected such as 000017.jpg")
-    yield from ((UNLABELLED, place) for place in images.values())
-
-
-def _samples(path: Path) -> Iterator[Sample]:
-    """Class and image of every sample of a shard, in its order."""
-    images, labels = _members(path)
-    if not images or (odd := images.keys() ^ labels.keys()):
-        sample = min(odd) if images else "it"
-        expected = "expected such as 000017.jpg and 000017.cls"
-        raise UserError(f"{path}: {sample} has no image with its .cls; {expected}")
-    if wrong := [key for key, label in labels.items() if not 0 <= label < MOST_CLASSES]:
-        raise UserError(
-            f"{path}: {wrong[0]} is of class {labels[wrong[0]]}, expected 0 to {MOST_CLASSES - 1}"
-        )
-    yield from ((labels[key], place) for key, place in images.items())
-
-
-def class_names(folder: Path, labels: np.ndarray) -> tuple[str, ...]:
-    """Return the lines of classes.txt beside the shards, or the numbers of the classes.
-
-    Raises `UserError` when it cannot be read or has too few lines, and for fewer than two classes.
-    """
-    path, count = folder / "classes.txt", int(labels.max()) + 1
-    if len(np.unique(labels)) < 2:
-        raise UserError(f"{folder}: classes {np.unique(labels)[:5].tolist()}; expected two or more")
-    if not path.exists():
-        return tuple(map(str, range(count)))
-    try:
-        names = tuple(path.read_text(encoding="utf-8").splitlines())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read; expected one class name a line") from error
-    if len(names) < count:
-        raise UserError(f"{path}: {len(names)} lines, but the shards hold class {count - 1}")
-    return names

@@ -50,9 +50,13 @@ class TrainConfig:
     copies: bool = True
     """Keep shrunken copies of photographs of more than a megapixel in the run's folder."""
     data: str = "digits"
-    """digits, cifar10, or a folder: train/<class>/ with val/ or test/, or one folder of classes."""
+    """digits, cifar10, tar shards, or a folder: train/<class>/ with val/ or test/, or one folder of
+    classes."""
     unlabelled: str | None = None
     """A folder of more images, without classes, or shards: the teacher alone says what they are."""
+    shard_image: str | None = None
+    """Which file of a shard's sample is its image, such as png or rgb.png; jpg before others when
+    left out."""
     run: Path = Path("runs/digits")
     """The run's folder."""
     resume: bool = False
@@ -169,6 +173,7 @@ class TrainConfig:
         return DataSettings(
             source=self.data,
             unlabelled=self.unlabelled,
+            shard_image=self.shard_image,
             resolution=resolution,
             channels=self.channels,
             squeeze=self.squeeze,

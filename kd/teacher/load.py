@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from base.errors import UserError
+from base.files import read_names
 from base.size import Size, pixels_text
 from kd.networks import InputFormat, published_input, with_weights
 from kd.teacher.black_boxes import OnnxNetwork, file_fingerprint, python_network
@@ -113,11 +114,7 @@ def probe(teacher: Teacher, name: str, classes: int, size: Size) -> Tensor:
 
 def read_class_names(path: Path) -> tuple[str, ...]:
     """Read names in a text file, one a line; `UserError` when it is unreadable or repeats one."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read; expected one class name a line") from error
-    names = tuple(line.strip() for line in lines if line.strip())
+    names = read_names(path)
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"{path}: holds {twice[0]} more than once; expected each class once")
     return names

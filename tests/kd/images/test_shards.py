@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -77,7 +78,9 @@ def test_parts_are_told_by_their_names(tmp_path: Path) -> None:
     shard(tmp_path / "train-1.tar", range(30, 60))
     shard(tmp_path / "val-0.tar", range(60, 72))
     data = load_data(DataSettings(str(tmp_path / "{train-{0..1},val-0}.tar"), resolution=(8, 8)))
-    assert (len(data.train) + len(data.search), len(data.test)) == (60, 12)
+    train, val = (f"{tmp_path.name}/{name}" for name in ("train-0.tar to train-1.tar", "val-0.tar"))
+    places = f"60 in {train} (2 shards) for train, search; 12 in {val} for test"
+    assert str(data) == f"48 train, 12 search, 12 test ({places})"
     expected = torch.from_numpy(np.asarray(Image.open(io.BytesIO(image(60)))).copy())
     assert torch.equal(data.test.images.picture(60).pixels(), expected.permute(2, 0, 1))
 
@@ -113,7 +116,7 @@ def test_names_of_classes(tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_text("cat\ndog\nfish\n")
     assert load_data(DataSettings(path, resolution=(8, 8))).classes == ("cat", "dog", "fish")
     (tmp_path / "classes.txt").write_text("cat\n")
-    with pytest.raises(UserError, match=r"classes\.txt: 1 lines, but the shards hold class 2"):
+    with pytest.raises(UserError, match=r"classes\.txt: 1 names, but the shards hold class 2"):
         load_data(DataSettings(path, resolution=(8, 8)))
     (tmp_path / "classes.txt").write_bytes("Käfer\nHund\nFisch\n".encode("latin-1"))
     with pytest.raises(UserError, match=r"classes\.txt: cannot be read; expected one class name"):
@@ -131,17 +134,17 @@ def test_missing_shards_are_named(tmp_path: Path) -> None:
 def test_shards_of_no_part_beside_others(tmp_path: Path) -> None:
     for name in ("train-0", "val-0", "more-0"):
         shard(tmp_path / f"{name}.tar", range(6))
-    with pytest.raises(UserError, match=r"more-0\.tar: expected a name that begins with train"):
+    with pytest.raises(UserError, match=r"more-0\.tar: of no part, but train-0\.tar is of train"):
         shards_of(str(tmp_path / "{train,val,more}-0.tar"))
 
 
 @pytest.mark.parametrize(
     ("samples", "fault"),
     [
-        ({}, "it has no image"),
+        ({}, "no image in it; expected such as"),
         ({"1.png": b"x"}, "1 has no image with its .cls"),
         ({"1.png": b"x", "1.cls": b"1", "2.cls": b"0"}, "2 has no image with its .cls"),
-        ({"1.png": b"x", "1.cls": b"one"}, "no whole tar of samples"),
+        ({"1.png": b"x", "1.cls": b"one"}, "1.cls holds 'one', expected the number"),
         ({"1.png": b"x", "1.cls": b"-1"}, "1 is of class -1, expected 0 to 999999"),
         ({"1.png": b"x", "1.cls": 19 * b"9"}, "1 is of class 9999999999999999999, expected"),
     ],
@@ -170,6 +173,30 @@ def test_an_image_that_is_none_is_named_by_its_place(tmp_path: Path) -> None:
     broken.places[4, 2] = 20
     with pytest.raises(UserError, match=r"1\.tar, image at byte \d+: not a readable image"):
         broken.picture(4)
+
+
+def test_another_image_of_the_samples_can_be_chosen(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    samples = {}
+    for i in range(30):
+        fields = {"jpg": image(i), "seg.png": image(100 + i), "cls": f"{i % CLASSES}".encode()}
+        samples |= {f"{i:04d}.{field}": content for field, content in fields.items()}
+    settings = DataSettings(str(write_shard(tmp_path / "0.tar", samples)), resolution=(8, 8))
+    for wanted, first in ((None, 0), ("seg.png", 100)):
+        data = load_data(replace(settings, shard_image=wanted))
+        expected = np.asarray(Image.open(io.BytesIO(image(first)))).transpose(2, 0, 1)
+        assert np.array_equal(data.train.images.picture(0).pixels().numpy(), expected)
+    said = capsys.readouterr().out.splitlines()
+    assert said == [
+        "left aside in shards: seg.png (30); images are jpg",
+        "left aside in shards: jpg (30); images are seg.png",
+    ]
+
+
+def test_a_shards_image_is_of_shards() -> None:
+    with pytest.raises(UserError, match="--shard-image png: only shards have such files"):
+        load_data(DataSettings("digits", shard_image="png"))
 
 
 def test_texts_are_tensors_and_come_back() -> None:

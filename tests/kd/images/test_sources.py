@@ -73,6 +73,9 @@ def test_split_folders(tmp_path: Path, parts: dict[str, int], sizes: tuple[int, 
     test = "test" if "test" in parts else "val" if "val" in parts else "train"
     search = "val" if {"val", "test"} <= parts.keys() else "train"
     assert kept == [{"train"}, {search}, {test}]
+    said = str(data)
+    assert all(f"{2 * count} in {name}/ for " in said for name, count in parts.items())
+    assert ("in val/ for test" in said) == (test == "val")
     assert all(red == 40 * label for split in splits for red, _, label in colours(split))
 
 
