@@ -66,6 +66,11 @@ class PackedTexts:
     def __len__(self) -> int:
         return len(self.ends)
 
+    def __iter__(self) -> Iterator[str]:
+        letters, ends = self.letters.numpy().tobytes(), self.ends.tolist()
+        for start, end in zip([0, *ends], ends, strict=False):
+            yield letters[start:end].decode("utf-8", "surrogateescape")
+
     def __getitem__(self, position: int) -> str:
         if not 0 <= position < len(self):
             raise IndexError(position)

@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 from base.errors import UserError
 from base.processes import print_once
 from base.size import Size, pixels_text
+from kd.images.duplicates import leaked
 from kd.images.mixing import Mix, Mixture, draw_mixture
 from kd.images.rendering import Frame, render_plain_images, render_views
 from kd.images.sources import Pixels, Source, read_source
@@ -227,9 +228,11 @@ def load_data(settings: DataSettings) -> Data:
     else:
         search = limited(source, search, settings.limit, settings.seed)
     splits = (_split(source, np.sort(part), settings) for part in (train, search, test))
-    for note in source.notes:
+    data = Data(*splits, unlabelled, source.classes, settings, source.parts_text())
+    learned, tested = (split.positions.numpy() for split in (data.joined(RETRAINED), data.test))
+    for note in filter(None, (*source.notes, leaked(source.images, learned, tested))):
         print_once(note)
-    return Data(*splits, unlabelled, source.classes, settings, source.parts_text())
+    return data
 
 
 def learnable(names: Sequence[str], learns_from: str) -> tuple[str, ...]:
