@@ -98,7 +98,8 @@ def _cifar10(root: Path) -> Source:
 def _folder(root: Path) -> Source:
     """`train/<class>/` with `val/` and/or `test/`, or one folder of classes."""
     if not root.is_dir():
-        raise UserError(f"{root}: no such folder; expected digits, cifar10 or a folder of images")
+        fault = "a file, not a folder or .tar" if root.is_file() else "no such folder"
+        raise UserError(f"{root}: {fault}; expected digits, cifar10 or a folder of images")
     found = labelled_images(root)
     names = [one for part in found.images.values() for own in part.values() for one in own]
     counts = [[len(part[name]) for name in found.classes] for part in found.images.values()]
@@ -141,4 +142,4 @@ def _shards(pattern: str, wanted: str | None) -> Source:
     folders = [shards[0].parent, Path(os.path.commonpath([path.parent for path in shards]))]
     classes = named_classes(folders, index.labels, index.labels[: parts[0].count])
     images = InShards(shards, torch.from_numpy(index.places))
-    return _parted(images, index.labels, classes, parts, list(filter(None, [index.passed_over()])))
+    return _parted(images, index.labels, classes, parts, index.left_aside())

@@ -26,7 +26,7 @@ def with_unlabelled(
     test split would be learned from.
     """
     read = _shards(name, shard_image) if is_pattern(name) else _folder(Path(name).expanduser())
-    images, count, note = read
+    images, count, notes = read
     if shared := _first_shared(_files(images), _files(source.images)):
         raise UserError(
             f"--unlabelled {name}: {shared} is in --data too, and may be a test image; give other "
@@ -34,7 +34,7 @@ def with_unlabelled(
         )
     labels = np.append(source.labels, np.full(count, UNLABELLED))
     known = len(source.labels)
-    notes = (*source.notes, *([f"unlabelled: {note}"] if note else []))
+    notes = (*source.notes, *(f"unlabelled: {note}" for note in notes))
     images = Appended(source.images, known, images)
     return replace(source, images=images, labels=labels, notes=notes), known + np.arange(count)
 
@@ -54,7 +54,7 @@ def _first_shared(own: Sequence[Path], others: Sequence[Path]) -> Path | None:
     return next((path for path in own if path.resolve() in known), None)
 
 
-def _folder(root: Path) -> tuple[Pixels, int, str | None]:
+def _folder(root: Path) -> tuple[Pixels, int, list[str]]:
     if not root.is_dir():
         raise UserError(f"--unlabelled {root}: no such folder; expected a folder or shards")
     tree = read_tree(root)
@@ -64,8 +64,8 @@ def _folder(root: Path) -> tuple[Pixels, int, str | None]:
     return OnDisk(root, PackedTexts.of(names)), len(names), tree.left_aside()
 
 
-def _shards(pattern: str, wanted: str | None) -> tuple[Pixels, int, str | None]:
+def _shards(pattern: str, wanted: str | None) -> tuple[Pixels, int, list[str]]:
     paths = shards_named(pattern)
     index = image_index(paths, wanted)
     places = torch.from_numpy(index.places)
-    return InShards(paths, places), len(places), index.passed_over()
+    return InShards(paths, places), len(places), index.left_aside()

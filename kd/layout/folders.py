@@ -14,6 +14,8 @@ from kd.layout.classes import refuse_twins
 from kd.layout.litter import is_litter
 from kd.layout.parts import parts_named
 
+# Images of kinds that are not read: what they are called is all that is known of them.
+UNREAD = (".gif", ".jfif", ".jpe", ".avif", ".heic", ".heif", ".jp2", ".jxl", ".dng", ".svg")
 ONE_EACH = "expected one folder of images for every class"
 
 
@@ -31,6 +33,7 @@ class Tree:
     root: Path
     folders: Mapping[str, Folder]
     litter: Sequence[str]  # images that nobody means
+    unread: Sequence[str]  # images of other kinds
 
     def images(self, folder: str) -> list[str]:
         """Return the images below a folder, in the order of torchvision's ImageFolder."""
@@ -49,11 +52,12 @@ class Tree:
         """Whether an image lies below a folder."""
         return any(self.folders[path].images for path in self._below(folder))
 
-    def left_aside(self) -> str | None:
-        """Say how many images are litter."""
-        if not self.litter:
-            return None
-        return f"left aside: {len(self.litter)} hidden or system images: {self.litter[0]}"
+    def left_aside(self) -> list[str]:
+        """Say how many images are litter, or of other kinds."""
+        kinds = {"hidden or system images": self.litter, "images of other kinds": self.unread}
+        return [
+            f"left aside: {len(found)} {kind}: {found[0]}" for kind, found in kinds.items() if found
+        ]
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,7 @@ def read_tree(root: Path) -> Tree:
     """
     folders: dict[str, Folder] = {}
     litter: list[str] = []
+    unread: list[str] = []
     for path, inside, names in os.walk(root, followlinks=True, onerror=_refuse_unreadable):
         _refuse_loops(Path(path), inside)
         here = os.path.relpath(path, root) if path != str(root) else ""
@@ -84,8 +89,9 @@ def read_tree(root: Path) -> Tree:
             continue
         litter += [posixpath.join(here, name) for name in images if is_litter(name)]
         meant = sorted(name for name in inside if not is_litter(name))
+        unread += [posixpath.join(here, name) for name in names if name.lower().endswith(UNREAD)]
         folders[here] = Folder(meant, [name for name in images if not is_litter(name)])
-    return Tree(root, folders, sorted(litter))
+    return Tree(root, folders, sorted(litter), sorted(unread))
 
 
 def _refuse_unreadable(error: OSError) -> NoReturn:
@@ -127,16 +133,16 @@ def labelled_images(root: Path) -> Labelled:
         raise UserError(f"{root}: one class ({classes[0]}), expected two or more class folders")
     loose = [name for at in {"", *parts.values()} for name in tree.folders[at].images]
     notes = [f"left aside: {len(loose)} images in no class's folder: {loose[0]}"] if loose else []
-    notes += filter(None, [tree.left_aside(), _folders_inside(tree, parts[train], classes)])
+    notes += [*tree.left_aside(), *_folders_inside(tree, parts[train], classes)]
     return Labelled(parts, classes, images, notes)
 
 
-def _folders_inside(tree: Tree, folder: str, classes: Sequence[str]) -> str | None:
+def _folders_inside(tree: Tree, folder: str, classes: Sequence[str]) -> list[str]:
     """Say that folders inside the classes count for nothing where all classes have the same."""
     inside = [set(tree.folders[posixpath.join(folder, name)].folders) for name in classes]
     if len(same := sorted(set.intersection(*inside))) < 2:
-        return None
-    return f"classes are {', '.join(classes[:5])}; folders inside, {', '.join(same[:5])}, are not"
+        return []
+    return [f"classes are {', '.join(classes[:5])}; folders inside, {', '.join(same[:5])}, are not"]
 
 
 def _parts(tree: Tree) -> dict[str, str]:

@@ -8,10 +8,14 @@ from pathlib import Path
 
 from base.errors import UserError
 
+WORDS: Mapping[str, tuple[str, ...]] = {
+    "train": ("train", "training", "trainval"),
+    "val": ("val", "valid", "validate", "validation", "dev", "eval", "evaluation"),
+    "test": ("test", "testing", "holdout"),
+}
 PARTS: Mapping[str, frozenset[str]] = {
-    "train": frozenset({"train", "training", "trainval", "trainset"}),
-    "val": frozenset({"val", "valid", "validation", "dev", "eval", "evaluation", "valset"}),
-    "test": frozenset({"test", "testing", "testset", "holdout"}),
+    part: frozenset(word + ending for word in words for ending in ("", "set"))
+    for part, words in WORDS.items()
 }
 SAYS_NOTHING = frozenset(
     {"set", "split", "part", "folder", "data", "dataset", "image", "images", "img", "imgs"}

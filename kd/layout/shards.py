@@ -39,14 +39,14 @@ class Index:
     places: np.ndarray  # [N, 3] int64: number of the shard, offset and size in bytes
     counts: Mapping[str, Mapping[str, int]]  # of fields: those taken, and those passed over
 
-    def passed_over(self) -> str | None:
-        """Say what the samples hold beside their image and class."""
+    def left_aside(self) -> list[str]:
+        """Say what the shards hold beside the samples' images and classes."""
         if not (others := self.counts["others"]):
-            return None
+            return []
         named = [f"{field} ({count})" for field, count in list(others.items())[:MOST_NAMED]]
         more = ", …" if len(others) > MOST_NAMED else ""
         taken = " or ".join(self.counts["taken"])
-        return f"left aside in shards: {', '.join(named)}{more}; images are {taken}"
+        return [f"left aside in shards: {', '.join(named)}{more}; images are {taken}"]
 
 
 def is_pattern(name: str) -> bool:
@@ -122,20 +122,7 @@ def _indexed(shards: Sequence[Path], wanted: str | None, *, labelled: bool) -> I
             stored, _ = read_tensors(kept)
             counts = json.loads(stored["counts"].numpy().tobytes())
             return Index(stored["labels"].numpy(), stored["places"].numpy(), counts)
-    samples: list[Sample] = []
-    numbers: list[int] = []
-    litter = 0
-    for number, path in enumerate(
-        tqdm(shards, "index", unit="shard", disable=not is_main_process())
-    ):
-        contents = read_contents(path)
-        found = samples_in(contents, wanted, labelled=labelled)
-        samples += found
-        numbers += [number] * len(found)
-        litter += contents.litter
-    if not wanted:
-        _refuse_changing(shards[0].parent, samples)
-    index = _index_of(samples, numbers, litter)
+    index = _made_index(shards, wanted, labelled=labelled)
     counts = np.frombuffer(json.dumps(index.counts).encode(), dtype=np.uint8)
     arrays = {"labels": index.labels, "places": index.places, "counts": counts.copy()}
     try:
@@ -145,16 +132,26 @@ def _indexed(shards: Sequence[Path], wanted: str | None, *, labelled: bool) -> I
     return index
 
 
-def _index_of(samples: Sequence[Sample], numbers: Sequence[int], litter: int) -> Index:
-    labels = np.array([sample.label for sample in samples], dtype=np.int64)
-    rows = ((number, *sample.place) for number, sample in zip(numbers, samples, strict=True))
-    places = np.array(list(rows), dtype=np.int64).reshape(-1, 3)
+def _made_index(shards: Sequence[Path], wanted: str | None, *, labelled: bool) -> Index:
+    samples: list[Sample] = []
+    sizes: list[int] = []
+    others: Counter[str] = Counter()
+    for path in tqdm(shards, "index", unit="shard", disable=not is_main_process()):
+        contents = read_contents(path)
+        found, no_samples = samples_in(contents, wanted, labelled=labelled)
+        samples += found
+        sizes.append(len(found))
+        others.update(no_samples)
+        others["hidden"] += contents.litter
+    if not wanted:
+        _refuse_changing(shards[0].parent, samples)
+    others.update(itertools.chain.from_iterable(sample.others for sample in samples))
     taken = Counter(sample.field for sample in samples)
-    others = Counter(itertools.chain.from_iterable(sample.others for sample in samples))
-    if litter:
-        others["hidden files"] = litter
-    ordered = {"taken": dict(taken.most_common()), "others": dict(others.most_common())}
-    return Index(labels, places, ordered)
+    labels = np.array([sample.label for sample in samples], dtype=np.int64)
+    places = np.array([sample.place for sample in samples], dtype=np.int64)
+    numbered = np.column_stack([np.repeat(np.arange(len(shards)), sizes), places])
+    named = {field or "without suffix": count for field, count in (+others).most_common()}
+    return Index(labels, numbered, {"taken": dict(taken.most_common()), "others": named})
 
 
 def _refuse_changing(folder: Path, samples: Sequence[Sample]) -> None:

@@ -1,12 +1,13 @@
 """The samples of one tar shard, by WebDataset's rule for their names."""
 
+import functools
 import posixpath
 import re
 import tarfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from torchvision.datasets.folder import IMG_EXTENSIONS
@@ -66,19 +67,25 @@ def read_contents(path: Path) -> Contents:
     places: dict[str, Place | str] = {}
     litter = 0
     for member in _members(path):
-        name = PurePosixPath(posixpath.normpath(member.name))
-        if any(map(is_litter, name.parts)):
+        name = posixpath.normpath(member.name)
+        folder, file = posixpath.split(name)
+        if is_litter(file) or _is_inside_litter(folder):
             litter += 1
             continue
-        stem, _, field = name.name.partition(".")
-        key, field = str(name.parent / stem), field.lower()
+        stem, _, field = file.partition(".")
+        key, field = posixpath.join(folder, stem), field.lower()
         if field and field in samples[key]:
             raise UserError(
                 f"{path}: sample {key} has {field} twice; every sample needs a name of its own"
             )
-        samples[key][field] = str(name)
-        places[str(name)] = _place_or_link(path, member, name)
+        samples[key][field] = name
+        places[name] = _place_or_link(path, member, name)
     return Contents(path, samples, places, litter)
+
+
+@functools.cache
+def _is_inside_litter(folder: str) -> bool:
+    return any(part != ".." and is_litter(part) for part in folder.split("/"))
 
 
 def _members(path: Path) -> Iterator[tarfile.TarInfo]:
@@ -117,25 +124,27 @@ def _is_link(member: tarfile.TarInfo) -> bool:
     return member.issym() or member.islnk()
 
 
-def _place_or_link(path: Path, member: tarfile.TarInfo, name: PurePosixPath) -> Place | str:
+def _place_or_link(path: Path, member: tarfile.TarInfo, name: str) -> Place | str:
     if member.issparse():
         raise UserError(f"{path}: {name} is sparse; make it again without tar --sparse")
     if member.issym():
-        return posixpath.normpath(name.parent / member.linkname)
-    return posixpath.normpath(member.linkname) if member.islnk() else _where(member)
-
-
-def _where(member: tarfile.TarInfo) -> Place:
+        return posixpath.normpath(posixpath.join(posixpath.dirname(name), member.linkname))
+    if member.islnk():
+        return posixpath.normpath(member.linkname)
     return member.offset_data, member.size
 
 
-def samples_in(contents: Contents, wanted: str | None, *, labelled: bool) -> list[Sample]:
-    """Return the images of a shard in its order: of every sample one field.
+def samples_in(
+    contents: Contents, wanted: str | None, *, labelled: bool
+) -> tuple[list[Sample], list[str]]:
+    """Return the images of a shard in its order, and the fields of what is no sample.
 
-    It is `wanted`, or the first of `IMAGES`. Raises `UserError` for an image without a class where
-    it needs one, for a class without an image, and for a shard without images.
+    The image of a sample is `wanted`, or the first of `IMAGES`. Raises `UserError` for an image
+    without a class where it needs one, for a class without an image, and for a shard without
+    images.
     """
-    path, images, found = contents.path, (wanted,) if wanted else IMAGES, []
+    path, images = contents.path, (wanted,) if wanted else IMAGES
+    found, no_samples = [], []
     with path.open("rb") as file:
         for key, fields in contents.samples.items():
             field = next((field for field in images if field in fields), None)
@@ -146,10 +155,12 @@ def samples_in(contents: Contents, wanted: str | None, *, labelled: bool) -> lis
                 label = _label(contents, file, key) if labelled else UNLABELLED
                 others = tuple(other for other in fields if other not in (field, LABEL))
                 found.append(Sample(key, label, contents.place(fields[field]), field, others))
+            else:
+                no_samples += fields
     if not found:
         key, fields = next(iter(contents.samples.items()), ("000017", {}))
         raise UserError(f"{path}: no image in it{_what_is_there(key, fields, wanted)}")
-    return found
+    return found, no_samples
 
 
 def _is_meant(field: str) -> bool:

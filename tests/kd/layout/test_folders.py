@@ -107,6 +107,11 @@ def test_images_of_no_class_are_said(tmp_path: Path) -> None:
     assert found.notes == ["left aside: 2 images in no class's folder: all.jpg"]
 
 
+def test_images_of_kinds_that_are_not_read_are_said(tmp_path: Path) -> None:
+    write(tmp_path, *parts("."), "ant/a.GIF", "ant/b.jfif", "ant/.c.heic", "ant/d.txt")
+    assert labelled_images(tmp_path).notes == ["left aside: 3 images of other kinds: ant/.c.heic"]
+
+
 def test_the_same_folders_inside_all_classes_are_said(tmp_path: Path) -> None:
     found = labelled_images(write(tmp_path, *parts("apprentissage", "essai")))
     assert found.notes == ["classes are apprentissage, essai; folders inside, ant, bee, are not"]

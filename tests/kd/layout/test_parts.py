@@ -17,6 +17,8 @@ from kd.layout.shards import shards_of
         ("Training validation TESTING", "train val test"),
         ("Train valid", "train val"),
         ("train eval", "train val"),
+        ("01_train 02_validate 03_test", "train val test"),
+        ("trainingset validationset", "train val"),
         ("train2017 val2017", "train val"),
         ("training_set test_set", "train test"),
         ("TrainImages TestImages", "train test"),

@@ -60,9 +60,9 @@ def test_masks_are_no_images_wherever_they_stand(tmp_path: Path) -> None:
         index = read_index([path])
         assert images(path, index) == [b"image", b"image"]
         name = last.replace("_", ".")
-        assert index.passed_over() == (
-            f"left aside in shards: {name} (2), json (2); images are jpg"
-        )
+        assert index.left_aside() == [
+            (f"left aside in shards: {name} (2), json (2); images are jpg")
+        ]
         assert images(path, image_index([path])) == [b"image", b"image"]
 
 
@@ -95,10 +95,22 @@ def test_names_with_dots_are_refused_not_overwritten(tmp_path: Path, labelled: b
         (read_index if labelled else image_index)([path])
 
 
-def test_folders_with_dots_are_part_of_the_key(tmp_path: Path) -> None:
-    members = [*sample("v1.0/a", jpg=b"1", cls=b"0"), *sample("v1.1/a", jpg=b"2", cls=b"1")]
+def test_what_is_no_sample_is_said(tmp_path: Path) -> None:
+    members = [("README", b""), ("index.json", b"{}"), *sample("a", jpg=b"1", cls=b"0")]
     path = write(tmp_path / "0.tar", *members)
-    assert images(path, read_index([path])) == [b"1", b"2"]
+    said = "left aside in shards: without suffix (1), json (1); images are jpg"
+    assert read_index([path]).left_aside() == [said]
+    path = write(tmp_path / "1.tar", ("a.b.png", b"1"), ("c.png", b"2"))
+    index = image_index([path])
+    assert images(path, index) == [b"2"]
+    assert index.left_aside() == ["left aside in shards: b.png (1); images are png"]
+
+
+def test_folders_with_dots_are_part_of_the_key(tmp_path: Path) -> None:
+    folders = ("v1.0", "v1.1", "../up", "/root")
+    members = [m for name in folders for m in sample(f"{name}/a", jpg=name.encode(), cls=b"0")]
+    path = write(tmp_path / "0.tar", *members)
+    assert images(path, read_index([path])) == [name.encode() for name in folders]
 
 
 @pytest.mark.parametrize("again", ["a.jpg", "a.JPG", "./a.jpg"])
@@ -166,7 +178,7 @@ def test_litter_is_no_sample(tmp_path: Path) -> None:
     path = write(tmp_path / "0.tar", *members)
     index = read_index([path])
     assert images(path, index) == [b"1"]
-    assert "hidden files (5)" in index.passed_over()
+    assert index.left_aside() == ["left aside in shards: hidden (5); images are jpg"]
 
 
 @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
