@@ -34,12 +34,12 @@ from kd.rivals.compare import compare_rivals, ship_rivals, verdict
 from kd.rivals.rival import Outline, build_rivals
 from kd.run.bounds import check_settings
 from kd.run.cost import search_cost
-from kd.run.folder import read_config, read_metrics
+from kd.run.folder import read_metrics, refuse_other_images
 from kd.run.metrics import AnyMetrics, open_metrics, open_phase
 from kd.run.recipes import parse_search
 from kd.run.retraining import Retrainer, Retraining
 from kd.run.search_config import SearchConfig
-from kd.run.settings import onnx_metadata, search_identity, settings_of, train_config_of
+from kd.run.settings import onnx_metadata, search_identity, searched_config, settings_of
 from kd.run.train_config import TrainConfig
 from kd.teacher.outputs import TeacherOutputs, prepare_outputs
 from kd.teacher.prepare import reload_teacher
@@ -93,7 +93,7 @@ class TrainedRun:
 def main(config: SearchConfig) -> bool:
     """Make one student a budget; return whether all of them kept their promises."""
     check_settings(config)
-    train_config = train_config_of(read_config(config.run)["settings"], config.run)
+    train_config = searched_config(config)
     outline = run_preset(train_config.preset, train_config.space, config.run)
     size, classes = outline.size(train_config.resolution), read_facts(config.run)["classes"]
     space = outline.space(len(classes), size, train_config.channels)
@@ -129,8 +129,9 @@ def main(config: SearchConfig) -> bool:
 
 def load_trained(config: TrainConfig, problem: Programme) -> TrainedRun:
     """Open the run; what is missing, damaged or foreign raises `UserError`."""
-    found = load_data(config.data_settings(problem.table.space.resolution))
-    data = found_copies(found, config.run / "copies")
+    data = load_data(config.data_settings(problem.table.space.resolution))
+    refuse_other_images(config.run, data.fingerprint())
+    data = found_copies(data, config.run / "copies")
     supernet = load_supernet(config.run / "supernet.safetensors", problem.table.space)
     supernet.to(DEVICE, memory_format=torch.channels_last)
     fingerprint = read_facts(config.run)["fingerprint"]

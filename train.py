@@ -106,7 +106,7 @@ def main(config: TrainConfig) -> None:
         print_once(look())
         return
     if PROCESSES.is_main_process:
-        open_run(config.run, settings_of(config), config.resume)
+        open_run(config.run, settings_of(config), config.resume, data.fingerprint())
         keep_space_file(config.space, config.run)
     PROCESSES.wait_for_everyone()
     if is_complete(config.run):

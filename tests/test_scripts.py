@@ -10,6 +10,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from PIL import Image
 
 from base.tensor_files import read_tensors, write_tensors
 from export.onnx_file import read_metadata
@@ -259,3 +260,20 @@ def test_truncated_supernet_file(trained: tuple[Path, str], tmp_path: Path) -> N
 def test_run_folder_of_other_settings(trained: tuple[Path, str]) -> None:
     done = run("train.py", "--run", trained[0], *SMOKE, "--kd-temperature", "2")
     refused(done, "kd_temperature is 4.0 there and 2.0 here", "give another --run")
+
+
+def test_images_that_moved_are_looked_at_where_they_are_now(
+    trained: tuple[Path, str], tmp_path: Path
+) -> None:
+    """And other images are no moved ones."""
+    folder, _ = trained
+    for number in range(100):
+        path = tmp_path / f"{number % 10}" / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.new("L", (8, 8), number).save(path)
+    search = ("search.py", "--run", folder, "--target-latency", middle_ms(folder))
+    refused(run(*search, "--data", "/moved"), "/moved: no such folder")
+    refused(run(*search, "--data", tmp_path), "begun with other images")
+    refused(run(*search, "--unlabelled", tmp_path), f"--unlabelled {tmp_path}: ", "begun without")
+    done = run("train.py", "--run", folder, *SMOKE, "--batch", "8", "--data", tmp_path)
+    refused(done, f"data is digits there and {tmp_path} here")

@@ -24,24 +24,49 @@ RECORDED = {
 }
 
 
-def open_run(folder: Path, config: dict, resume: bool) -> None:
+PLACES = ("data", "unlabelled")  # settings that say where images are, and not which
+
+
+def open_run(folder: Path, config: dict, resume: bool, data: str) -> None:
     """Make `folder` with `config.json`, or go on with the run there if its settings are the same.
 
-    Raises `UserError` naming the fields that differ, for a run that was begun when it is not to be
-    resumed, or when the folder cannot be written.
+    Images may have moved where their fingerprint `data` is the same. Raises `UserError` naming the
+    fields that differ, for other images, for a run that was begun when it is not to be resumed, or
+    when the folder cannot be written.
     """
     path = folder / "config.json"
     settings = json_values(config)
     if path.exists():
-        _refuse_other(folder, _flat(read_config(folder).get("settings", {})), _flat(settings))
+        begun = read_config(folder)
+        stored = found if isinstance(found := begun.get("settings"), dict) else {}
+        kept = without_places if begun.get("data") == data else dict
+        _refuse_other(folder, _flat(kept(stored)), _flat(kept(settings)))
+        refuse_other_images(folder, data)
         if not (resume or is_complete(folder)):
             raise UserError(f"{folder}: begun already; --resume goes on, or give another --run")
+        if stored != settings:
+            write_json(path, {**begun, "settings": settings})
         return
     installed = {package.name: package.version for package in distributions()}
     versions = {name: installed[name] for name in sorted(RECORDED & installed.keys())}
     versions["python"] = platform.python_version()
-    facts = {"settings": settings, "command": [Path(sys.argv[0]).name, *sys.argv[1:]]}
-    write_json(path, {**facts, "versions": versions})
+    command = [Path(sys.argv[0]).name, *sys.argv[1:]]
+    facts = {"settings": settings, "data": data, "command": command, "versions": versions}
+    write_json(path, facts)
+
+
+def refuse_other_images(folder: Path, data: str) -> None:
+    """Raise `UserError` where the run was begun with images of another fingerprint than `data`."""
+    if read_config(folder).get("data") != data:
+        raise UserError(
+            f"{folder}: begun with other images than those of --data (or --unlabelled) now; bring "
+            "them back, or give another --run"
+        )
+
+
+def without_places(settings: dict) -> dict:
+    """Return settings without those that say where the images are."""
+    return {name: value for name, value in settings.items() if name not in PLACES}
 
 
 def is_complete(folder: Path) -> bool:

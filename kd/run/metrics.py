@@ -18,7 +18,7 @@ from base.files import read_json, remove_unfinished, write_atomic, write_json, w
 from base.phase import Phase
 from base.processes import is_main_process
 from kd.run.dashboard import Dashboard
-from kd.run.folder import json_values, read_metrics
+from kd.run.folder import json_values, read_metrics, without_places
 
 
 class Metrics:
@@ -38,7 +38,7 @@ class Metrics:
         remove_unfinished(folder)
         self._path, self._unfinished = folder / "metrics.jsonl", folder / f".{job}.json"
         self._file = self._opened()
-        run_id = _run_id(self._unfinished, json_values(config))
+        run_id = _run_id(self._unfinished, without_places(json_values(config)))
         self._dashboard = Dashboard(folder, json_values(config), job, run_id)
 
     def __enter__(self) -> Self:

@@ -17,6 +17,10 @@ class SearchConfig:
     """Budgets in milliseconds for the unit of work of the latency table."""
     run: Path = Path("runs/digits")
     """The folder that train.py made."""
+    data: str | None = None
+    """Where the run's images are now, if they were moved; as for train.py."""
+    unlabelled: str | None = None
+    """Where its unlabelled images are now, if they were moved."""
     retrain_with: Literal["kd", "labels"] = "kd"
     """What the final student learns from; labels is a control."""
     seed: int = 0

@@ -10,7 +10,7 @@ from typing import get_type_hints
 from typeguard import TypeCheckError, check_type
 
 from base.errors import UserError
-from kd.run.folder import read_config
+from kd.run.folder import PLACES, read_config
 from kd.run.search_config import SearchConfig
 from kd.run.train_config import TrainConfig
 
@@ -45,6 +45,18 @@ def train_config_of(settings: Mapping[str, object], run: Path) -> TrainConfig:
         raise UserError(f"{path}: damaged ({reason}); train again") from error
 
 
+def searched_config(search: SearchConfig) -> TrainConfig:
+    """Return train.py's settings of the run that is searched, with the images where they are now.
+
+    Raises `UserError` where there is no run, or a foreign one.
+    """
+    begun = train_config_of(read_config(search.run)["settings"], search.run)
+    moved = {name: place for name in PLACES if (place := getattr(search, name))}
+    if lacking := [name for name in moved if not getattr(begun, name)]:
+        raise UserError(f"--{lacking[0]} {moved[lacking[0]]}: {search.run} was begun without")
+    return replace(begun, **moved)
+
+
 def _restored(settings: Mapping[str, object]) -> dict[str, object]:
     """Return plain values as what the fields hold; one of another type raises `TypeError`."""
     restored = {name: _tupled(value) for name, value in settings.items()}
@@ -66,7 +78,7 @@ def _tupled(value: object) -> object:
 
 def search_identity(config: SearchConfig, table: str) -> dict[str, str]:
     """Return what the checkpoints of a search depend on, beside the run: settings and `table`."""
-    passing = ("target_latency", "controls", "rivals", "list")
+    passing = ("target_latency", "controls", "rivals", "list", *PLACES)
     settings = {name: v for name, v in settings_of(config).items() if name not in passing}
     return {"settings": json.dumps(settings), "table": table}
 

@@ -13,7 +13,7 @@ from kd.run.folder import open_run, read_config
 from kd.run.metrics import Metrics
 
 CONFIG = {"seed": 3, "data": {"source": "digits", "root": Path("x")}, "budgets": (1.5, 2.0)}
-
+IMAGES = "the fingerprint of some images"
 
 pytestmark = pytest.mark.usefixtures("no_account")
 
@@ -43,7 +43,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRun:
 
 
 def test_config_holds_settings_command_and_versions(tmp_path: Path) -> None:
-    open_run(tmp_path / "runs" / "a", CONFIG, resume=False)
+    open_run(tmp_path / "runs" / "a", CONFIG, resume=False, data=IMAGES)
     config = read_config(tmp_path / "runs" / "a")
     assert config["settings"] == {
         "seed": 3,
@@ -56,37 +56,55 @@ def test_config_holds_settings_command_and_versions(tmp_path: Path) -> None:
 
 
 def test_the_same_settings_resume_the_run(tmp_path: Path) -> None:
-    open_run(tmp_path, CONFIG, resume=True)
+    open_run(tmp_path, CONFIG, resume=True, data=IMAGES)
     before = (tmp_path / "config.json").read_bytes()
-    open_run(tmp_path, CONFIG, resume=True)
+    open_run(tmp_path, CONFIG, resume=True, data=IMAGES)
     assert (tmp_path / "config.json").read_bytes() == before
 
 
 def test_a_run_that_was_begun_is_only_resumed_when_asked(tmp_path: Path) -> None:
-    open_run(tmp_path, CONFIG, resume=False)
+    open_run(tmp_path, CONFIG, resume=False, data=IMAGES)
     with pytest.raises(UserError, match="begun already; --resume goes on, or give another --run"):
-        open_run(tmp_path, CONFIG, resume=False)
+        open_run(tmp_path, CONFIG, resume=False, data=IMAGES)
     (tmp_path / "report.html").touch()
-    open_run(tmp_path, CONFIG, resume=False)
+    open_run(tmp_path, CONFIG, resume=False, data=IMAGES)
 
 
 def test_other_settings_are_refused(tmp_path: Path) -> None:
-    open_run(tmp_path, CONFIG, resume=False)
+    open_run(tmp_path, CONFIG, resume=False, data=IMAGES)
     other = {"seed": 4, "data": {"source": "cifar10", "root": Path("x")}, "budgets": (1.5, 2.0)}
     with pytest.raises(UserError) as caught:
-        open_run(tmp_path, other, resume=True)
+        open_run(tmp_path, other, resume=True, data="another")
     text = str(caught.value)
     assert "data.source is digits there and cifar10 here; seed is 3 there and 4 here" in text
     assert "another --run" in text
     assert "budgets" not in text
     with pytest.raises(UserError, match="new is None there and 1 here"):
-        open_run(tmp_path, {**CONFIG, "new": 1}, resume=True)
+        open_run(tmp_path, {**CONFIG, "new": 1}, resume=True, data=IMAGES)
+
+
+def test_images_may_move_but_not_change(tmp_path: Path) -> None:
+    begun = {"data": "images", "unlabelled": "more", "seed": 3}
+    moved = {"data": "/mnt/images", "unlabelled": "./more", "seed": 3}
+    open_run(tmp_path, begun, resume=False, data=IMAGES)
+    with pytest.raises(UserError, match="data is images there and /mnt/images here; unlabelled is"):
+        open_run(tmp_path, moved, resume=True, data="another")
+    with pytest.raises(UserError, match="begun with other images than those of --data"):
+        open_run(tmp_path, begun, resume=True, data="another")
+    with pytest.raises(UserError, match="begun already; --resume goes on"):
+        open_run(tmp_path, moved, resume=False, data=IMAGES)
+    assert read_config(tmp_path)["settings"] == begun
+    open_run(tmp_path, moved, resume=True, data=IMAGES)
+    assert read_config(tmp_path)["settings"] == moved
+    assert read_config(tmp_path)["data"] == IMAGES
+    with pytest.raises(UserError, match="settings: seed is 3 there and 4 here; give"):
+        open_run(tmp_path, {**begun, "seed": 4}, resume=True, data=IMAGES)
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"run.* cannot be written \(Not a directory\); .* another"):
-        open_run(tmp_path / "file" / "run", CONFIG, resume=False)
+        open_run(tmp_path / "file" / "run", CONFIG, resume=False, data=IMAGES)
 
 
 def test_no_run_yet(tmp_path: Path) -> None:
@@ -169,7 +187,7 @@ def test_an_interrupted_job_goes_on_in_its_wandb_run(
 
     monkeypatch.setattr(kd.run.dashboard.wandb, "init", init)
     interrupted(CONFIG)
-    Metrics(tmp_path, CONFIG, "train")  # killed: never left
+    Metrics(tmp_path, {**CONFIG, "data": "moved"}, "train")  # killed: never left
     with Metrics(tmp_path, CONFIG, "train"):
         pass
     with Metrics(tmp_path, CONFIG, "train"):

@@ -13,8 +13,10 @@ from base.errors import UserError
 from kd.batches import Batch
 from kd.distances import dkd
 from kd.loss import kd_loss
+from kd.run.folder import open_run
 from kd.run.recipes import SEARCH_RECIPES, TRAIN_RECIPES, option
-from kd.run.settings import settings_of
+from kd.run.search_config import SearchConfig
+from kd.run.settings import search_identity, searched_config, settings_of
 from kd.run.settings import train_config_of as restored
 from kd.run.train_config import TrainConfig
 from kd.teacher.request import TeacherSource
@@ -48,6 +50,18 @@ def test_settings_of_another_version_are_refused() -> None:
     del stored["seed"]
     with pytest.raises(UserError, match=r"another version \(seed\)"):
         restored(stored, Path("x"))
+
+
+def test_a_search_knows_where_images_are_now(tmp_path: Path) -> None:
+    begun = TrainConfig(data="images", unlabelled="more", run=tmp_path)
+    open_run(tmp_path, settings_of(begun), resume=False, data="fingerprint")
+    for search, expected in (
+        (SearchConfig(run=tmp_path), begun),
+        (SearchConfig(run=tmp_path, data="/mnt/images"), replace(begun, data="/mnt/images")),
+        (SearchConfig(run=tmp_path, unlabelled="x"), replace(begun, unlabelled="x")),
+    ):
+        assert searched_config(search) == expected
+        assert search_identity(search, "t") == search_identity(SearchConfig(run=tmp_path), "t")
 
 
 def test_recipes_name_themselves() -> None:
