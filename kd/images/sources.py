@@ -1,6 +1,5 @@
 """Where images come from: digits inside scikit-learn, CIFAR-10, folders of images, shards."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from base.errors import UserError
 from kd.images.pixels import InMemory, InShards, OnDisk, PackedTexts, Pixels
 from kd.layout.classes import named_classes
 from kd.layout.folders import labelled_images
+from kd.layout.parts import around
 from kd.layout.shards import is_pattern, read_index, shards_of, shards_text
 
 
@@ -104,11 +104,9 @@ def _folder(root: Path) -> Source:
     names = [one for part in found.images.values() for own in part.values() for one in own]
     counts = [[len(part[name]) for name in found.classes] for part in found.images.values()]
     labels = np.concatenate([np.repeat(np.arange(len(own)), own) for own in counts])
-    images, places = (
-        OnDisk(root, PackedTexts.of(names)),
-        [f"{n or root.name}/" for n in found.parts.values()],
-    )
+    places = [f"{name or root.resolve().name}/" for name in found.parts.values()]
     parts = [Part(*part) for part in zip(found.parts, places, map(sum, counts), strict=True)]
+    images = OnDisk(root, PackedTexts.of(names))
     return _parted(images, labels, found.classes, parts, found.notes)
 
 
@@ -139,7 +137,7 @@ def _shards(pattern: str, wanted: str | None) -> Source:
         Part(part, shards_text(paths), int(own.sum()))
         for (part, paths), own in zip(named.items(), shares, strict=True)
     ]
-    folders = [shards[0].parent, Path(os.path.commonpath([path.parent for path in shards]))]
+    folders = [shards[0].parent, around(shards)]
     classes = named_classes(folders, index.labels, index.labels[: parts[0].count])
     images = InShards(shards, torch.from_numpy(index.places))
     return _parted(images, index.labels, classes, parts, index.left_aside())

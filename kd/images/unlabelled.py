@@ -11,9 +11,9 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from base.errors import UserError
 from kd.images.pixels import Appended, InShards, OnDisk, PackedTexts, Pixels
 from kd.images.sources import Source
-from kd.layout.folders import read_tree
 from kd.layout.shards import image_index, is_pattern, shards_named
 from kd.layout.tar_samples import UNLABELLED
+from kd.layout.tree import read_tree
 
 
 def with_unlabelled(

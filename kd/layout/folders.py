@@ -1,63 +1,16 @@
-"""Folders of images: what lies where, and which folder is which part or class."""
+"""Folders of images: which folder is which part and class."""
 
-import os
 import posixpath
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, NoReturn
-
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from base.errors import UserError
 from kd.layout.classes import refuse_twins
-from kd.layout.litter import is_litter
 from kd.layout.parts import parts_named
+from kd.layout.tree import Tree, read_tree
 
-# Images of kinds that are not read: what they are called is all that is known of them.
-UNREAD = (".gif", ".jfif", ".jpe", ".avif", ".heic", ".heif", ".jp2", ".jxl", ".dng", ".svg")
 ONE_EACH = "expected one folder of images for every class"
-
-
-class Folder(NamedTuple):
-    """What lies in one folder, by name."""
-
-    folders: Sequence[str]
-    images: Sequence[str]
-
-
-@dataclass(frozen=True)
-class Tree:
-    """All that lies below a folder; paths are relative to it, and it is "" itself."""
-
-    root: Path
-    folders: Mapping[str, Folder]
-    litter: Sequence[str]  # images that nobody means
-    unread: Sequence[str]  # images of other kinds
-
-    def images(self, folder: str) -> list[str]:
-        """Return the images below a folder, in the order of torchvision's ImageFolder."""
-        return [
-            posixpath.join(path, name)
-            for path in sorted(self._below(folder))
-            for name in self.folders[path].images
-        ]
-
-    def _below(self, folder: str) -> Iterator[str]:
-        yield folder
-        for name in self.folders[folder].folders:
-            yield from self._below(posixpath.join(folder, name))
-
-    def holds_images(self, folder: str) -> bool:
-        """Whether an image lies below a folder."""
-        return any(self.folders[path].images for path in self._below(folder))
-
-    def left_aside(self) -> list[str]:
-        """Say how many images are litter, or of other kinds."""
-        kinds = {"hidden or system images": self.litter, "images of other kinds": self.unread}
-        return [
-            f"left aside: {len(found)} {kind}: {found[0]}" for kind, found in kinds.items() if found
-        ]
 
 
 @dataclass(frozen=True)
@@ -68,47 +21,6 @@ class Labelled:
     classes: tuple[str, ...]
     images: Mapping[str, Mapping[str, Sequence[str]]]  # by part and class
     notes: Sequence[str]  # what was left aside
-
-
-def read_tree(root: Path) -> Tree:
-    """Look at all that lies below `root`; links to folders are followed.
-
-    Raises `UserError` for a link to a folder that it lies in, whose images would come again, for
-    a link to nothing, and for a folder that cannot be read.
-    """
-    folders: dict[str, Folder] = {}
-    litter: list[str] = []
-    unread: list[str] = []
-    for path, inside, names in os.walk(root, followlinks=True, onerror=_refuse_unreadable):
-        _refuse_loops(Path(path), inside)
-        here = os.path.relpath(path, root) if path != str(root) else ""
-        images = sorted(name for name in names if name.lower().endswith(IMG_EXTENSIONS))
-        _refuse_dead_links(Path(path), set(names).difference(images))
-        if any(map(is_litter, Path(here).parts)):
-            litter += [posixpath.join(here, name) for name in images]
-            continue
-        litter += [posixpath.join(here, name) for name in images if is_litter(name)]
-        meant = sorted(name for name in inside if not is_litter(name))
-        unread += [posixpath.join(here, name) for name in names if name.lower().endswith(UNREAD)]
-        folders[here] = Folder(meant, [name for name in images if not is_litter(name)])
-    return Tree(root, folders, sorted(litter), sorted(unread))
-
-
-def _refuse_unreadable(error: OSError) -> NoReturn:
-    raise UserError(f"{error.filename}: cannot be read ({error.strerror}); make it readable")
-
-
-def _refuse_loops(folder: Path, inside: Sequence[str]) -> None:
-    around = {(here := folder.resolve()), *here.parents}
-    for link in (folder / name for name in inside):
-        if link.is_symlink() and link.resolve() in around:
-            raise UserError(f"{link}: links to a folder that it lies in; remove the link")
-
-
-def _refuse_dead_links(folder: Path, others: Iterable[str]) -> None:
-    for link in (folder / name for name in others):
-        if link.is_symlink() and not link.exists() and not is_litter(link.name):
-            raise UserError(f"{link}: links to what is not there; mend or remove the link")
 
 
 def labelled_images(root: Path) -> Labelled:
@@ -131,7 +43,7 @@ def labelled_images(root: Path) -> Labelled:
             )
     if len(classes) < 2:
         raise UserError(f"{root}: one class ({classes[0]}), expected two or more class folders")
-    loose = [name for at in {"", *parts.values()} for name in tree.folders[at].images]
+    loose = [name for at in sorted({"", *parts.values()}) for name in tree.folders[at].images]
     notes = [f"left aside: {len(loose)} images in no class's folder: {loose[0]}"] if loose else []
     notes += [*tree.left_aside(), *_folders_inside(tree, parts[train], classes)]
     return Labelled(parts, classes, images, notes)
@@ -152,10 +64,11 @@ def _parts(tree: Tree) -> dict[str, str]:
     others = [name for name in top if name not in named and tree.holds_images(name)]
     if not named or (others and _is_class(tree, named)):
         return {".": ""}
-    for name in others:
+    if others:
+        parts = ", ".join(sorted(named))
         raise UserError(
-            f"{tree.root / name}: its images are of no part, beside {', '.join(sorted(named))}; "
-            "expected train with val and/or test, and nothing else"
+            f"{tree.root / others[0]}: its images are of no part, beside {parts}; expected train "
+            "with val and/or test, and nothing else"
         )
     folders: dict[str, str] = {}
     for name, part in named.items():

@@ -56,15 +56,19 @@ def parts_named(names: Iterable[str]) -> dict[str, str]:
     return several[0] if several else {}
 
 
+def around(paths: Sequence[Path]) -> Path:
+    """Return the innermost folder that all files lie in."""
+    return Path(os.path.commonpath([path.absolute().parent for path in paths]))
+
+
 def part_of_shards(paths: Sequence[Path]) -> dict[Path, str]:
     """Return the part of every shard whose name, or else whose folder's name, says one.
 
     Only folders that not all of them lie in count. Raises `UserError` for a name with two parts.
     """
-    around = os.path.commonpath([path.absolute().parent for path in paths])
-    found = {}
+    folder, found = around(paths), {}
     for path in paths:
-        named = (part_in(name)[0] for name in reversed(path.absolute().relative_to(around).parts))
+        named = (part_in(name)[0] for name in reversed(path.absolute().relative_to(folder).parts))
         parts = next(filter(None, named), set())
         if len(parts) > 1:
             raise UserError(f"{path}: named after {' and '.join(sorted(parts))}; rename it")
