@@ -27,9 +27,13 @@ def labelled_images(root: Path) -> Labelled:
     """Find `train/<class>/` with `val/` and/or `test/`, or one folder of classes.
 
     Raises `UserError` for images that are of no part or class, for parts inside classes, and for
-    classes that are empty, alike, fewer than two, or not in every part.
+    classes that are empty, alike, fewer than two, or not in every part, and for a folder that is
+    there twice.
     """
     tree = read_tree(root)
+    if tree.twice:
+        first, again = tree.twice[0]
+        raise UserError(f"{root / again}: is {root / first} too, by a link; remove one of them")
     parts = _parts(tree)
     images = {part: _by_class(tree, folder) for part, folder in parts.items()}
     train = next(iter(images))

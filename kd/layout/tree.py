@@ -31,6 +31,7 @@ class Tree:
     folders: Mapping[str, Folder]
     litter: Sequence[str]  # images that nobody means
     unread: Sequence[str]  # images of other kinds
+    twice: Sequence[tuple[str, str]]  # paths of folders that are the same one, by links
 
     def images(self, folder: str) -> list[str]:
         """Return the images below a folder, in the order of torchvision's ImageFolder."""
@@ -66,6 +67,8 @@ def read_tree(root: Path) -> Tree:
     folders: dict[str, Folder] = {}
     litter: list[str] = []
     unread: list[str] = []
+    twice: list[tuple[str, str]] = []
+    seen: dict[Path, str] = {}
     for path, inside, names in os.walk(root, followlinks=True, onerror=_refuse_unreadable):
         _refuse_loops(Path(path), inside)
         here = os.path.relpath(path, root) if path != str(root) else ""
@@ -75,11 +78,13 @@ def read_tree(root: Path) -> Tree:
         if any(map(is_litter, Path(here).parts)):
             litter += [posixpath.join(here, name) for name in images]
             continue
+        if (first := seen.setdefault(Path(path).resolve(), here)) != here:
+            twice.append((first, here))
         litter += [posixpath.join(here, name) for name in images if is_litter(name)]
         meant = sorted(name for name in inside if not is_litter(name))
         unread += [posixpath.join(here, name) for name in names if name.lower().endswith(UNREAD)]
         folders[here] = Folder(meant, [name for name in images if not is_litter(name)])
-    return Tree(root, folders, sorted(litter), sorted(unread))
+    return Tree(root, folders, sorted(litter), sorted(unread), twice)
 
 
 def _refuse_unreadable(error: OSError) -> NoReturn:

@@ -145,3 +145,19 @@ def test_a_link_to_nothing_is_no_class_that_is_forgotten(tmp_path: Path) -> None
     (tmp_path / "cow").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(UserError, match=r"cow: links to what is not there; mend or remove"):
         labelled_images(tmp_path)
+
+
+@pytest.mark.parametrize(("link", "to"), [("cow", "ant"), ("bee/again", "ant"), ("cow/a", "bee")])
+def test_a_folder_that_is_there_twice_is_refused(tmp_path: Path, link: str, to: str) -> None:
+    write(tmp_path, *parts("."))
+    (tmp_path / link).parent.mkdir(exist_ok=True)
+    (tmp_path / link).symlink_to(tmp_path / to)
+    with pytest.raises(UserError, match=r": is .* too, by a link; remove one of them"):
+        labelled_images(tmp_path)
+
+
+def test_a_part_that_is_another_part_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, *parts("train"))
+    (tmp_path / "val").symlink_to(tmp_path / "train")
+    with pytest.raises(UserError, match=r": is .* too, by a link; remove one of them"):
+        labelled_images(tmp_path)
