@@ -36,8 +36,8 @@ def leaked(images: Pixels, learned: np.ndarray, test: np.ndarray) -> str | None:
         return None
     part = f" ({len(read)} of {len(alike)} files of like size were read)" * (len(read) < len(alike))
     return (
-        f"duplicates: {len(twice)} of {len(test)} test images are learned from too, byte for byte, for "
-        f"one in {_place(images, twice[0])[0]}; accuracy on them says nothing{part}"
+        f"duplicates: {len(twice)} of {len(test)} test images are learned from too, byte for byte, "
+        f"for one in {_place(images, twice[0])[0]}; accuracy on them says nothing{part}"
     )
 
 
