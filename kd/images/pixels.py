@@ -11,12 +11,13 @@ from typing import Protocol, Self
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
 from base.errors import UserError
 from base.size import Size
+from kd.images.rgb import upright_rgb
 
 # From this value on, a camera's height is its picture's width.
 ORIENTATION, SIDEWAYS = ExifTags.Base.Orientation, 5
@@ -110,7 +111,7 @@ class Encoded:
                 self.image.draft(
                     None, tuple(math.ceil(share * side - 1e-6) for side in self.image.size)
                 )
-            return functional.pil_to_tensor(ImageOps.exif_transpose(self.image).convert("RGB"))
+            return functional.pil_to_tensor(upright_rgb(self.image, self.name))
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,6 +212,8 @@ def readable(name: str) -> Iterator[None]:
     """Say that the image called `name` cannot be decoded, whatever Pillow says: `UserError`."""
     try:
         yield
+    except UserError:
+        raise
     except Exception as error:  # damage leads Pillow anywhere
         # Its message may quote the path again or run over several lines.
         kind = type(error).__name__
