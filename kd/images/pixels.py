@@ -15,6 +15,7 @@ from PIL import ExifTags, Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
+from base.content import content_digest, sampled
 from base.errors import UserError
 from base.size import Size
 from kd.images.rgb import upright_rgb
@@ -68,9 +69,10 @@ class PackedTexts:
         return len(self.ends)
 
     def __iter__(self) -> Iterator[str]:
-        letters, ends = self.letters.numpy().tobytes(), self.ends.tolist()
-        for start, end in zip([0, *ends], ends, strict=False):
+        letters, start = self.letters.numpy().tobytes(), 0
+        for end in self.ends.tolist():
             yield letters[start:end].decode("utf-8", "surrogateescape")
+            start = end
 
     def __getitem__(self, position: int) -> str:
         if not 0 <= position < len(self):
@@ -147,10 +149,13 @@ class OnDisk:
             ) from error
 
     def digest(self) -> bytes:
-        """Hash of names and file sizes, so that a moved folder stays the same data."""
-        sizes = [str((self.root / name).stat().st_size) for name in self.names]
-        text = "\0".join([*self.names, *sizes])
-        return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
+        """Hash of names, file sizes and a sample of content: a moved folder is the same data."""
+        names = list(self.names)
+        sizes = [(self.root / name).stat().st_size for name in names]
+        text = "\0".join([*names, *map(str, sizes)])
+        places = ((self.root / names[i], 0, sizes[i]) for i in sampled(len(names)))
+        content = content_digest(places)
+        return hashlib.sha256(text.encode("utf-8", "surrogateescape") + content).digest()
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,9 +178,11 @@ class InShards:
             raise UserError(f"{name}: cannot be read ({error.strerror})") from error
 
     def digest(self) -> bytes:
-        """Hash of the shards' names and of where their images lie."""
+        """Hash of the shards' names, of where their images lie, and of a sample of content."""
         digest = hashlib.sha256("\0".join(path.name for path in self.shards).encode())
         digest.update(self.places.contiguous().numpy().data)
+        places = self.places[sampled(len(self.places))].tolist()
+        digest.update(content_digest((self.shards[n], *place) for n, *place in places))
         return digest.digest()
 
 

@@ -9,6 +9,7 @@ import json
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -197,7 +198,14 @@ class Data:
         return {name: split for name, split in found.items() if split is not None}
 
     def fingerprint(self) -> str:
-        """Hash of images, labels, splits and what decides a view; a moved folder keeps its own."""
+        """Hash of images, labels, splits and what decides a view; a copy of the files has it too.
+
+        Of many images only some are looked at; see `base.content`.
+        """
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         settings = self.settings
         facts = [self.classes, settings.augment, settings.resolution, settings.seed, settings.mix]
         facts += [settings.channels, settings.squeeze]

@@ -166,7 +166,11 @@ def _refuse_changing(folder: Path, samples: Sequence[Sample]) -> None:
 
 
 def _cache_of(shards: Sequence[Path], kind: str) -> Path:
-    stats = [(str(path.resolve()), (s := path.stat()).st_size, s.st_mtime_ns) for path in shards]
+    stats = [
+        # Whoever copies a file may keep the time of its content, but not that of its entry.
+        (str(path.resolve()), (s := path.stat()).st_size, s.st_mtime_ns, s.st_ctime_ns)
+        for path in shards
+    ]
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     name = hashlib.sha256(repr((kind, stats)).encode()).hexdigest()[:32]
     return root / "oyster" / f"{name}.safetensors"

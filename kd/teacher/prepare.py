@@ -115,7 +115,8 @@ def prepare_teacher(
 ) -> CheckedTeacher:
     """Return the run's teacher: the opened one, that in `folder`, or one trained now; write facts.
 
-    Raises `UserError` when the run was begun with another teacher, and for one that only guesses.
+    Raises `UserError` when the run was begun with another teacher or other images, and for a
+    teacher that only guesses.
     """
     begun = (folder / "teacher.json").exists()
     if opened is None and begun:
@@ -127,7 +128,7 @@ def prepare_teacher(
     else:
         teacher = opened
         if begun:
-            _refuse_another(read_facts(folder)["fingerprint"], teacher.fingerprint, folder)
+            _refuse_another(teacher.fingerprint, data, folder)
     if is_main_process():
         write_facts(folder, _facts(request, teacher, data))
     return teacher
@@ -143,6 +144,7 @@ def _facts(request: TeacherRequest, teacher: CheckedTeacher, data: Data) -> dict
             for source, member in zip(request.sources, members, strict=True)
         ],
         "fingerprint": teacher.fingerprint,
+        "data": data.fingerprint(),
         "classes": list(data.classes),
         "search_accuracy": check.accuracy,
         "calibration_error": check.calibration_error,
@@ -157,21 +159,28 @@ def _described(source: TeacherSource, member: Teacher | None) -> Mapping[str, ob
 def reload_teacher(
     request: TeacherRequest, data: Data, folder: Path, device: torch.device
 ) -> AnyTeacher:
-    """Load the teacher that a run was begun with; `UserError` when it is no longer the same."""
+    """Load the teacher that a run was begun with; `UserError` when it or the images changed."""
     if request.trained_here:
         model = load_saved_teacher(request.sources[0], folder, len(data.classes))
     else:
         model = _model(request, data)
     model.to(device)
-    _refuse_another(read_facts(folder)["fingerprint"], model.fingerprint(), folder)
+    _refuse_another(model.fingerprint(), data, folder)
     return model
 
 
-def _refuse_another(stored: str, found: str, folder: Path) -> None:
-    if stored != found:
+def _refuse_another(fingerprint: str, data: Data, folder: Path) -> None:
+    """Raise `UserError` unless the run in `folder` was begun with this teacher and these images."""
+    begun = read_facts(folder)
+    if begun["fingerprint"] != fingerprint:
         raise UserError(
-            f"{folder}: begun with another teacher ({stored}, now {found}); bring that one back or "
-            "give another --run"
+            f"{folder}: begun with another teacher ({begun['fingerprint']}, now {fingerprint});"
+            " bring that one back or give another --run"
+        )
+    if begun["data"] != data.fingerprint():
+        raise UserError(
+            f"{folder}: begun with other images ({begun['data']}, now {data.fingerprint()}); bring"
+            " them back or give another --run"
         )
 
 

@@ -287,7 +287,7 @@ def test_saved_teacher_answers_with_the_same_bits(tmp_path: Path) -> None:
 def test_facts_come_back_and_must_be_whole(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no teacher here; run train\.py to its end first"):
         read_facts(tmp_path)
-    facts = {"classes": ["a", "b"], "fingerprint": "f", "search_accuracy": 0.75, "more": None}
+    facts = {"classes": ["a", "b"], "fingerprint": "f", "data": "d", "search_accuracy": 0.75}
     write_facts(tmp_path, facts)
     assert read_facts(tmp_path) == facts
     (tmp_path / "teacher.json").write_text('{"classes": []}')
