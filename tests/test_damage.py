@@ -18,7 +18,7 @@ from export.onnx_file import read_metadata, write_onnx
 from kd.images.pixels import opened
 from kd.layout.shards import read_index
 from kd.networks import read_checkpoint
-from kd.teacher.black_boxes import OnnxNetwork
+from kd.teacher.onnx_network import OnnxNetwork, onnx_fingerprint
 from kd.teacher.program_file import Program
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (24, 20, 3), dtype=np.uint8)
@@ -76,7 +76,7 @@ FILES: dict[str, tuple[Write, Read]] = {
     "c.pth": (state_dict, read_checkpoint),
     "older.pth": (lambda p: state_dict(p, _use_new_zipfile_serialization=False), read_checkpoint),
     "t.pt2": (program, Program),
-    "t.onnx": (onnx_file, OnnxNetwork),
+    "t.onnx": (onnx_file, lambda path: (OnnxNetwork(path, 3), onnx_fingerprint(path))),
     "student.onnx": (onnx_file, read_metadata),
     "rgb.jpg": (picture, read_picture),
     "cmyk.jpg": (cmyk, read_picture),

@@ -160,7 +160,13 @@ def preferences_json(_: Path) -> dict:
 
 
 def teacher_json(_: Path) -> dict:
-    return {"classes": ["a", "b"], "fingerprint": "f", "data": "d", "search_accuracy": 0.5}
+    return {
+        "classes": ["a", "b"],
+        "fingerprint": "f",
+        "data": "d",
+        "answers": [[0.5]],
+        "search_accuracy": 0.5,
+    }
 
 
 def student_json(_: Path) -> dict:

@@ -90,6 +90,8 @@ class TrainConfig:
     teacher_classes: Path | None = None
     """Text file of the teacher's own classes, one a line in its order, when they are not the
     data's classes in the data's order."""
+    teacher_output: str | None = None
+    """Which of an ONNX file's outputs answers; the one of as many classes when left out."""
     teacher_outputs: Literal["stored", "online"] = "stored"
     """Store the teacher's outputs once, or run the teacher in every step."""
     guide: Literal["teacher", "labels"] = "teacher"
@@ -204,8 +206,9 @@ class TrainConfig:
         """
         names = self.teacher or (DEFAULT_TEACHERS[self.preset],)
         online = self.teacher_outputs == "online"
-        check_ensemble(names, self.teacher_checkpoint, self.teacher_weight, online=online)
-        checkpoints = self.teacher_checkpoint or (PUBLISHED,) * len(names)
+        checkpoints, output = self.teacher_checkpoint, self.teacher_output
+        check_ensemble(names, checkpoints, self.teacher_weight, output, online=online)
+        checkpoints = checkpoints or (PUBLISHED,) * len(names)
         wanted = TeacherSource(
             mean=self.teacher_mean,
             std=self.teacher_std,
@@ -214,6 +217,7 @@ class TrainConfig:
             interpolation=self.teacher_interpolation,
             channels=self.teacher_channels,
             classes=read_class_names(self.teacher_classes) if self.teacher_classes else None,
+            output=output,
         )
         sources = (
             replace(wanted, name=name, checkpoint=None if path == PUBLISHED else path)

@@ -15,6 +15,7 @@ from base.size import Size
 from kd.evaluate import balanced_accuracy, predict
 from kd.images.splits import Split
 from kd.networks import InputFormat
+from kd.teacher.answers import TeacherFault
 from kd.teacher.model import Teacher
 
 BINS = 15
@@ -127,9 +128,7 @@ def check_input(
         other = Teacher(teacher.network, input_format, teacher.identity).to(teacher.mean.device)
         try:
             tried.append((_right(other, split, places, batch, workers), name, mend))
-        except UserError:
-            raise
-        except Exception:  # a network that cannot take such an input does not want it
+        except TeacherFault:  # a network that cannot take such an input does not want it
             continue
     better, name, mend = max(tried, key=lambda one: one[0].mean(), default=(right, "", ""))
     if _clearly(better, right):

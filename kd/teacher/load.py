@@ -9,15 +9,19 @@ from torch import Tensor, nn
 
 from base.errors import UserError
 from base.files import read_names
-from base.size import Size, pixels_text
+from base.size import Size
 from kd.networks import InputFormat, published_input, with_weights
-from kd.teacher.black_boxes import OnnxNetwork, file_fingerprint, python_network
+from kd.teacher.answers import TeacherFault, answers, fixed_images, remembered, same_answers
+from kd.teacher.black_boxes import file_fingerprint, python_network
 from kd.teacher.model import LogOutputs, SelectClasses, Teacher
+from kd.teacher.onnx_network import OnnxNetwork, onnx_fingerprint
 from kd.teacher.program_file import Program
 from kd.teacher.request import TeacherSource
 
 # Rows of probabilities sum to 1 within this, half precision included.
 SUM_TOLERANCE = 5e-3
+ROUNDED = 1e-6  # smaller probabilities are not compared
+USUAL = (224, 32, 64, 96, 128, 256, 288, 299, 384, 448, 512, 28)  # pixels that teachers take
 
 
 def load_teacher(source: TeacherSource, classes: Sequence[str], size: Size) -> Teacher:
@@ -29,13 +33,27 @@ def load_teacher(source: TeacherSource, classes: Sequence[str], size: Size) -> T
     known = source.classes or tuple(classes)
     network, input_format, identity = _opened(source, len(known))
     input_format = _as_asked(input_format, source)
-    teacher = Teacher(network, input_format, identity)
-    outputs = probe(teacher, source.name, len(known), size)
-    if outputs.min() >= 0 and (outputs.sum(dim=1) - 1).abs().max() < SUM_TOLERANCE:
-        network = LogOutputs(network)
+    bare = Teacher(network, input_format, identity, source.name)
+    # What cannot be seen into is asked twice: it may answer at random.
+    asked = [probe(bare, len(known), size) for _ in range(1 if identity is None else 2)]
+    if all(_are_probabilities(outputs) for outputs in asked):
+        network, asked = (
+            LogOutputs(network),
+            [outputs.clamp(min=ROUNDED).log() for outputs in asked],
+        )
+    kept = [remembered(outputs.log_softmax(dim=1)) for outputs in asked]
+    if not same_answers(kept[0], kept[-1]):
+        raise UserError(
+            f"teacher {source.name}: answers the same images differently each time; switch off what"
+            " is random in it, as eval() does"
+        )
     if source.classes:
         network = SelectClasses(network, class_order(source.classes, classes))
-    return Teacher(network, input_format, identity)
+    return Teacher(network, input_format, identity, source.name, kept[0])
+
+
+def _are_probabilities(outputs: Tensor) -> bool:
+    return bool(outputs.min() >= 0 and (outputs.sum(dim=1) - 1).abs().max() < SUM_TOLERANCE)
 
 
 def _as_asked(known: InputFormat, source: TeacherSource) -> InputFormat:
@@ -57,7 +75,7 @@ def _as_asked(known: InputFormat, source: TeacherSource) -> InputFormat:
         resolution,
         source.interpolation or known.interpolation,
         resize,
-        source.channels,
+        known.channels if source.channels == "rgb" else source.channels,
     )
 
 
@@ -68,9 +86,13 @@ def _opened(source: TeacherSource, classes: int) -> tuple[nn.Module, InputFormat
         raise UserError(f"teacher {source.name}: holds its own weights; leave --teacher-checkpoint")
     match kind:
         case "onnx":
-            network = OnnxNetwork(Path(reference))
-            input_format = InputFormat(resolution=network.resolution)
-            return network, input_format, file_fingerprint(Path(reference))
+            network = OnnxNetwork(Path(reference), classes, source.output)
+            if network.takes_pixels and (source.mean or source.std):
+                raise UserError(
+                    f"teacher {source.name}: takes whole numbers from 0 to 255, so it normalises"
+                    " for itself; leave --teacher-mean and --teacher-std"
+                )
+            return network, network.input_format, onnx_fingerprint(Path(reference))
         case "program":
             network = Program(Path(reference))
             input_format = InputFormat(resolution=network.resolution)
@@ -83,33 +105,35 @@ def _opened(source: TeacherSource, classes: int) -> tuple[nn.Module, InputFormat
             return network, published_input(source.name), None
 
 
-def probe(teacher: Teacher, name: str, classes: int, size: Size) -> Tensor:
-    """Return the bare network's outputs [2, K] for two images of noise; `UserError` without any."""
+def probe(teacher: Teacher, classes: int, size: Size) -> Tensor:
+    """Return the bare network's outputs [2, K] for two images; `UserError` without any."""
     side = teacher.input_format.resolution
-    size = (side, side) if side else size
-    noise = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
-    images = (noise - teacher.mean) / teacher.std
     try:
-        with torch.no_grad():
-            outputs = teacher.network(images)
-    except Exception as error:  # the network may raise anything
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"teacher {name}: fails on images of {pixels_text(size)} pixels "
-            f"({type(error).__name__}: {reason}); see --teacher-resolution"
-        ) from error
-    if not isinstance(outputs, Tensor) or outputs.ndim != 2 or len(outputs) != 2:
-        found = list(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-        raise UserError(
-            f"teacher {name}: answers 2 images with {found}, expected [2, {classes}]: a row of"
-            " logits or probabilities an image"
-        )
+        outputs = _outputs(teacher, classes, (side, side) if side else size)
+    except TeacherFault as fault:
+        takes = next((side for side in USUAL if _takes(teacher, classes, side)), None)
+        mend = f"it takes {takes} pixels: give --teacher-resolution {takes}"
+        raise UserError(f"{fault}; {mend if takes else 'give a classifier of images'}") from fault
     if outputs.shape[1] != classes:
         raise UserError(
-            f"teacher {name}: answers {outputs.shape[1]} classes, expected {classes}; give a"
-            " teacher of these classes, or name its own in order with --teacher-classes FILE"
+            f"teacher {teacher.name}: answers {outputs.shape[1]} classes, expected {classes}; give"
+            " a teacher of these classes, or name its own in order with --teacher-classes FILE"
         )
     return outputs.float()
+
+
+@torch.no_grad()
+def _outputs(teacher: Teacher, classes: int, size: Size) -> Tensor:
+    shown = (fixed_images(size) - teacher.mean) / teacher.std
+    return answers(teacher.network, shown, teacher.name, classes)
+
+
+def _takes(teacher: Teacher, classes: int, side: int) -> bool:
+    try:
+        _outputs(teacher, classes, (side, side))
+    except TeacherFault:
+        return False
+    return True
 
 
 def read_class_names(path: Path) -> tuple[str, ...]:

@@ -10,12 +10,19 @@ from torchvision.transforms.v2.functional import rgb_to_grayscale
 
 from kd.images.rendering import Frame
 from kd.networks import InputFormat
+from kd.teacher.answers import TeacherFault, answers
+
+MEND = (
+    "mend it to take any number of images, or give another --batch, a smaller one where memory ends"
+)
 
 
 class Teacher(nn.Module):
     """A frozen network in eval mode, always: batch statistics would change the teacher.
 
-    `identity` stands for the weights where they cannot be seen.
+    `identity` stands for the weights where they cannot be seen; `remembered` are then its answers
+    to a few images, of which `kd.teacher.answers` tells whether they are the same. Errors call it
+    `name`.
     """
 
     def __init__(
@@ -23,9 +30,12 @@ class Teacher(nn.Module):
         network: nn.Module,
         input_format: InputFormat | None = None,
         identity: str | None = None,
+        name: str = "",
+        remembered: Sequence[float] = (),
     ) -> None:
         super().__init__()
         self.input_format, self.identity = input_format or InputFormat(), identity
+        self.name, self.remembered = name, list(remembered)
         self.network = network.requires_grad_(False)
         self.register_buffer("mean", torch.tensor(self.input_format.mean).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(self.input_format.std).view(3, 1, 1))
@@ -49,12 +59,19 @@ class Teacher(nn.Module):
     # no_grad and not inference_mode: the outputs enter losses that autograd follows.
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """Map images [B, 3, H, W] in [0, 1] to log-probabilities [B, K], without gradient."""
+        """Map images [B, 3, H, W] in [0, 1] to log-probabilities [B, K], without gradient.
+
+        Raises `TeacherFault` for a batch on which the network fails.
+        """
         if self.input_format.channels == "bgr":
             images = images.flip(dims=(1,))
         if self.input_format.channels == "grey":
             images = rgb_to_grayscale(images, num_output_channels=3)
-        return self.network((images - self.mean) / self.std).float().log_softmax(dim=1)
+        shown = (images - self.mean) / self.std
+        try:
+            return answers(self.network, shown, self.name).float().log_softmax(dim=1)
+        except TeacherFault as fault:
+            raise TeacherFault(f"{fault}; {MEND}") from fault
 
     def fingerprint(self) -> str:
         """Hash of all that its outputs depend on."""

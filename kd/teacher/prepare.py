@@ -17,6 +17,7 @@ from kd.images.splits import Data
 from kd.loss import label_loss
 from kd.networks import build_network
 from kd.stored_outputs import open_outputs, stored_identity
+from kd.teacher.answers import same_answers
 from kd.teacher.check import Check, check_input, check_outputs
 from kd.teacher.load import load_teacher
 from kd.teacher.model import AnyTeacher, Ensemble, Teacher
@@ -128,7 +129,7 @@ def prepare_teacher(
     else:
         teacher = opened
         if begun:
-            _refuse_another(teacher.fingerprint, data, folder)
+            _refuse_another(teacher.fingerprint, teacher.model, data, folder)
     if is_main_process():
         write_facts(folder, _facts(request, teacher, data))
     return teacher
@@ -145,6 +146,7 @@ def _facts(request: TeacherRequest, teacher: CheckedTeacher, data: Data) -> dict
         ],
         "fingerprint": teacher.fingerprint,
         "data": data.fingerprint(),
+        "answers": _answers(model),
         "classes": list(data.classes),
         "search_accuracy": check.accuracy,
         "calibration_error": check.calibration_error,
@@ -165,16 +167,25 @@ def reload_teacher(
     else:
         model = _model(request, data)
     model.to(device)
-    _refuse_another(model.fingerprint(), data, folder)
+    _refuse_another(model.fingerprint(), model, data, folder)
     return model
 
 
-def _refuse_another(fingerprint: str, data: Data, folder: Path) -> None:
-    """Raise `UserError` unless the run in `folder` was begun with this teacher and these images."""
+def _refuse_another(fingerprint: str, model: AnyTeacher | None, data: Data, folder: Path) -> None:
+    """Raise `UserError` unless the run in `folder` was begun with this teacher and these images.
+
+    What is in a teacher's files may stay the same where its answers do not.
+    """
     begun = read_facts(folder)
     if begun["fingerprint"] != fingerprint:
         raise UserError(
             f"{folder}: begun with another teacher ({begun['fingerprint']}, now {fingerprint});"
+            " bring that one back or give another --run"
+        )
+    before, now = begun["answers"], _answers(model)
+    if len(before) != len(now) or not all(map(same_answers, before, now)):
+        raise UserError(
+            f"{folder}: begun with another teacher: its files are the same, its answers are not;"
             " bring that one back or give another --run"
         )
     if begun["data"] != data.fingerprint():
@@ -182,6 +193,12 @@ def _refuse_another(fingerprint: str, data: Data, folder: Path) -> None:
             f"{folder}: begun with other images ({begun['data']}, now {data.fingerprint()}); bring"
             " them back or give another --run"
         )
+
+
+def _answers(model: AnyTeacher | None) -> list[list[float]]:
+    """Return what each teacher has answered to the images that are always the same."""
+    members = model.teachers if isinstance(model, Ensemble) else [model] if model else []
+    return [member.remembered for member in members]
 
 
 def train_teacher(
@@ -207,4 +224,4 @@ def train_teacher(
         steps_per_epoch(len(split), loader.batch),
         phase,
     )
-    return Teacher(network)
+    return Teacher(network, name=source.name)

@@ -9,12 +9,15 @@ import json
 import logging
 import re
 import zipfile
-from collections.abc import Callable, Iterator
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from sympy import Expr
 from torch import Tensor, nn
+from torch.utils._sympy.value_ranges import ValueRanges
 
 from base.errors import UserError
 from base.files import ARCHIVE_ERRORS, PARSE_ERRORS
@@ -51,6 +54,7 @@ OPERATOR = re.compile(
     r"|_operator\.(getitem|add|sub|mul|floordiv|mod|neg|pow|truediv|eq|ne|lt|le|gt|ge)"
     r"|math\.(ceil|floor|trunc)|torch\.sym_(float|int|max|min|not|sum)"
 )
+ANY_SIZE = range(1, 2**20)  # of a batch
 
 
 class Program(nn.Module):
@@ -70,8 +74,9 @@ class Program(nn.Module):
             module = program.module(check_guards=False)
             (name,) = program.graph_signature.user_inputs
             (node,) = (node for node in program.graph.nodes if node.name == name)
-            sizes = [size if isinstance(size, int) else None for size in node.meta["val"].shape]
-            self.batch, _, self.resolution, _ = sizes
+            batch, _, side, _ = node.meta["val"].shape
+            self.sizes = _sizes(batch, program.range_constraints)
+            self.resolution = side if isinstance(side, int) else None
         except Exception as error:  # a family of errors of its own
             raise UserError(
                 f"{path}: PyTorch {torch.__version__} cannot load this program "
@@ -81,8 +86,8 @@ class Program(nn.Module):
         self._loaded = [module]
 
     def forward(self, images: Tensor) -> Tensor:
-        """Run the program, in parts where it has a fixed batch size."""
-        return run_in_batches(self._loaded[0], images.cpu(), self.batch).to(images.device)
+        """Run the program, in parts of as many images as it was exported for."""
+        return run_in_batches(self._loaded[0], images.cpu(), self.sizes).to(images.device)
 
 
 @contextmanager
@@ -96,15 +101,27 @@ def _quiet(name: str) -> Iterator[None]:
         logger.disabled = before
 
 
-def run_in_batches(
-    network: Callable[[Tensor], Tensor], images: Tensor, batch: int | None
-) -> Tensor:
-    """Run a network that takes `batch` images at a time, or any number: outputs [N, K]."""
-    size = batch or len(images)
+def _sizes(batch: int | torch.SymInt, bounds: Mapping[Expr, ValueRanges]) -> range:
+    """Return the sizes of batches that a program takes; a free one is linear in one symbol."""
+    if isinstance(batch, int):
+        return range(batch, batch + 1)
+    (symbol,) = batch.node.expr.free_symbols
+    low, high = max(1, bounds[symbol].lower), min(ANY_SIZE[-1], bounds[symbol].upper)
+    first, second, last = (int(batch.node.expr.subs(symbol, n)) for n in (low, low + 1, high))
+    return range(first, last + 1, second - first)
+
+
+def run_in_batches(network: Callable[[Tensor], Tensor], images: Tensor, sizes: range) -> Tensor:
+    """Run a network that takes batches of these sizes alone: outputs [N, K].
+
+    What is missing to the next size is filled up, and its outputs are dropped.
+    """
     outputs = []
-    for part in images.split(size):
-        whole = torch.cat([part, part[:1].expand(size - len(part), -1, -1, -1)])
-        outputs.append(network(whole)[: len(part)])
+    for part in images.split(sizes[-1]):
+        missing = sizes[bisect_left(sizes, len(part))] - len(part)
+        whole = torch.cat([part, part[:1].expand(missing, -1, -1, -1)])
+        found = network(whole)
+        outputs.append(found[: len(part)] if missing else found)
     return torch.cat(outputs)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from base.errors import UserError
 from kd.networks import RGB, SMALL_PREFIX, Channels, Interpolation
 
-STORED_PREFIX = "stored:"
+STORED_PREFIX, ONNX_PREFIX = "stored:", "onnx:"
 PUBLISHED = Path("published")
 
 
@@ -18,7 +18,7 @@ class TeacherSource:
     `name` is small_resnet18:STRIDE, torchvision:NAME, timm:NAME, onnx:FILE, program:FILE.pt2 or
     python:MODULE:FACTORY. What is None comes from the library's metadata or the file.
     `resolution` 0 takes images as they are; `resize` is that of `InputFormat`. `classes` names the
-    teacher's own classes in order.
+    teacher's own classes in order, `output` the one of an ONNX file's outputs that answers.
     """
 
     name: str = "small_resnet18:2"
@@ -30,6 +30,7 @@ class TeacherSource:
     resize: int | None = None
     channels: Channels = "rgb"
     classes: tuple[str, ...] | None = None
+    output: str | None = None
 
     @property
     def trained_here(self) -> bool:
@@ -67,7 +68,12 @@ class TeacherRequest:
 
 
 def check_ensemble(
-    names: Sequence[str], checkpoints: Sequence[Path], weights: Sequence[float], *, online: bool
+    names: Sequence[str],
+    checkpoints: Sequence[Path],
+    weights: Sequence[float],
+    output: str | None,
+    *,
+    online: bool,
 ) -> None:
     """Raise `UserError` for options that do not fit the number of teachers, or their kind."""
     for option, given in (("--teacher-checkpoint", checkpoints), ("--teacher-weight", weights)):
@@ -75,6 +81,8 @@ def check_ensemble(
             raise UserError(f"{option}: {len(given)} for {len(names)} teachers; give one each")
     if any(not 0 < weight < float("inf") for weight in weights):
         raise UserError(f"--teacher-weight {tuple(weights)}: expected numbers above 0")
+    if output and not any(name.startswith(ONNX_PREFIX) for name in names):
+        raise UserError(f"--teacher-output {output}: is for a teacher onnx:FILE; leave it")
     if len(names) > 1 and any(name.startswith(STORED_PREFIX) for name in names):
         raise UserError("--teacher stored: stands alone; an ensemble needs its teachers")
     if names[0].startswith(STORED_PREFIX) and online:

@@ -26,7 +26,7 @@ def load_saved_teacher(source: TeacherSource, folder: Path, classes: int) -> Tea
     load_weights(network, weights, classes, path)
     # As it was trained: convolutions in another order of memory round otherwise.
     network.to(memory_format=torch.channels_last)
-    return Teacher(network, published_input(source.name))
+    return Teacher(network, published_input(source.name), name=source.name)
 
 
 def write_facts(folder: Path, facts: dict) -> None:
@@ -40,8 +40,15 @@ def read_facts(folder: Path) -> dict:
     if not path.exists():
         raise UserError(f"{folder}: no teacher here; run train.py to its end first")
     facts = read_json(path)
-    kinds = {"classes": list, "fingerprint": str, "data": str, "search_accuracy": int | float}
+    kinds = {"classes": list, "fingerprint": str, "data": str, "answers": list}
+    kinds |= {"search_accuracy": int | float}
     for name, kind in kinds.items():
         if not isinstance(facts.get(name), kind):
             raise UserError(f"{path}: damaged: {name} is missing or odd; train the teacher again")
+    if not all(isinstance(row, list) and all(map(_is_number, row)) for row in facts["answers"]):
+        raise UserError(f"{path}: damaged: answers are odd; train the teacher again")
     return facts
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float)

@@ -142,6 +142,7 @@ def test_stored_outputs_stand_for_a_teacher() -> None:
         ({"teacher_weight": (1.0, float("nan"))}, "expected numbers above 0"),
         ({"teacher_weight": (1.0, float("inf"))}, "expected numbers above 0"),
         ({"teacher": ("stored:a", "timm:b")}, "stored: stands alone"),
+        ({"teacher_output": "rows"}, "--teacher-output rows: is for a teacher onnx:FILE"),
     ],
 )
 def test_ensembles_that_make_no_sense_are_refused(

@@ -168,7 +168,9 @@ def test_images_too_small_for_the_network_name_the_option(
 ) -> None:
     save_file(weights, tmp_path / "c.safetensors")
     source = TeacherSource(TINY, tmp_path / "c.safetensors", resolution=8)
-    with pytest.raises(UserError, match=r"fails on images of 8×8 pixels.*--teacher-resolution"):
+    with pytest.raises(
+        UserError, match=r"fails on 2 images of 8×8 pixels .* give --teacher-resolution 224"
+    ):
         load_teacher(source, NAMES, (32, 32))
 
 
@@ -288,6 +290,7 @@ def test_facts_come_back_and_must_be_whole(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no teacher here; run train\.py to its end first"):
         read_facts(tmp_path)
     facts = {"classes": ["a", "b"], "fingerprint": "f", "data": "d", "search_accuracy": 0.75}
+    facts["answers"] = [[], [-1.5, 0]]
     write_facts(tmp_path, facts)
     assert read_facts(tmp_path) == facts
     (tmp_path / "teacher.json").write_text('{"classes": []}')

@@ -186,6 +186,23 @@ def test_a_run_keeps_its_teacher(config: TrainConfig, data: Data, tmp_path: Path
         reload_teacher(other.teacher_request(), data, tmp_path, CPU)
 
 
+def test_a_run_keeps_a_teacher_whose_files_do_not_tell(
+    config: TrainConfig, data: Data, tmp_path: Path, teachers: dict[str, Teacher]
+) -> None:
+    """Its answers to a few images do."""
+    teachers[NAMES[0]].remembered = [0.0, -1.0, -2.0]
+    given = opened(config, data)
+    prepared(config, given, data, tmp_path)
+    teachers[NAMES[0]].remembered = [0.001, -1.0, -2.001]
+    prepared(config, given, data, tmp_path)
+    reload_teacher(config.teacher_request(), data, tmp_path, CPU)
+    teachers[NAMES[0]].remembered = [-1.0, 0.0, -2.0]
+    with pytest.raises(UserError, match="its files are the same, its answers are not"):
+        prepared(config, given, data, tmp_path)
+    with pytest.raises(UserError, match="its files are the same, its answers are not"):
+        reload_teacher(config.teacher_request(), data, tmp_path, CPU)
+
+
 def test_a_run_keeps_its_images(config: TrainConfig, data: Data, tmp_path: Path) -> None:
     """A teacher that runs in every step has no stored outputs, which would tell."""
     given = opened(config, data)

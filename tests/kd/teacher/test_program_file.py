@@ -55,6 +55,31 @@ def test_a_program_equals_its_module(tmp_path: Path, batch: str | int) -> None:
         assert torch.allclose(teacher(images(count)), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("batch", "example"),
+    [
+        (Dim("batch", min=2, max=8), 4),
+        (Dim("batch", max=8), 2),
+        (Dim("batch", min=4), 4),
+        (2 * Dim("half", min=1, max=8), 4),
+        (2 * Dim("half", max=4) + 1, 5),
+        (Dim.AUTO, 2),
+    ],
+    ids=["2 to 8", "to 8", "from 4", "even", "odd", "auto"],
+)
+def test_a_program_is_given_parts_of_as_many_images_as_it_takes(
+    tmp_path: Path, batch: Dim, example: int
+) -> None:
+    network, path = classifier(), tmp_path / "teacher.pt2"
+    shapes = ({0: batch},)
+    torch.export.save(torch.export.export(network, (images(example),), dynamic_shapes=shapes), path)
+    teacher = load_teacher(TeacherSource(f"program:{path}"), NAMES, (SIDE, SIDE))
+    for count in (1, 2, 3, 8, 9, 21):
+        with torch.no_grad():
+            expected = network(images(count)).log_softmax(dim=1)
+        assert torch.allclose(teacher(images(count)), expected, atol=1e-5)
+
+
 def test_a_program_is_known_by_its_file(saved: Path, tmp_path: Path) -> None:
     source = TeacherSource(f"program:{saved}")
     again = tmp_path / "moved.pt2"
