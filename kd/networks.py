@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Literal
 
 import timm
-import torch
 from timm.models import PretrainedCfg
 from torch import Tensor, nn
 from torchvision import models
 
 from base.errors import UserError
-from base.tensor_files import read_tensors
+from base.size import Size, pixels_text
+from kd.weight_files import read_checkpoint, unwrapped
 
 RGB = tuple[float, float, float]
 Channels = Literal["rgb", "bgr", "grey"]
@@ -45,14 +45,32 @@ def small_image_resnet18(classes: int, stride: int) -> nn.Module:
     return network
 
 
-def build_network(name: str, classes: int) -> nn.Module:
-    """Build the untrained network called `name`; `UserError`, with close matches, if unknown."""
+def build_network(name: str, classes: int, size: Size | None = None) -> nn.Module:
+    """Build the untrained network called `name`, of timm for images of `size` where that matters.
+
+    Raises `UserError`, with close matches, if it is unknown, and where it cannot have that size.
+    """
     library, model = _known(name)
     if library == "small_resnet18":
         return small_image_resnet18(classes, int(model))
     if library == "torchvision":
         return models.get_model(model, weights=None, num_classes=classes)
-    return timm.create_model(model, num_classes=classes)
+    return _timm(model, size, num_classes=classes)
+
+
+def _timm(model: str, size: Size | None, **options: object) -> nn.Module:
+    """Build a network of timm; some are built for images of one size, their own when None."""
+    config = timm.get_pretrained_cfg(model)
+    if size is None or not config.fixed_input_size or size == tuple(config.input_size[-2:]):
+        return timm.create_model(model, **options)
+    try:
+        return timm.create_model(model, img_size=size, **options)
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"timm:{model}: cannot be built for images of {pixels_text(size)} pixels ({reason});"
+            " give another --teacher-resolution, or leave it"
+        ) from error
 
 
 def _known(name: str) -> tuple[str, str]:
@@ -69,22 +87,49 @@ def _known(name: str) -> tuple[str, str]:
     raise UserError(f"{name}: unknown network; expected LIBRARY:NAME, such as {close}")
 
 
-def with_weights(name: str, checkpoint: Path | None, classes: int) -> nn.Module:
-    """Build the network with the weights of the checkpoint, or the published ones."""
+class OneChannel(nn.Module):
+    """A network of grey images, shown the first of three channels."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images [B, 3, H, W] to outputs [B, K]."""
+        return self.network(images[:, :1])
+
+
+def with_weights(
+    name: str,
+    checkpoint: Path | None,
+    classes: int,
+    key: str | None = None,
+    size: Size | None = None,
+) -> nn.Module:
+    """Build the network with the weights of the checkpoint, or the published ones.
+
+    `key` and `size` are those of `read_checkpoint` and `build_network`. A checkpoint of grey images
+    makes a `OneChannel`.
+    """
     if checkpoint is None:
-        return _published(name, classes)
-    network = build_network(name, classes)
-    load_weights(network, read_checkpoint(checkpoint), classes, checkpoint)
-    return network
+        return _published(name, classes, size)
+    network = build_network(name, classes, size)
+    weights = read_checkpoint(checkpoint, key)
+    weights = unwrapped(weights, network.state_dict().keys(), checkpoint)
+    grey = _made_grey(network, weights)
+    load_weights(network, weights, classes, checkpoint)
+    return OneChannel(network) if grey else network
 
 
-def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """Read a state dict from safetensors or torch.save (plain, or in "state_dict" or "model")."""
-    if path.suffix == ".safetensors":
-        weights, _ = read_tensors(path)
-    else:
-        weights = _unpickled(path)
-    return {key.removeprefix("module."): value for key, value in weights.items()}
+def _made_grey(network: nn.Module, weights: dict[str, Tensor]) -> bool:
+    """Give the first convolution one channel where the weights have one; return whether so."""
+    convolutions = (one for one in network.named_modules() if isinstance(one[1], nn.Conv2d))
+    place, first = next(convolutions, ("", None))
+    given = weights.get(f"{place}.weight")
+    if given is None or given.ndim != 4 or given.shape[1] != 1 or first.in_channels == 1:
+        return False
+    first.in_channels, first.weight = 1, nn.Parameter(first.weight[:, :1].clone())
+    return True
 
 
 def load_weights(
@@ -117,6 +162,7 @@ def load_all_but_classifier(
     Raises `UserError` unless every other key and shape fits.
     """
     own = network.state_dict()
+    weights = unwrapped(weights, own.keys(), origin)
     other = {
         key
         for key in own.keys() & weights.keys()
@@ -127,25 +173,7 @@ def load_all_but_classifier(
     load_weights(network, kept, classes, origin)
 
 
-def _unpickled(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; expected .safetensors or a saved state dict")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damage leads the unpickler anywhere
-        raise UserError(
-            f"{path}: no plain state dict (truncated, or it holds code, which is never run);"
-            " save the state dict as .safetensors"
-        ) from error
-    for key in ("state_dict", "model"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
-        raise UserError(f"{path}: no state dict; expected tensors by name, save model.state_dict()")
-    return content
-
-
-def _published(name: str, classes: int) -> nn.Module:
+def _published(name: str, classes: int, size: Size | None) -> nn.Module:
     """The network with its author's weights, downloaded once by its library."""
     library, model = _known(name)
     if library == "small_resnet18":
@@ -155,8 +183,10 @@ def _published(name: str, classes: int) -> nn.Module:
         raise _other_classes(f"teacher {name}", published, classes)
     try:
         if library == "timm":
-            return timm.create_model(model, pretrained=True)
+            return _timm(model, size, pretrained=True)
         return _torchvision_published(model)
+    except UserError:
+        raise
     except Exception as error:  # each hub raises a family of errors of its own
         raise UserError(
             f"teacher {name}: published weights cannot be fetched ({type(error).__name__});"

@@ -7,6 +7,7 @@ from typing import Literal
 
 from tyro.conf import UseAppendAction
 
+from base.errors import UserError
 from base.precision import Precision
 from base.size import Size
 from export.timing.stopwatch import Patience
@@ -72,6 +73,8 @@ class TrainConfig:
     teacher_checkpoint: UseAppendAction[tuple[Path, ...]] = ()
     """Weights of a torchvision, timm or small_resnet18 teacher: safetensors, or a PyTorch file of
     tensors only. For an ensemble one for each, in order; "published" stands for the library's."""
+    teacher_checkpoint_key: str | None = None
+    """Which state dict of such a file, such as state_dict_ema; state_dict or model if left out."""
     teacher_weight: UseAppendAction[tuple[float, ...]] = ()
     """Weights of an ensemble's teachers, in order; equal when left out."""
     teacher_mean: RGB | None = None
@@ -208,6 +211,8 @@ class TrainConfig:
         online = self.teacher_outputs == "online"
         checkpoints, output = self.teacher_checkpoint, self.teacher_output
         check_ensemble(names, checkpoints, self.teacher_weight, output, online=online)
+        if self.teacher_checkpoint_key and not checkpoints:
+            raise UserError("--teacher-checkpoint-key: needs --teacher-checkpoint; give that, too")
         checkpoints = checkpoints or (PUBLISHED,) * len(names)
         wanted = TeacherSource(
             mean=self.teacher_mean,
@@ -218,6 +223,7 @@ class TrainConfig:
             channels=self.teacher_channels,
             classes=read_class_names(self.teacher_classes) if self.teacher_classes else None,
             output=output,
+            checkpoint_key=self.teacher_checkpoint_key,
         )
         sources = (
             replace(wanted, name=name, checkpoint=None if path == PUBLISHED else path)

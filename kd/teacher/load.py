@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from base.errors import UserError
 from base.files import read_names
 from base.size import Size
-from kd.networks import InputFormat, published_input, with_weights
+from kd.networks import InputFormat, OneChannel, published_input, with_weights
 from kd.teacher.answers import TeacherFault, answers, fixed_images, remembered, same_answers
 from kd.teacher.black_boxes import file_fingerprint, python_network
 from kd.teacher.model import LogOutputs, SelectClasses, Teacher
@@ -31,7 +32,7 @@ def load_teacher(source: TeacherSource, classes: Sequence[str], size: Size) -> T
     for a network that does not answer a batch of images with one row a class.
     """
     known = source.classes or tuple(classes)
-    network, input_format, identity = _opened(source, len(known))
+    network, input_format, identity = _opened(source, len(known), size)
     input_format = _as_asked(input_format, source)
     bare = Teacher(network, input_format, identity, source.name)
     # What cannot be seen into is asked twice: it may answer at random.
@@ -79,7 +80,9 @@ def _as_asked(known: InputFormat, source: TeacherSource) -> InputFormat:
     )
 
 
-def _opened(source: TeacherSource, classes: int) -> tuple[nn.Module, InputFormat, str | None]:
+def _opened(
+    source: TeacherSource, classes: int, size: Size
+) -> tuple[nn.Module, InputFormat, str | None]:
     """Return network, input format, and what stands for weights that cannot be seen."""
     kind, _, reference = source.name.partition(":")
     if source.checkpoint and kind in ("onnx", "program", "python"):
@@ -101,8 +104,11 @@ def _opened(source: TeacherSource, classes: int) -> tuple[nn.Module, InputFormat
             network, code = python_network(reference)
             return network, InputFormat(), file_fingerprint(code)
         case _:
-            network = with_weights(source.name, source.checkpoint, classes)
-            return network, published_input(source.name), None
+            side, key = source.resolution, source.checkpoint_key
+            wanted = None if side is None else (side, side) if side else size
+            network = with_weights(source.name, source.checkpoint, classes, key, wanted)
+            channels = "grey" if isinstance(network, OneChannel) else "rgb"
+            return network, replace(published_input(source.name), channels=channels), None
 
 
 def probe(teacher: Teacher, classes: int, size: Size) -> Tensor:

@@ -18,7 +18,8 @@ class TeacherSource:
     `name` is small_resnet18:STRIDE, torchvision:NAME, timm:NAME, onnx:FILE, program:FILE.pt2 or
     python:MODULE:FACTORY. What is None comes from the library's metadata or the file.
     `resolution` 0 takes images as they are; `resize` is that of `InputFormat`. `classes` names the
-    teacher's own classes in order, `output` the one of an ONNX file's outputs that answers.
+    teacher's own classes in order, `output` the one of an ONNX file's outputs that answers,
+    `checkpoint_key` the one of a checkpoint's state dicts.
     """
 
     name: str = "small_resnet18:2"
@@ -31,6 +32,7 @@ class TeacherSource:
     channels: Channels = "rgb"
     classes: tuple[str, ...] | None = None
     output: str | None = None
+    checkpoint_key: str | None = None
 
     @property
     def trained_here(self) -> bool:

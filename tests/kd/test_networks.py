@@ -190,7 +190,7 @@ def test_checkpoints_are_never_unpickled_freely() -> None:
     calls = {p.name: p.read_text().count("torch.load(") for p in sources}
     # program_file.py reads sample inputs only to refuse those that are no plain data.
     assert {name: count for name, count in calls.items() if count} == {
-        "networks.py": 1,
+        "weight_files.py": 1,
         "program_file.py": 1,
     }
     assert "weights_only=False" not in "".join(p.read_text() for p in sources)

@@ -142,6 +142,7 @@ def test_stored_outputs_stand_for_a_teacher() -> None:
         ({"teacher_weight": (1.0, float("nan"))}, "expected numbers above 0"),
         ({"teacher_weight": (1.0, float("inf"))}, "expected numbers above 0"),
         ({"teacher": ("stored:a", "timm:b")}, "stored: stands alone"),
+        ({"teacher_checkpoint_key": "ema"}, "--teacher-checkpoint-key: needs"),
         ({"teacher_output": "rows"}, "--teacher-output rows: is for a teacher onnx:FILE"),
     ],
 )
