@@ -71,8 +71,9 @@ class TrainConfig:
     program:FILE.pt2 of torch.export, python:MODULE:FACTORY (runs that code), or stored:FOLDER with
     another run's targets. Several make an ensemble. The preset's own when left out."""
     teacher_checkpoint: UseAppendAction[tuple[Path, ...]] = ()
-    """Weights of a torchvision, timm or small_resnet18 teacher: safetensors, or a PyTorch file of
-    tensors only. For an ensemble one for each, in order; "published" stands for the library's."""
+    """Weights of a torchvision, timm or small_resnet18 teacher: safetensors, or a PyTorch file, a
+    trainer's too; nothing in it is run. For an ensemble one for each, in order; "published" stands
+    for the library's."""
     teacher_checkpoint_key: str | None = None
     """Which state dict of such a file, such as state_dict_ema; state_dict or model if left out."""
     teacher_weight: UseAppendAction[tuple[float, ...]] = ()

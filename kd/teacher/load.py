@@ -38,10 +38,8 @@ def load_teacher(source: TeacherSource, classes: Sequence[str], size: Size) -> T
     # What cannot be seen into is asked twice: it may answer at random.
     asked = [probe(bare, len(known), size) for _ in range(1 if identity is None else 2)]
     if all(_are_probabilities(outputs) for outputs in asked):
-        network, asked = (
-            LogOutputs(network),
-            [outputs.clamp(min=ROUNDED).log() for outputs in asked],
-        )
+        network = LogOutputs(network)
+        asked = [outputs.clamp(min=ROUNDED).log() for outputs in asked]
     kept = [remembered(outputs.log_softmax(dim=1)) for outputs in asked]
     if not same_answers(kept[0], kept[-1]):
         raise UserError(
