@@ -10,9 +10,9 @@ from torch import Tensor
 
 from base.errors import UserError
 from base.processes import rank_slice
-from kd.images.loader import batches, drawn, shuffled
+from kd.images.loader import AnyView, batches, drawn, shuffled
 from kd.images.rendering import Frame
-from kd.images.splits import AnyView, Split
+from kd.images.splits import Split
 
 
 class Batch(NamedTuple):

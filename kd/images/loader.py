@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,6 +12,21 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from base.errors import UserError
+from kd.images.splits import Split
+
+
+@dataclass(frozen=True, eq=False)
+class AnyView(Dataset):
+    """The images of a split in every view: item (view, index) is image `index` in view `view`."""
+
+    split: Split
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor | int, ...]:
+        view, index = key
+        return self.split.view(view)[index]
 
 
 def shuffled(count: int, *key: int) -> list[int]:

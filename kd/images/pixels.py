@@ -18,7 +18,7 @@ from torchvision.transforms.v2 import functional
 from base.content import content_digest, sampled
 from base.errors import UserError
 from base.size import Size
-from kd.images.rgb import upright_rgb
+from kd.layout.rgb import upright_rgb
 
 # From this value on, a camera's height is its picture's width.
 ORIENTATION, SIDEWAYS = ExifTags.Base.Orientation, 5

@@ -144,20 +144,6 @@ class Split(Dataset):
         return replace(self, shown=frames)
 
 
-@dataclass(frozen=True, eq=False)
-class AnyView(Dataset):
-    """The images of a split in every view: item (view, index) is image `index` in view `view`."""
-
-    split: Split
-
-    def __len__(self) -> int:
-        return len(self.split)
-
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor | int, ...]:
-        view, index = key
-        return self.split.view(view)[index]
-
-
 def _shares(labels: Tensor, classes: int) -> Tensor:
     """Return one-hot labels [B, K]; 0 everywhere for -1."""
     return one_hot(labels.clamp(min=0), classes).float() * (labels >= 0)[:, None]

@@ -116,8 +116,7 @@ def prepare_teacher(
 ) -> CheckedTeacher:
     """Return the run's teacher: the opened one, that in `folder`, or one trained now; write facts.
 
-    Raises `UserError` when the run was begun with another teacher or other images, and for a
-    teacher that only guesses.
+    Raises `UserError` when the run was begun with another teacher, and for one that only guesses.
     """
     begun = (folder / "teacher.json").exists()
     if opened is None and begun:
@@ -129,7 +128,7 @@ def prepare_teacher(
     else:
         teacher = opened
         if begun:
-            _refuse_another(teacher.fingerprint, teacher.model, data, folder)
+            _refuse_another(teacher.fingerprint, teacher.model, folder)
     if is_main_process():
         write_facts(folder, _facts(request, teacher, data))
     return teacher
@@ -145,7 +144,6 @@ def _facts(request: TeacherRequest, teacher: CheckedTeacher, data: Data) -> dict
             for source, member in zip(request.sources, members, strict=True)
         ],
         "fingerprint": teacher.fingerprint,
-        "data": data.fingerprint(),
         "answers": _answers(model),
         "classes": list(data.classes),
         "search_accuracy": check.accuracy,
@@ -161,18 +159,18 @@ def _described(source: TeacherSource, member: Teacher | None) -> Mapping[str, ob
 def reload_teacher(
     request: TeacherRequest, data: Data, folder: Path, device: torch.device
 ) -> AnyTeacher:
-    """Load the teacher that a run was begun with; `UserError` when it or the images changed."""
+    """Load the teacher that a run was begun with; `UserError` when it is no longer the same."""
     if request.trained_here:
         model = load_saved_teacher(request.sources[0], folder, len(data.classes))
     else:
         model = _model(request, data)
     model.to(device)
-    _refuse_another(model.fingerprint(), model, data, folder)
+    _refuse_another(model.fingerprint(), model, folder)
     return model
 
 
-def _refuse_another(fingerprint: str, model: AnyTeacher | None, data: Data, folder: Path) -> None:
-    """Raise `UserError` unless the run in `folder` was begun with this teacher and these images.
+def _refuse_another(fingerprint: str, model: AnyTeacher | None, folder: Path) -> None:
+    """Raise `UserError` unless the run in `folder` was begun with this teacher.
 
     What is in a teacher's files may stay the same where its answers do not.
     """
@@ -187,11 +185,6 @@ def _refuse_another(fingerprint: str, model: AnyTeacher | None, data: Data, fold
         raise UserError(
             f"{folder}: begun with another teacher: its files are the same, its answers are not;"
             " bring that one back or give another --run"
-        )
-    if begun["data"] != data.fingerprint():
-        raise UserError(
-            f"{folder}: begun with other images ({begun['data']}, now {data.fingerprint()}); bring"
-            " them back or give another --run"
         )
 
 

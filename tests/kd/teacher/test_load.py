@@ -289,7 +289,7 @@ def test_saved_teacher_answers_with_the_same_bits(tmp_path: Path) -> None:
 def test_facts_come_back_and_must_be_whole(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no teacher here; run train\.py to its end first"):
         read_facts(tmp_path)
-    facts = {"classes": ["a", "b"], "fingerprint": "f", "data": "d", "search_accuracy": 0.75}
+    facts = {"classes": ["a", "b"], "fingerprint": "f", "search_accuracy": 0.75}
     facts["answers"] = [[], [-1.5, 0]]
     write_facts(tmp_path, facts)
     assert read_facts(tmp_path) == facts

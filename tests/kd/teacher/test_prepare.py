@@ -203,18 +203,6 @@ def test_a_run_keeps_a_teacher_whose_files_do_not_tell(
         reload_teacher(config.teacher_request(), data, tmp_path, CPU)
 
 
-def test_a_run_keeps_its_images(config: TrainConfig, data: Data, tmp_path: Path) -> None:
-    """A teacher that runs in every step has no stored outputs, which would tell."""
-    given = opened(config, data)
-    prepared(config, given, data, tmp_path)
-    inverted = load_data(data.settings)
-    inverted.train.images.pixels.copy_(255 - inverted.train.images.pixels)
-    with pytest.raises(UserError, match="begun with other images"):
-        prepared(config, given, inverted, tmp_path)
-    with pytest.raises(UserError, match="begun with other images"):
-        reload_teacher(config.teacher_request(), inverted, tmp_path, CPU)
-
-
 def test_stored_outputs_cannot_run_in_every_step(config: TrainConfig, data: Data) -> None:
     both = replace(config, teacher=("stored:elsewhere",), teacher_outputs="online")
     with pytest.raises(UserError, match="needs a teacher"):
