@@ -27,6 +27,8 @@ def upright_rgb(image: Image.Image, name: str) -> Image.Image:
         black, white = shades
         values = (np.asarray(upright, dtype=np.float32) - black) / (white - black)
         upright = Image.fromarray(np.clip(np.rint(255 * values), 0, 255).astype(np.uint8))
+    if upright.mode == "P" and upright.has_transparency_data:
+        upright = upright.convert("RGBA")  # Pillow warns where the palette goes first
     rgb = upright.convert("RGB")
     if upright.has_transparency_data:
         _refuse_drawn_in_transparency(upright, rgb, name)
