@@ -5,8 +5,8 @@ train; the one whose layers are `fused`, where they can be, is told beside it.
 
     python -m benchmarks.step --preset digits --batch 128
 
-Each step is forward, backward and optimiser on the same batch. `w` is the sandwich of four
-students, each on a quarter of the batch, cut out of the shared weights; `w, one fair student` takes
+Each step is forward, backward and optimiser on the same batch. `w` is that of four
+students of fair latency, each on a quarter of the batch, cut out of the shared weights; `w, one fair student` takes
 the whole batch through one student drawn at a log-uniform latency; `alpha` mixes all choices and
 gives each a gradient. Ratios are medians over the rounds, each against the static step of the same
 round. Memory is the peak of live bytes allocated in one step, from the profiler.
@@ -37,12 +37,12 @@ from export.timing.stopwatch import reference_ms, rounds
 from supernet.alpha import Alpha, LatencyMultiplier
 from supernet.latency_table import LatencyTable, table_shapes
 from supernet.presets import preset_space
-from supernet.sampling import FairSampler, fair_sampler, log_uniform
+from supernet.sampling import FairSampler, fair_sampler, log_uniform, log_uniform_each
 from supernet.space import Architecture, SearchSpace
 from supernet.student import Student, parameters_and_macs
 from supernet.supernet import Supernet
 from supernet.training.steps import AlphaDraw, AlphaState, alpha_step, w_step
-from supernet.training.weights import sandwich
+from supernet.training.weights import STUDENTS
 
 STATIC, STATIC_FUSED = "static largest", "static largest, fused"
 HOST_ROUNDS = 30
@@ -109,8 +109,9 @@ def steps(settings: Settings, space: SearchSpace) -> dict[str, object]:
     def fair(sampler: FairSampler) -> list:
         return [sampler.near(log_uniform(sampler.range_ms, draws), draws)]
 
-    def sandwich_step() -> None:
-        students = [*sandwich(space, draws), *fair(sampler), *fair(sampler)]
+    def quarters_step() -> None:
+        targets_ms = log_uniform_each(sampler.range_ms, STUDENTS, draws)
+        students = [sampler.near(target_ms, draws) for target_ms in targets_ms]
         w_step(shared, students, quarters, loss, shared_optimizer)
 
     def fair_step() -> None:
@@ -123,7 +124,7 @@ def steps(settings: Settings, space: SearchSpace) -> dict[str, object]:
     return {
         STATIC: static_step(Student(space, largest_of(space, 0)), batch),
         STATIC_FUSED: static_step(Student(space, largest_of(space, 1)), batch),
-        "w": sandwich_step,
+        "w": quarters_step,
         "w, one fair student": fair_step,
         "alpha": search_step,
     }

@@ -89,6 +89,18 @@ def log_uniform(range_ms: tuple[float, float], generator: np.random.Generator) -
     return float(np.exp(generator.uniform(*np.log(range_ms))))
 
 
+def log_uniform_each(
+    range_ms: tuple[float, float], count: int, generator: np.random.Generator
+) -> list[float]:
+    """Draw `count` budgets, ascending: one inside each of as many parts of equal ratio.
+
+    Each is log-uniform in its part, so that all of them together are in the range (stratified).
+    """
+    low, high = np.log(range_ms)
+    shares = (np.arange(count) + generator.random(count)) / count
+    return np.exp(low + (high - low) * shares).tolist()
+
+
 def _beta_of(table: LatencyTable, target_ms: float) -> float:
     scale = 1 / target_ms
     low, high = -1000.0 * scale, 1000.0 * scale

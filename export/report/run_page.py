@@ -9,9 +9,9 @@ from export.report.page import Section, write_report
 
 CURVES = (
     ("teacher", "accuracy"),
-    ("w", "largest"),
+    ("w", "slow"),
     ("w", "fair"),
-    ("w", "smallest"),
+    ("w", "fast"),
     ("alpha", "search_loss"),
     ("alpha", "expected_over_target"),
     ("alpha", "entropy"),

@@ -10,7 +10,7 @@ SHARE = 0.2
 UNDECIDED = 0.97  # mean entropy, relative to uniform
 COLLAPSED = 0.9  # probability of a stage's least depth
 RAN_AWAY = 10.0  # latency's multiplier, in losses
-NOT_FALLING = 0.98  # of the smallest student's first loss
+NOT_FALLING = 0.98  # of fast students' first loss
 APART = 1.5  # loss on the search split, in losses of fair students on the train split
 
 
@@ -75,11 +75,11 @@ def _ran_away(steps: Sequence[Mapping]) -> str | None:
 def _not_falling(w: Sequence[Mapping]) -> str | None:
     if not w:
         return None
-    first, last = fmean(_start(w, "smallest")), fmean(_end(w, "smallest"))
+    first, last = fmean(_start(w, "fast")), fmean(_end(w, "fast"))
     if last <= NOT_FALLING * first:
         return None
     return (
-        f"the smallest student's loss does not fall ({first:.3g} at first, {last:.3g} at the end): "
+        f"the loss of fast students does not fall ({first:.3g} at first, {last:.3g} at the end): "
         "shared weights do not learn; another --w-learning-rate, more --w-epochs"
     )
 

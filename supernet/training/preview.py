@@ -17,7 +17,7 @@ from supernet.latency_table import table_shapes
 from supernet.space import Architecture, SearchSpace
 from supernet.student import parameters_and_macs
 from supernet.supernet import Supernet
-from supernet.training.weights import FAIR
+from supernet.training.weights import STUDENTS
 
 # In ONNX Runtime, which packs a copy of the weights. Within 45 % for the presets
 # (docs/log/speed-and-memory.md).
@@ -35,9 +35,9 @@ def all_step_seconds(supernet: Supernet, images: Tensor, few: int) -> tuple[floa
 
 
 def w_seconds(supernet: Supernet, images: Tensor) -> float:
-    """Time a step of w on images [B, C, H, W] in seconds: largest, smallest, middle students."""
+    """Time a step of w on images [B, C, H, W] in seconds: middle students."""
     space = supernet.space
-    students = [space.largest(), space.smallest(), *([space.middle()] * FAIR)]
+    students = [space.middle()] * STUDENTS
 
     def step(some: Tensor) -> None:
         for architecture, share in zip(students, some.tensor_split(len(students)), strict=True):

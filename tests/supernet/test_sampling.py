@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.stats import kstest
 
 from base.errors import UserError
 from supernet.latency_table import LatencyTable
@@ -15,6 +16,7 @@ from supernet.sampling import (
     fair_sampler,
     fair_students,
     log_uniform,
+    log_uniform_each,
     mean_ms,
     random_as_fast,
     tilted_distribution,
@@ -89,6 +91,13 @@ def test_budgets_are_log_uniform(random: np.random.Generator) -> None:
     assert budgets.min() >= 2
     assert budgets.max() <= 32
     assert np.mean(budgets < 8) == pytest.approx(0.5, abs=0.04)
+
+
+def test_one_budget_lies_in_each_part_of_the_range(random: np.random.Generator) -> None:
+    drawn = np.array([log_uniform_each((2.0, 32.0), 4, random) for _ in range(1000)])
+    for part, (low, high) in zip(drawn.T, [(2, 4), (4, 8), (8, 16), (16, 32)], strict=True):
+        assert low <= part.min() < part.max() <= high
+        assert kstest(np.log(part / low) / np.log(2), "uniform").pvalue > 1e-3
 
 
 @pytest.fixture

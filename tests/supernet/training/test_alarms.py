@@ -28,7 +28,7 @@ def alpha(space: SearchSpace) -> Alpha:
 def healthy() -> list[dict]:
     """Losses that fall together, and a multiplier of the losses' size."""
     w = [
-        {"phase": "w", "step": s, "smallest": 2.0 - s / 100, "fair": 1.5 - s / 100, "largest": 1.0}
+        {"phase": "w", "step": s, "fast": 2.0 - s / 100, "fair": 1.5 - s / 100, "slow": 1.0}
         for s in STEPS
     ]
     steps = [{"phase": "alpha", "step": s, "search_loss": 0.7, "lambda": 0.5} for s in STEPS]
@@ -76,8 +76,8 @@ def test_a_multiplier_that_ran_away(alpha: Alpha) -> None:
     assert "ended at 70, 100 times the loss" in line
 
 
-def test_a_smallest_student_that_does_not_learn(alpha: Alpha) -> None:
-    (line,) = alarms(alpha, changed("w", smallest=2.0))
+def test_fast_students_that_do_not_learn(alpha: Alpha) -> None:
+    (line,) = alarms(alpha, changed("w", fast=2.0))
     assert "does not fall (2 at first, 2 at the end)" in line
 
 
@@ -87,6 +87,6 @@ def test_search_and_train_loss_apart(alpha: Alpha) -> None:
 
 
 def test_an_interrupted_beginning_does_not_count(alpha: Alpha) -> None:
-    """The lines of a run that was stopped would make the smallest student's loss look risen."""
-    stopped = [line | {"smallest": 0.01} for line in healthy() if line["phase"] == "w"][:4]
+    """The lines of a run that was stopped would make fast students' loss look risen."""
+    stopped = [line | {"fast": 0.01} for line in healthy() if line["phase"] == "w"][:4]
     assert alarms(alpha, [*stopped, *healthy()]) == []

@@ -1,9 +1,10 @@
-"""The shared weights learn, repeat bitwise for a seed, and both ends of the space are taught."""
+"""The shared weights learn, repeat bitwise for a seed, and students of all latencies are taught."""
 
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -13,9 +14,9 @@ from base.phase import Phase
 from supernet.choice.programme import programme
 from supernet.latency_table import LatencyTable
 from supernet.sampling import fair_sampler
-from supernet.space import FUSED, MBCONV, Architecture, Layer
+from supernet.space import Architecture
 from supernet.supernet import Supernet
-from supernet.training.weights import LOG_EVERY, WSettings, train_w
+from supernet.training.weights import LOG_EVERY, STUDENTS, WSettings, train_w
 from tests.labelled import Labelled
 
 SETTINGS = WSettings(steps=40, w_learning_rate=0.1, weight_decay=1e-4, precision="fp32", seed=0)
@@ -56,7 +57,7 @@ def test_every_kind_of_student_learns(table: LatencyTable) -> None:
     _, lines = trained(table)
     assert [step for step, _ in lines] == [0, 10, 20, 30, 39]
     first, last = lines[0][1], lines[-1][1]
-    for kind in ("largest", "smallest", "fair"):
+    for kind in ("fast", "slow", "fair"):
         assert last[kind] < 0.5 * first[kind]
     assert last["learning_rate"] < 1e-3 < 0.08 < max(line["learning_rate"] for _, line in lines)
 
@@ -71,21 +72,10 @@ def test_the_seed_fixes_every_bit(table: LatencyTable) -> None:
     )
 
 
-# The ends of every operation, by the width of the stage that they belong to.
-LARGEST = {
-    6: {MBCONV: Layer(MBCONV, 5, 2, False), FUSED: Layer(FUSED, 3, 1, False)},
-    8: {MBCONV: Layer(MBCONV, 3, 3, True), FUSED: Layer(FUSED, 3, 2, True)},
-}
-SMALLEST = {
-    4: {MBCONV: Layer(MBCONV, 3, 2, False), FUSED: Layer(FUSED, 3, 1, False)},
-    6: {MBCONV: Layer(MBCONV, 3, 1, False), FUSED: Layer(FUSED, 3, 2, True)},
-}
-
-
-def test_a_step_teaches_both_ends_and_two_fair_students(
+def test_a_step_teaches_students_of_every_latency(
     table: LatencyTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each on its own quarter of the batch; the fair ones differ from step to step."""
+    """Each on its own quarter of the batch, of its own quarter of all latencies in the mean."""
     taught: list[tuple[Architecture, int]] = []
     run = Supernet.student_logits
 
@@ -94,24 +84,17 @@ def test_a_step_teaches_both_ends_and_two_fair_students(
         return run(self, images, architecture)
 
     monkeypatch.setattr(Supernet, "student_logits", watched)
-    trained(table, steps=12)
-    assert len(taught) == 4 * 12
-    assert {count for _, count in taught} == {8}
-    for s in range(12):
-        largest, smallest = taught[4 * s][0], taught[4 * s + 1][0]
-        assert (largest.stem_width, smallest.stem_width) == (6, 4)
-        assert [len(stage.layers) for stage in largest.stages] == [2, 2]
-        assert [len(stage.layers) for stage in smallest.stages] == [1, 1]
-        for stage in largest.stages:
-            assert all(layer == LARGEST[stage.width][layer.operation] for layer in stage.layers)
-        for stage in smallest.stages:
-            assert all(layer == SMALLEST[stage.width][layer.operation] for layer in stage.layers)
-    operations = [
-        {taught[4 * s + end][0].stages[0].layers[0].operation for s in range(12)} for end in (0, 1)
-    ]
-    assert operations == [{MBCONV, FUSED}] * 2
-    fair = {taught[4 * s + i][0] for s in range(12) for i in (2, 3)}
-    assert len(fair) > 8
+    trained(table, steps=100)
+    assert len(taught) == STUDENTS * 100
+    assert {count for _, count in taught} == {32 // STUDENTS}
+    fastest_ms, slowest_ms = programme(table).range_ms()
+    ends = np.geomspace(fastest_ms, slowest_ms, STUDENTS + 1)
+    for i, (low, high) in enumerate(itertools.pairwise(ends)):
+        own = [table.predicted_ms(architecture) for architecture, _ in taught[i::STUDENTS]]
+        # Log-uniform from low to high: the mean is (high - low) / log(high / low).
+        mean_ms = (high - low) / np.log(high / low)
+        assert np.mean(own) == pytest.approx(mean_ms, abs=4 * np.std(own) / 10)
+        assert len(set(own)) > 5
 
 
 def test_settings_are_taken_from_a_run() -> None:
