@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 import safetensors
 import safetensors.torch
@@ -33,7 +34,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     A file of someone else's has no hash to compare with.
     """
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
+        # safetensors takes no name that is not UTF-8, but a file that is open.
+        with path.open("rb") as whole, _opened(whole) as file:
             tensors = {name: file.get_tensor(name) for name in list(file.keys())}
             facts = dict(json.loads((file.metadata() or {}).get("facts", "{}")))
     except (OSError, ValueError, TypeError, safetensors.SafetensorError) as error:
@@ -43,6 +45,10 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if facts.pop(DIGEST, None) not in (None, _digest(tensors)):
         raise UserError(f"{path}: damaged: not what was written; make it again")
     return tensors, facts
+
+
+def _opened(file: BinaryIO) -> safetensors.safe_open:
+    return safetensors.safe_open(f"/dev/fd/{file.fileno()}", framework="pt")
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 import onnxruntime
 
 from base.errors import UserError
+from base.streams import utf8
 
 
 @cache
@@ -48,9 +49,7 @@ def onnx_session(
     options.add_session_config_entry("session.force_spinning_stop", "1")
     try:
         with redirect_stdout(None):  # it prints a banner when it falls back to another provider
-            session = onnxruntime.InferenceSession(
-                str(model) if isinstance(model, Path) else model, options, providers=[provider]
-            )
+            session = onnxruntime.InferenceSession(_named(model), options, providers=[provider])
     except Exception as error:  # ONNX Runtime's own exceptions share no narrower base class
         if not isinstance(model, Path):
             raise
@@ -62,3 +61,10 @@ def onnx_session(
     if session.get_providers()[0] != provider:
         raise UserError(f"provider {provider}: did not start here; check its driver and libraries")
     return session
+
+
+def _named(model: bytes | Path) -> bytes | str:
+    """Return a model's content, or its file's name; where that is not UTF-8, the content."""
+    if isinstance(model, bytes):
+        return model
+    return str(model) if utf8(str(model)) == str(model) else model.read_bytes()

@@ -2,6 +2,7 @@
 
 import io
 import math
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from base.files import write_atomic
+from base.streams import utf8
 
 _INK, _MUTED, _GRID = "#1f2933", "#7b8794", "#e4e7eb"
 _DEEP, _PALE, _ACCENT = "#0b5d7a", "#b8c4ce", "#e07a1f"
@@ -23,6 +25,7 @@ _STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 11,
     "text.color": _INK,
+    "text.parse_math": False,  # a dollar in a name is a dollar
     "axes.edgecolor": _MUTED,
     "axes.labelcolor": _INK,
     "axes.spines.top": False,
@@ -111,7 +114,9 @@ def students_figure(
         axes.plot(*_xy(list(students.values())), "*", label="students", zorder=4, **star)
         for name, point in students.items():
             below = {"xytext": (0, -16), "textcoords": "offset points", "ha": "center"}
-            axes.annotate(name, (point.ms, point.accuracy), fontsize=9.5, color=_MUTED, **below)
+            axes.annotate(
+                utf8(name), (point.ms, point.accuracy), fontsize=9.5, color=_MUTED, **below
+            )
         _latency_axis(axes, [point.ms for point in students.values()])
         axes.yaxis.set_major_formatter(lambda accuracy, _: f"{100 * accuracy:g} %")
         axes.set_ylabel("accuracy on the test split")
@@ -169,7 +174,7 @@ def curves_figure(
         grid = figure.subplots(rows, columns, squeeze=False).ravel()
         for axes, (phase, name) in zip(grid, panels, strict=False):
             _curve(axes, *_series(metrics, phase, name))
-            axes.set_title(f"{phase} · {name}", loc="left", fontsize=10.5)
+            axes.set_title(utf8(f"{phase} · {name}"), loc="left", fontsize=10.5)
         figure.supxlabel("step", fontsize=10)
         for axes in grid[len(panels) :]:
             axes.set_axis_off()
@@ -222,7 +227,7 @@ def _strips(axes: Axes, decisions: Sequence[tuple[str, Mapping[str, float]]], ro
             axes.text(
                 (place + 1) * width - 0.02, s=f"{100 * probability:.0f} %", ha="right", **text
             )
-    axes.set_yticks(range(len(decisions)), [name for name, _ in decisions], fontsize=10)
+    axes.set_yticks(range(len(decisions)), [utf8(name) for name, _ in decisions], fontsize=10)
     axes.set(xlim=(0, 1), ylim=(rows - 0.5, -0.5), xticks=[])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
@@ -231,7 +236,8 @@ def _strips(axes: Axes, decisions: Sequence[tuple[str, Mapping[str, float]]], ro
 @contextmanager
 def _written(path: Path, width: float, height: float) -> Iterator[Figure]:
     """A figure of the house style, `width` × `height` inches, written whole after the block."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # boxes stand for letters that no font has
         figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
         figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
         yield figure

@@ -1,12 +1,15 @@
 """The local report: one HTML file that needs nothing else, and tables for the terminal."""
 
 import base64
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
 from base.files import write_atomic
+from base.streams import utf8
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1f2933; --muted: #616e7c; --line: #e4e7eb;
@@ -67,7 +70,25 @@ def write_report(path: Path, title: str, sections: Sequence[Section]) -> None:
 </body>
 </html>
 """
-    write_atomic(path, page.encode())
+    write_atomic(path, utf8(page).encode())
+
+
+@contextmanager
+def drawing_last(path: Path, mend: str = "") -> Iterator[None]:
+    """Say in one line why `path` was not drawn, whatever the reason, and how to `mend` that.
+
+    What comes last must not lose what came before: results are on disk already.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = "".join(str(error).splitlines()[:1])
+        print(
+            f"{path}: not drawn ({type(error).__name__}: {reason}); all results are kept{mend}",
+            file=sys.stderr,
+        )
+        with suppress(OSError):
+            path.unlink()  # an older one would pass for it
 
 
 def _section(section: Section) -> str:

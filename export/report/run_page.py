@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from export.report.figures import Point, choices_figure, curves_figure, front_figure
-from export.report.page import Section, write_report
+from export.report.page import Section, drawing_last, write_report
 
 CURVES = (
     ("teacher", "accuracy"),
@@ -36,20 +36,24 @@ class RunReport:
 
 
 def write_run_report(run: Path, report: RunReport) -> None:
-    """Write front.png, curves.png, choices.png and report.html into the folder of a run."""
-    ylabel = "accuracy on the search split, shared weights"
-    front_figure(run / "front.png", report.front, report.survey, report.unit_of_work, ylabel)
-    curves_figure(run / "curves.png", report.metrics, CURVES)
-    choices_figure(run / "choices.png", report.probabilities)
-    preferred = f"What alpha prefers at {report.middle_ms:.1f} ms"
-    sections = [
-        Section("Result", table=report.rows, pictures=[run / "front.png"]),
-        Section(preferred, pictures=[run / "choices.png"]),
-        Section("How the search went", pictures=[run / "curves.png"]),
-        Section("Latency table", table=_rows(report.provenance)),
-        Section("Settings", table=_rows(report.settings)),
-    ]
-    write_report(run / "report.html", f"Oyster: {run.name}", sections)
+    """Write front.png, curves.png, choices.png and report.html into the folder of a run.
+
+    What cannot be drawn is said.
+    """
+    with drawing_last(run / "report.html", "; the same command with --resume draws it"):
+        ylabel = "accuracy on the search split, shared weights"
+        front_figure(run / "front.png", report.front, report.survey, report.unit_of_work, ylabel)
+        curves_figure(run / "curves.png", report.metrics, CURVES)
+        choices_figure(run / "choices.png", report.probabilities)
+        preferred = f"What alpha prefers at {report.middle_ms:.1f} ms"
+        sections = [
+            Section("Result", table=report.rows, pictures=[run / "front.png"]),
+            Section(preferred, pictures=[run / "choices.png"]),
+            Section("How the search went", pictures=[run / "curves.png"]),
+            Section("Latency table", table=_rows(report.provenance)),
+            Section("Settings", table=_rows(report.settings)),
+        ]
+        write_report(run / "report.html", f"Oyster: {run.name}", sections)
 
 
 def _rows(facts: Mapping[str, object]) -> list[tuple[str, str]]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from export.report.figures import curves_figure
-from export.report.page import Section, write_report
+from export.report.page import Section, drawing_last, write_report
 
 CONTROLS = {"random": ("random student", "search"), "labels": ("without teacher", "teacher")}
 
@@ -80,18 +80,20 @@ def write_student_report(
 ) -> None:
     """Write curves.png and report.html of one student; `architecture` is its JSON form.
 
-    `retraining` are the lines of metrics.jsonl that its training logged.
+    `retraining` are the lines of metrics.jsonl that its training logged. What cannot be drawn is
+    said.
     """
-    phase = f"student_{folder.name}"
-    curves_figure(folder / "curves.png", retraining, [(phase, "loss"), (phase, "accuracy")])
-    header = ("part", "width", "operation", "kernel", "expansion", "squeeze-and-excitation")
-    sections = [
-        Section("Result", table=summary_rows(facts, folder / "student.onnx")),
-        Section("Architecture", table=parts_of(architecture), header=header),
-        Section("Retraining", pictures=[folder / "curves.png"]),
-        Section("All numbers", table=[(key, str(value)) for key, value in facts.items()]),
-    ]
-    write_report(folder / "report.html", f"Oyster: student within {folder.name}", sections)
+    with drawing_last(folder / "report.html", " in metrics.json"):
+        phase = f"student_{folder.name}"
+        curves_figure(folder / "curves.png", retraining, [(phase, "loss"), (phase, "accuracy")])
+        header = ("part", "width", "operation", "kernel", "expansion", "squeeze-and-excitation")
+        sections = [
+            Section("Result", table=summary_rows(facts, folder / "student.onnx")),
+            Section("Architecture", table=parts_of(architecture), header=header),
+            Section("Retraining", pictures=[folder / "curves.png"]),
+            Section("All numbers", table=[(key, str(value)) for key, value in facts.items()]),
+        ]
+        write_report(folder / "report.html", f"Oyster: student within {folder.name}", sections)
 
 
 def _rivals(facts: Mapping) -> list[tuple[str, str]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from base.errors import UserError
 from base.files import read_json
 from export.report.figures import Point, students_figure
+from export.report.page import drawing_last
 
 NUMBERS = (
     "target_ms",
@@ -83,13 +84,18 @@ def _row(name: str, facts: Mapping) -> tuple[str, ...]:
 
 
 def write_pareto(path: Path, students: Mapping[str, Mapping], unit: str) -> None:
-    """Draw accuracy against latency of all `students`, beside their teacher's accuracy."""
+    """Draw accuracy against latency of all `students`, beside their teacher's accuracy.
+
+    What cannot be drawn is said.
+    """
     assert students, "a search has found at least one"
-    points = {
-        name: Point(milliseconds(facts), facts["test_accuracy"]) for name, facts in students.items()
-    }
-    teachers = [facts["teacher_test_accuracy"] for facts in students.values()]
-    students_figure(path, points, pareto(list(points.values())), teachers[0], unit)
+    with drawing_last(path, "; the next search draws it"):
+        points = {
+            name: Point(milliseconds(facts), facts["test_accuracy"])
+            for name, facts in students.items()
+        }
+        teachers = [facts["teacher_test_accuracy"] for facts in students.values()]
+        students_figure(path, points, pareto(list(points.values())), teachers[0], unit)
 
 
 def pareto(points: Sequence[Point]) -> list[Point]:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from base.errors import UserError
 from base.files import ARCHIVE_ERRORS
+from base.streams import open_streams
 from export.onnx_session import check_provider
 from export.timing.measurement import (
     Measurement,
@@ -112,6 +113,7 @@ def options_of(argv: list[str]) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
+    open_streams()
     try:
         main(options_of(sys.argv[1:]))
     except (UserError, OSError) as error:

@@ -179,7 +179,8 @@ class InShards:
 
     def digest(self) -> bytes:
         """Hash of the shards' names, of where their images lie, and of a sample of content."""
-        digest = hashlib.sha256("\0".join(path.name for path in self.shards).encode())
+        names = "\0".join(path.name for path in self.shards)
+        digest = hashlib.sha256(names.encode("utf-8", "surrogateescape"))
         digest.update(self.places.contiguous().numpy().data)
         places = self.places[sampled(len(self.places))].tolist()
         digest.update(content_digest((self.shards[n], *place) for n, *place in places))

@@ -68,8 +68,9 @@ class Program(nn.Module):
         super().__init__()
         check_archive(path)
         try:
-            with _quiet("torch.export"):  # it would log a traceback beside what it raises
-                program = torch.export.load(path)
+            # It would log a traceback beside what it raises.
+            with _quiet("torch.export"), path.open("rb") as file:
+                program = torch.export.load(file)
             # Guards are code made from text of the file.
             module = program.module(check_guards=False)
             (name,) = program.graph_signature.user_inputs

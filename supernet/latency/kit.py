@@ -38,6 +38,7 @@ MODULES = (
     "base/errors.py",
     "base/files.py",
     "base/size.py",
+    "base/streams.py",
     "export/__init__.py",
     "export/onnx_session.py",
     "export/timing/__init__.py",

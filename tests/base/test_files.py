@@ -176,6 +176,14 @@ def test_files_of_others_have_no_hash_and_are_read(tmp_path: Path) -> None:
     assert torch.equal(read_tensors(path)[0]["w"], torch.ones(2))
 
 
+def test_tensors_lie_under_any_name(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"run\xff") / "w.safetensors"
+    write_tensors(path, {"a": torch.arange(3.0)}, {"name": path.parent.name})
+    tensors, facts = read_tensors(path)
+    assert tensors["a"].tolist() == [0, 1, 2]
+    assert facts == {"name": path.parent.name}
+
+
 def test_json_that_is_no_object_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text("[1, 2]")

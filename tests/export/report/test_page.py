@@ -1,11 +1,14 @@
 """The report: everything inside, nothing executed, nothing fetched."""
 
 import base64
+import os
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pytest
+
 from export.report.figures import choices_figure
-from export.report.page import Section, table_text, write_report
+from export.report.page import Section, drawing_last, table_text, write_report
 
 HOSTILE = '<script>alert("1")</script> & <img src="https://example.com/x.png">'
 
@@ -67,3 +70,23 @@ def test_table_text_aligns_its_second_column() -> None:
     text = table_text([("target_ms", "20"), ("test accuracy", "96 %"), ("seed", "")])
     assert text.splitlines() == ["target_ms      20", "test accuracy  96 %", "seed"]
     assert table_text([]) == ""
+
+
+def test_names_that_are_not_utf8(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    write_report(tmp_path / f"{name}.html", name, [Section("classes", name, [(name, name)])])
+    assert Page(tmp_path / f"{name}.html").texts.count("caf\\udce9") == 5
+
+
+def test_what_cannot_be_drawn_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """What an earlier run has drawn does not stand in for it."""
+    path = tmp_path / "report.html"
+    path.write_text("older")
+    with drawing_last(path, "; draw it again"):
+        raise TypeError("a glyph\nof many lines")
+    assert capsys.readouterr().err == (
+        f"{path}: not drawn (TypeError: a glyph); all results are kept; draw it again\n"
+    )
+    assert not path.exists()
+    with pytest.raises(KeyboardInterrupt), drawing_last(path):
+        raise KeyboardInterrupt

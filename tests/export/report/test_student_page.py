@@ -1,6 +1,9 @@
 """The table at the end says what was kept and what was not."""
 
+import os
 from pathlib import Path
+
+import pytest
 
 from export.report.student_page import parts_of, summary_rows, write_student_report
 
@@ -105,3 +108,16 @@ def test_rivals_stand_beside_the_student_and_the_best_is_named() -> None:
     assert rows["rival resnet18"] == "33.00 ms, slower than the budget: left out"
     assert rows["best"] == "RIVAL IS BETTER: plain:8-32-64"
     assert "best" not in dict(summary_rows(FACTS, Path("student.onnx")))
+
+
+@pytest.mark.parametrize("name", [os.fsdecode(b"ph\xff-20ms"), "a$b$\\frac{-20ms", "日本-20ms"])
+def test_a_student_of_any_name_has_its_report(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture
+) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    architecture = {"stem_width": 8, "head_width": 0, "stages": []}
+    lines = [{"phase": f"student_{name}", "step": s, "loss": 1.0, "accuracy": 0.5} for s in (1, 2)]
+    write_student_report(folder, FACTS, architecture, lines)
+    assert "not drawn" not in capsys.readouterr().err
+    assert (folder / "report.html").stat().st_size > 10_000

@@ -1,6 +1,7 @@
 """The list of students: read, sorted, laid out in columns, and their front by brute force."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -161,3 +162,18 @@ def test_the_figure_has_every_student_and_their_front(
     by_hand = tmp_path / "by hand.png"
     students_figure(by_hand, {"a": a, "b": b, "c": c}, [a, b], teacher, "one unit")
     assert (tmp_path / "pareto.png").read_bytes() == by_hand.read_bytes()
+
+
+def test_students_of_any_name_are_drawn(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    names = (os.fsdecode(b"ph\xff-20ms"), "a$b$\\frac{-20ms")
+    write_pareto(tmp_path / "pareto.png", {name: facts() for name in names}, "a unit")
+    assert "not drawn" not in capsys.readouterr().err
+    assert (tmp_path / "pareto.png").stat().st_size > 10_000
+
+
+def test_a_front_that_cannot_be_drawn_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "pareto.png").mkdir()
+    write_pareto(tmp_path / "pareto.png", {"20ms": facts()}, "a unit")
+    assert "pareto.png: not drawn (UserError: " in capsys.readouterr().err

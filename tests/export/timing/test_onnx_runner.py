@@ -1,5 +1,6 @@
 """Sessions are as the unit of work says; what cannot be opened is refused in one line."""
 
+import os
 from pathlib import Path
 
 import onnx
@@ -134,3 +135,9 @@ def test_bytes_that_are_no_model_are_no_fault_of_the_user() -> None:
     with pytest.raises(Exception, match=r"(?i)protobuf") as raised:
         onnx_session(b"\x80\x04pickled\x00\xff" * 9)
     assert not isinstance(raised.value, UserError)
+
+
+def test_a_file_of_any_name_is_opened(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"student\xff.onnx")
+    path.write_bytes(relu())
+    onnx_runner(path, (3, 4, 5), UnitOfWork(2, (4, 5)))()

@@ -1,6 +1,7 @@
 """Tar shards: the same data as the same images in folders, damage named, order kept."""
 
 import io
+import os
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -205,3 +206,8 @@ def test_texts_are_tensors_and_come_back() -> None:
     assert list(kept) == texts
     assert len(kept) == 4
     assert all(isinstance(part, torch.Tensor) for part in vars(kept).values())
+
+
+def test_shards_of_any_name(tmp_path: Path) -> None:
+    path = shard(tmp_path / os.fsdecode(b"caf\xe9.tar"), range(CLASSES * EACH))
+    assert load_data(DataSettings(str(path), resolution=(8, 8))).fingerprint()

@@ -1,5 +1,6 @@
 """A saved program answers as its module did; a file that is none is refused in one line."""
 
+import os
 import zipfile
 from pathlib import Path
 
@@ -113,3 +114,9 @@ def test_files_that_are_no_program(saved: Path, tmp_path: Path) -> None:
         archive.writestr("teacher/notes.txt", "no program")
     with pytest.raises(UserError, match="no program"):
         Program(path)
+
+
+def test_a_program_of_any_name_is_opened(saved: Path, tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"teacher\xff.pt2")
+    path.write_bytes(saved.read_bytes())
+    assert torch.equal(Program(path)(images(2)), Program(saved)(images(2)))

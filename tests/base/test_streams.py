@@ -1,0 +1,80 @@
+"""What is printed: any text, to whoever reads it or to nobody."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from base.streams import utf8
+from tests.smoke import ROOT
+
+ODD = os.fsdecode(b"z\xff")
+PRINTS = """
+import os, sys
+from base.exit_status import run_script
+
+def main():
+    print("3\\u00d796", os.fsdecode(b"z\\xff"))
+    with open(sys.argv[1], "w") as file:
+        os.system("echo from a library")
+        file.write("whole")
+
+run_script("x.py", main, "")
+"""
+
+
+def printing(
+    tmp_path: Path, redirection: str, **environment: str
+) -> tuple[subprocess.CompletedProcess, str]:
+    """Run a script that prints and writes a file; return how it ended, and the file's content."""
+    command = f'exec "{sys.executable}" -c "$0" "$1" {redirection}'
+    done = subprocess.run(
+        ["bash", "-c", command, PRINTS, str(tmp_path / "file")],
+        **{"cwd": ROOT, "env": os.environ | environment, "capture_output": True},
+        check=False,
+    )
+    return done, (tmp_path / "file").read_text() if (tmp_path / "file").exists() else ""
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"PYTHONIOENCODING": "ascii"}, b"3\\xd796 z\\udcff\nfrom a library\n"),
+        ({"PYTHONIOENCODING": "latin-1"}, b"3\xd796 z\\udcff\nfrom a library\n"),
+        ({"PYTHONIOENCODING": "utf-8:strict"}, "3×96 z\\udcff\nfrom a library\n".encode()),
+        (
+            {"LANG": "C", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+            b"3\\xd796 z\\udcff\nfrom a library\n",
+        ),
+    ],
+    ids=["ascii", "latin-1", "strict", "C"],
+)
+def test_any_text_on_any_terminal(tmp_path: Path, environment: dict[str, str], said: bytes) -> None:
+    done, written = printing(tmp_path, "", PYTHONUNBUFFERED="1", **environment)
+    assert (done.returncode, done.stdout, written) == (0, said, "whole"), done.stderr
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_nobodys_loss(tmp_path: Path, closed: str) -> None:
+    """Nor does what a library prints end in a file that was opened in a closed stream's place."""
+    done, written = printing(tmp_path, closed)
+    assert (done.returncode, written) == (0, "whole")
+
+
+def test_nobody_reads_the_errors(tmp_path: Path) -> None:
+    done, _ = printing(tmp_path, "2> >(exec true)", PYTHONUNBUFFERED="1")
+    assert done.returncode in (0, 141)  # the reader may still be there
+
+
+def test_a_full_disk_behind_stdout_is_one_line(tmp_path: Path) -> None:
+    done, _ = printing(tmp_path, "> /dev/full")
+    assert done.returncode == 2
+    (line,) = done.stderr.decode().splitlines()
+    assert line.startswith("x.py: the disk: No space left on device; make room there")
+
+
+def test_names_in_utf8() -> None:
+    assert utf8(ODD) == "z\\udcff"
+    assert utf8("日本 é ×") == "日本 é ×"
