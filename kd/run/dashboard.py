@@ -2,6 +2,7 @@
 
 import netrc
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -9,20 +10,23 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import wandb
+from pydantic import ValidationError
 
 from base.errors import UserError
+from base.streams import utf8
 
 # Seconds: W&B is offline where they pass; what it could not take until then, stays in its folder.
 REACHED_WITHIN, FINISHED_WITHIN = 30, 600
-# What W&B raises when its service is not to be had, or has died.
-LOST = (wandb.Error, OSError)
+LONGEST_NAME = 128  # of an artifact
+PUBLIC_HOST = "api.wandb.ai"  # netrc may know it so, by whatever address W&B calls it itself
 
 
 class Dashboard:
     """One W&B run, whose files lie in the run's folder.
 
-    Online with WANDB_MODE=online or an API key, offline otherwise, and where W&B cannot be reached.
-    When its service dies, that is said once, and everything goes on without it.
+    What W&B's own settings and the WANDB_ variables say is respected. Where they say nothing, it is
+    online with an API key and offline otherwise, and where W&B cannot be reached. When W&B fails,
+    that is said once, and everything goes on without it.
     """
 
     def __init__(self, folder: Path, config: dict, job: str, run_id: str) -> None:
@@ -31,6 +35,7 @@ class Dashboard:
 
     def log(self, phase: str, step: int, numbers: Mapping[str, float]) -> None:
         """Keep numbers of one step of a phase."""
+        phase = utf8(phase)
         if phase not in self._phases:
             self._phases.add(phase)
             self._try(lambda run: run.define_metric(f"{phase}/step", hidden=True))
@@ -40,17 +45,20 @@ class Dashboard:
 
     def summary(self, values: Mapping[str, object]) -> None:
         """Set values that are not a series."""
-        self._try(lambda run: run.summary.update(values))
+        self._try(lambda run: run.summary.update(_said(values)))
 
     def artifact(self, path: Path, name: str, kind: str) -> None:
         """Keep a file, read from where it lies when it is uploaded."""
 
         def upload(run: wandb.Run) -> None:
-            artifact = wandb.Artifact(name, type=kind)
+            artifact = wandb.Artifact(_artifact_name(name), type=kind)
             artifact.add_file(str(path), policy="immutable", skip_cache=True)
             run.log_artifact(artifact)
 
-        self._try(upload)
+        if _is_utf8(path):
+            self._try(upload)
+        elif self._run:
+            print(f"W&B: not given {path}: its name is not UTF-8", file=sys.stderr)
 
     def finish(self, exit_code: int) -> None:
         """End it, uploading what is left."""
@@ -61,49 +69,93 @@ class Dashboard:
             return
         try:
             call(self._run)
-        except LOST as error:
-            reason = _first_line(error)
-            print(
-                f"W&B: lost ({reason}); going on without it, all numbers are in metrics.jsonl",
-                file=sys.stderr,
-            )
+        except Exception as error:  # its service fails in ways of its own
+            _say_lost(_first_line(error))
             self._run = None
-            with suppress(*LOST):
+            with suppress(Exception):
                 wandb.teardown()
 
 
-def _begun(folder: Path, config: dict, job: str, run_id: str) -> wandb.Run:
-    mode = os.environ.get("WANDB_MODE") or ("online" if _has_api_key() else "offline")
-    limits = {"init_timeout": REACHED_WITHIN, "finish_timeout": FINISHED_WITHIN}
-    settings = wandb.Settings(silent=True, console="off", **limits)
-    shared = {
-        "project": "oyster",
-        "id": run_id,
-        "resume": "allow",
-        "name": folder.name,
-        "job_type": job,
-        "dir": folder,
-        "config": config,
-        "settings": settings,
-    }
+def _said(value: object) -> object:
+    """Return plain values with every text in UTF-8."""
+    if isinstance(value, Mapping):
+        return {utf8(str(name)): _said(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_said(inner) for inner in value]
+    return utf8(value) if isinstance(value, str) else value
+
+
+def _is_utf8(path: Path) -> bool:
+    return utf8(str(path)) == str(path)
+
+
+def _artifact_name(name: str) -> str:
+    """Return a name as W&B takes it."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name)[:LONGEST_NAME]
+
+
+def _say_lost(reason: str) -> None:
+    print(
+        f"W&B: lost ({reason}); going on without it, all numbers are in metrics.jsonl",
+        file=sys.stderr,
+    )
+
+
+def _begun(folder: Path, config: dict, job: str, run_id: str) -> wandb.Run | None:
     try:
-        return wandb.init(mode=mode, **shared)
+        return _run(_settings(folder, job, run_id), _said(config))
+    except ValidationError as error:
+        reason = " ".join(str(error).split("[type")[0].split())
+        raise UserError(f"W&B: {reason}; change the WANDB_ variable of that name") from error
+    except Exception as error:  # whatever it is, the run does not need W&B
+        _say_lost(_first_line(error))
+        return None
+
+
+def _settings(folder: Path, job: str, run_id: str) -> wandb.Settings:
+    """Return what W&B's environment and files of settings leave open."""
+    own = wandb.setup().settings
+    fallback = {
+        "project": "oyster",
+        "run_id": run_id,
+        "resume": "allow",
+        "run_name": utf8(folder.name),
+        "run_job_type": job,
+        "root_dir": str(folder),
+        "silent": True,
+        "console": "off",
+        "init_timeout": REACHED_WITHIN,
+        "finish_timeout": FINISHED_WITHIN,
+        "mode": "online" if _has_credentials(own) else "offline",
+    }
+    asked = own.model_fields_set
+    settings = wandb.Settings(**{name: v for name, v in fallback.items() if name not in asked})
+    root = Path(own.root_dir if "root_dir" in asked else folder)
+    if own.mode != "disabled" and not _is_utf8(root):
+        raise OSError(f"{root}: a name that is not UTF-8; WANDB_DIR may name another folder")
+    return settings
+
+
+def _run(settings: wandb.Settings, config: object) -> wandb.Run:
+    try:
+        return wandb.init(config=config, settings=settings)
     except wandb.Error as error:
         print(f"W&B: no online run ({_first_line(error)}); continuing offline", file=sys.stderr)
         wandb.teardown()  # its service would hold on to the name of the run
-        return wandb.init(mode="offline", **shared)
-    except ValueError as error:
-        reason = " ".join(str(error).split("[type")[0].split())
-        raise UserError(f"W&B: {reason}; change the WANDB_ variable of that name") from error
+        settings.mode = "offline"
+        return wandb.init(config=config, settings=settings)
 
 
-def _has_api_key() -> bool:
-    """Whether W&B would find a key in the environment or in netrc."""
-    if os.environ.get("WANDB_API_KEY"):
+def _has_credentials(own: wandb.Settings) -> bool:
+    """Whether W&B would find a key, in its settings or in netrc, or a token."""
+    if own.api_key or own.identity_token_file:
         return True
-    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).netloc
+    hosts = [urlsplit(own.base_url).netloc]
+    if "base_url" not in own.model_fields_set:
+        hosts.append(PUBLIC_HOST)
     try:
-        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
+        known = netrc.netrc(os.environ.get("NETRC"))
+        return any(known.authenticators(host) for host in hosts)
     except (OSError, netrc.NetrcParseError):
         return False
 

@@ -1,10 +1,11 @@
 """A run's numbers in W&B: without an account, without a network, and when the network goes."""
 
 import json
+import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import wandb
 
 import kd.run.dashboard
 from base.errors import UserError
+from base.streams import open_streams
 from kd.run.metrics import Metrics
 from tests.smoke import ROOT
 
@@ -40,12 +42,30 @@ def test_without_an_account_wandb_is_offline_inside_the_run(
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.fixture
+def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], wandb.Settings]:
+    """Begin a run that W&B is told of and does not begin; return the settings it would have."""
+    monkeypatch.chdir(tmp_path)  # W&B's own settings may lie there
+    told = []
+
+    def init(config: dict, settings: wandb.Settings) -> None:
+        told.append(wandb.setup().settings.model_copy())
+        told[-1].update_from_settings(settings)
+
+    def begin() -> wandb.Settings:
+        monkeypatch.setattr(kd.run.dashboard.wandb, "init", init)
+        Metrics(tmp_path / "run", CONFIG, "train")
+        return told[-1]
+
+    return begin
+
+
 @pytest.mark.parametrize(
     ("environment", "netrc", "mode"),
     [
         ({}, "", "offline"),
-        ({"WANDB_API_KEY": "k"}, "", "online"),
-        ({"WANDB_API_KEY": "k", "WANDB_MODE": "disabled"}, "", "disabled"),
+        ({"WANDB_API_KEY": "k" * 40}, "", "online"),
+        ({"WANDB_API_KEY": "k" * 40, "WANDB_MODE": "disabled"}, "", "disabled"),
         ({"WANDB_MODE": "online"}, "", "online"),
         ({}, "machine api.wandb.ai login user password k", "online"),
         ({}, "machine example.org login user password k", "offline"),
@@ -54,21 +74,79 @@ def test_without_an_account_wandb_is_offline_inside_the_run(
     ],
 )
 def test_wandb_mode(
+    begun: Callable[[], wandb.Settings],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     environment: dict[str, str],
     netrc: str,
     mode: str,
 ) -> None:
-    asked = []
-    monkeypatch.setattr(
-        kd.run.dashboard.wandb, "init", lambda **options: asked.append(options["mode"])
-    )
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     (tmp_path / "netrc").write_text(netrc)
-    Metrics(tmp_path / "run", CONFIG, "train")
-    assert asked == [mode]
+    assert begun().mode == mode
+
+
+@pytest.mark.parametrize("mode", ["offline", "disabled"])
+def test_what_wandb_was_told_before_is_heeded(
+    begun: Callable[[], wandb.Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    """As `wandb offline` and `wandb disabled` leave it, beside a key."""
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    (tmp_path / "wandb").mkdir()
+    content = f"[default]\nmode = {mode}\nproject = theirs\nentity = somebody\n"
+    (tmp_path / "wandb" / "settings").write_text(content)
+    settings = begun()
+    assert (settings.mode, settings.project, settings.entity) == (mode, "theirs", "somebody")
+
+
+def test_variables_of_wandb_come_first(
+    begun: Callable[[], wandb.Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = begun()
+    assert (own.project, own.run_name, own.root_dir) == ("oyster", "run", str(tmp_path / "run"))
+    wandb.teardown()
+    asked = {
+        **{"project": "theirs", "entity": "somebody", "name": "first", "dir": str(tmp_path)},
+        **{"run_id": "abc", "resume": "never", "job_type": "sweep", "silent": "false"},
+        "run_group": "g",
+    }
+    for name, value in asked.items():
+        monkeypatch.setenv(f"WANDB_{name.upper()}", value)
+    settings = begun()
+    assert (settings.project, settings.entity, settings.run_name) == ("theirs", "somebody", "first")
+    assert (settings.root_dir, settings.run_id, settings.resume) == (str(tmp_path), "abc", "never")
+    assert (settings.run_job_type, settings.silent, settings.run_group) == ("sweep", False, "g")
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_names_that_are_not_utf8_lose_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, elsewhere: bool, capsys: pytest.CaptureFixture
+) -> None:
+    """W&B cannot keep its files under such a name, but it can elsewhere."""
+    open_streams()
+    if elsewhere:
+        monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    odd = os.fsdecode(b"z\xff")
+    folder = tmp_path / odd
+    with Metrics(folder, CONFIG | {"data": {"source": odd}}, "train") as metrics:
+        (folder / "file").write_text("hello")
+        metrics.log(f"student_{odd}", 1, loss=0.5)
+        metrics.summary(classes=[odd], **{f"{odd}/target": 1.0})
+        metrics.artifact(folder / "file", f"student-{odd} (1)", "model")
+    said = capsys.readouterr().err
+    assert ("W&B: lost (" in said) is not elsewhere
+    assert ("W&B: not given " in said) is elsewhere
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 1
+    if elsewhere:
+        assert b"student_z\\udcff/loss" in kept(tmp_path, "offline-run")
+
+
+def test_an_artifact_of_any_name_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "file.txt").write_text("hello")
+    with Metrics(tmp_path / "run", CONFIG, "train") as metrics:
+        metrics.artifact(tmp_path / "file.txt", "student-日本 (1)-20ms" + "x" * 200, "model")
+    assert b"student--1--20msx" in kept(tmp_path / "run", "offline-run")
 
 
 def test_a_wandb_that_cannot_be_reached_is_offline_and_nothing_is_lost(
