@@ -21,7 +21,7 @@ from torch import nn
 from base.errors import UserError
 from base.exit_status import run_script
 from base.files import write_json
-from base.processes import from_main_process, join_processes, print_once
+from base.processes import from_main_process, join_processes, print_once, this_process
 from export.report.page import table_text
 from export.report.student_page import summary_rows, write_student_report
 from export.report.students import budget_kept, read_students, students_text, write_pareto
@@ -70,9 +70,6 @@ from supernet.training.storage import (
     save_alpha,
 )
 
-PROCESSES = join_processes()
-DEVICE = PROCESSES.device
-
 
 @dataclass(frozen=True)
 class TrainedRun:
@@ -93,6 +90,7 @@ class TrainedRun:
 def main(config: SearchConfig) -> bool:
     """Make one student a budget; return whether all of them kept their promises."""
     check_settings(config)
+    processes = join_processes()
     train_config = searched_config(config)
     outline = run_preset(train_config.preset, train_config.space, config.run)
     size, classes = outline.size(train_config.resolution), read_facts(config.run)["classes"]
@@ -116,14 +114,14 @@ def main(config: SearchConfig) -> bool:
     with open_metrics(config.run, settings_of(config), "search", seconds) as metrics:
         alpha = load_or_train_alpha(config, trained, metrics)
         data, outputs, told = trained.data, trained.outputs, table.fingerprint()
-        retrainer = Retrainer(config, train_config, data, outputs, told, metrics, DEVICE)
+        retrainer = Retrainer(config, train_config, data, outputs, told, metrics, processes.device)
         make = partial(make_student, config, trained, alpha, rivals, retrainer)
         kept = [make(ms) for ms in config.target_latency]
-    if PROCESSES.is_main_process:
+    if processes.is_main_process:
         folder, unit = config.run / "students", table.unit_of_work()
         write_pareto(folder / "pareto.png", read_students(folder, told), unit)
         print(f"{students_text(read_students(folder, told))}\n")
-    PROCESSES.wait_for_everyone()
+    processes.wait_for_everyone()
     return all(kept)
 
 
@@ -133,10 +131,11 @@ def load_trained(config: TrainConfig, problem: Programme) -> TrainedRun:
     refuse_other_images(config.run, data.fingerprint())
     data = found_copies(data, config.run / "copies")
     supernet = load_supernet(config.run / "supernet.safetensors", problem.table.space)
-    supernet.to(DEVICE, memory_format=torch.channels_last)
+    processes, request = this_process(), config.teacher_request()
+    supernet.to(processes.device, memory_format=torch.channels_last)
     fingerprint = read_facts(config.run)["fingerprint"]
-    load = partial(reload_teacher, config.teacher_request(), data, config.run, DEVICE)
-    with PROCESSES.main_process_first():
+    load = partial(reload_teacher, request, data, config.run, processes.device)
+    with processes.main_process_first():
         settings, loader = config.output_settings(), config.loader()
         outputs = prepare_outputs(settings, fingerprint, load, data, loader)
     return TrainedRun(config, data, outputs, problem, supernet)
@@ -152,15 +151,16 @@ def load_or_train_alpha(config: SearchConfig, trained: TrainedRun, metrics: AnyM
     path = config.run / "alphas" / f"{name}.safetensors"
     if not is_of_table(path, table):
         settings, data, outputs = trained.config, trained.data, trained.outputs
-        batches = partial(endless, data.search, outputs.search, settings.alpha_loader(), DEVICE)
+        loader, processes = settings.alpha_loader(), this_process()
+        batches = partial(endless, data.search, outputs.search, loader, processes.device)
         loss, recipe = settings.loss(settings.guide), AlphaSettings.of(settings_of(settings))
         phase = open_phase(metrics, f"alpha_{name}", f"choices_{name}", table=table)
         log = partial(metrics.log, f"choices_{name}")
         alpha = train_alpha(trained.supernet, trained.problem, batches, loss, recipe, phase, log)
-        if PROCESSES.is_main_process:
+        if processes.is_main_process:
             save_alpha(path, alpha, space, table)
             phase.checkpoint.remove()
-        PROCESSES.wait_for_everyone()
+        processes.wait_for_everyone()
     return load_alpha(path, space, table)
 
 
@@ -201,7 +201,7 @@ def make_student(
     measure = partial(measure_together, trained, config, pick.architecture)
     outline = outline_of(trained.table.space)
     beside = compare_rivals(rivals, outline, own, target_ms, measure, retrainer)
-    if not PROCESSES.is_main_process:
+    if not this_process().is_main_process:
         return True
     folder, patience, table = config.run / "students" / name, config.patience(), trained.table
     metadata = onnx_metadata(target_ms, trained.data.classes, trained.config)

@@ -18,7 +18,14 @@ from tqdm import tqdm
 
 from base.exit_status import run_script
 from base.files import write_json
-from base.processes import gather_dict, is_main_process, join_processes, print_once, rank_shard
+from base.processes import (
+    gather_dict,
+    is_main_process,
+    join_processes,
+    print_once,
+    rank_shard,
+    this_process,
+)
 from export.report.figures import Point
 from export.report.page import table_text
 from export.report.run_page import RunReport, write_run_report
@@ -65,8 +72,6 @@ from supernet.training.preview import all_step_seconds, table_rows
 from supernet.training.storage import save_supernet
 from supernet.training.weights import WSettings, train_w
 
-PROCESSES = join_processes()
-DEVICE = PROCESSES.device
 SHOWN_BUDGETS = 8
 Scores = Mapping[Architecture, tuple[float, float]]  # loss and accuracy with the shared weights
 
@@ -84,10 +89,12 @@ class TrainedSupernet(NamedTuple):
 def main(config: TrainConfig) -> None:
     """Go through the phases in order."""
     check_settings(config)
+    processes = join_processes()
+    device = processes.device
     outline = given_preset(config.preset, config.space)
     size = outline.size(config.resolution)
     data = load_data(config.data_settings(size))
-    check_batches(config, data, PROCESSES.num_processes)
+    check_batches(config, data, processes.num_processes)
     space = outline.space(len(data.classes), size, config.channels)
     given = load_given_table(config.latency_table, space) if config.latency_table else None
     unit = unit_of_table(given) if given else config.unit_of_work(size, config.channels)
@@ -96,23 +103,23 @@ def main(config: TrainConfig) -> None:
     request, loader = config.teacher_request(), config.loader()
     if loader.workers < config.workers:
         print_once(f"workers: {loader.workers} of {config.workers}, one for every core")
-    opened = None if config.preview else open_teacher(request, data, loader, DEVICE)
+    opened = None if config.preview else open_teacher(request, data, loader, device)
     torch.manual_seed(config.seed)
-    supernet = Supernet(space).to(DEVICE, memory_format=torch.channels_last)
-    model = opened.model if opened else load_unchecked(request, data, DEVICE)
+    supernet = Supernet(space).to(device, memory_format=torch.channels_last)
+    model = opened.model if opened else load_unchecked(request, data, device)
     plan = plan_copies(data, shown_frames(model, data.train.frame)) if config.copies else None
     look = partial(preview, config, data, plan, model, teacher_work(config, opened), supernet, unit)
     if config.preview:
         print_once(look())
         return
-    if PROCESSES.is_main_process:
+    if processes.is_main_process:
         open_run(config.run, settings_of(config), config.resume, data.fingerprint())
         keep_space_file(config.space, config.run)
-    PROCESSES.wait_for_everyone()
+    processes.wait_for_everyone()
     if is_complete(config.run):
         print_once(f"{config.run} is complete; next: python search.py --target-latency MS")
         return
-    if PROCESSES.is_main_process:
+    if processes.is_main_process:
         print(look(), flush=True)
     data = with_copies(data, plan, config.run / "copies")
 
@@ -120,10 +127,10 @@ def main(config: TrainConfig) -> None:
     with open_metrics(config.run, settings_of(config), "train", seconds) as metrics:
         phase = open_phase(metrics, "teacher")
         training, source = config.teacher_training(), request.sources[0]
-        train = partial(train_teacher, source, data, training, loader, DEVICE, phase)
-        teacher = prepare_teacher(request, opened, data, loader, config.run, DEVICE, train)
+        train = partial(train_teacher, source, data, training, loader, device, phase)
+        teacher = prepare_teacher(request, opened, data, loader, config.run, device, train)
         metrics.summary(**teacher.check.summary())
-        with PROCESSES.main_process_first():  # the others find what it has made
+        with processes.main_process_first():  # the others find what it has made
             settings = config.output_settings()
             outputs = prepare_outputs(
                 settings, teacher.fingerprint, lambda: teacher.model, data, loader
@@ -136,13 +143,13 @@ def main(config: TrainConfig) -> None:
         loss = config.loss(config.guide)
         sampler = fair_sampler(table, *problem.range_ms())
         names = learnable(LEARNED, config.guide)
-        batches = partial(endless, data.joined(names), outputs.joined(names), loader, DEVICE)
+        batches = partial(endless, data.joined(names), outputs.joined(names), loader, device)
         steps = config.w_epochs * steps_per_epoch(len(data.joined(LEARNED)), config.batch)
         settings = WSettings.of(settings_of(config), steps)
         phase = open_phase(metrics, "w", table=table.fingerprint())
         train_w(supernet, sampler, batches, loss, settings, phase)
 
-        batches = partial(endless, data.search, outputs.search, config.alpha_loader(), DEVICE)
+        batches = partial(endless, data.search, outputs.search, config.alpha_loader(), device)
         settings = AlphaSettings.of(settings_of(config))
         phase = open_phase(metrics, "alpha", "choices", table=table.fingerprint())
         log_choices = partial(metrics.log, "choices")
@@ -152,10 +159,10 @@ def main(config: TrainConfig) -> None:
         score = partial(score_students, config, data, outputs, supernet)
         survey = score("survey", fair_students(sampler, config.surveyed, draws))
         front = score("front", preferred_students(problem, alpha, SHOWN_BUDGETS, draws))
-        if PROCESSES.is_main_process:
+        if processes.is_main_process:
             learned = TrainedSupernet(supernet, alpha, problem, survey, front)
             finish_run(config, data, teacher.check, learned, metrics)
-    PROCESSES.wait_for_everyone()
+    processes.wait_for_everyone()
 
 
 def finish_run(
@@ -178,8 +185,10 @@ def finish_run(
     ]
     metrics.summary(**dict(rows), alarms=found)
     write_run_report(config.run, report_of(config, learned, rows))
-    shutil.rmtree(config.run / "checkpoint", ignore_errors=True)
-    print(f"\n{table_text([*rows, ('report', str(config.run / 'report.html'))])}\n")
+    if is_complete(config.run):
+        shutil.rmtree(config.run / "checkpoint", ignore_errors=True)
+        rows.append(("report", str(config.run / "report.html")))
+    print(f"\n{table_text(rows)}\n")
     print(f"next: python search.py --target-latency MS --run {config.run}")
 
 
@@ -193,11 +202,12 @@ def preview(
     unit: UnitOfWork,
 ) -> str:
     """Say what the run will do, and how long it takes here, from a few timed steps."""
-    space, processes = supernet.space, PROCESSES.num_processes
+    space, device = supernet.space, this_process().device
+    processes = this_process().num_processes
     images = len(data.joined(LEARNED))
     loader, part = config.loader(), partial(micro_batch, processes=processes)
     most, few = (part(b, accumulate=config.accumulate) for b in (config.batch, config.alpha_batch))
-    pixels = torch.rand(most, *space.image_shape, device=DEVICE)
+    pixels = torch.rand(most, *space.image_shape, device=device)
     w_steps = config.w_epochs * steps_per_epoch(images, config.batch)
     loading = loading_seconds(data, plan, most, loader.workers)
     step = partial(step_seconds, workers=loader.workers)
@@ -230,7 +240,7 @@ def preview(
             ("supernet", f"{steps} {1 / alpha:.2g}"),
             ("time", time_text(seconds)),
             ("a student", f"{duration(epoch * epochs)} for {epochs} epochs"),
-            ("memory", peak_memory(DEVICE)),
+            ("memory", peak_memory(device)),
         ]
     )
 
@@ -244,7 +254,7 @@ def score_students(
     students: Sequence[Architecture],
 ) -> Scores:
     """Score students with the shared weights on the search split, each process some of them."""
-    batch = micro_batch(config.batch, PROCESSES.num_processes, config.accumulate)
+    batch = micro_batch(config.batch, this_process().num_processes, config.accumulate)
     count = CALIBRATION_BATCHES * (config.batch // batch)
     score = partial(
         score_recalibrated,
