@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
+import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
@@ -236,7 +236,7 @@ def _strips(axes: Axes, decisions: Sequence[tuple[str, Mapping[str, float]]], ro
 @contextmanager
 def _written(path: Path, width: float, height: float) -> Iterator[Figure]:
     """A figure of the house style, `width` × `height` inches, written whole after the block."""
-    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+    with matplotlib.style.context(["default", _STYLE]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # boxes stand for letters that no font has
         figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
         figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
