@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import NoReturn, TextIO
 
 from base.errors import UserError
+from base.files import settle_home
 from base.streams import open_streams
 
 # Nothing more can be written: disk or quota full, size of files limited, disk read-only.
@@ -27,6 +28,7 @@ def run_script(name: str, main: Callable[[], bool | None], resume: str) -> NoRet
     open_streams()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        settle_home()
         status = 1 if main() is False else 0
         sys.stdout.flush()
     except UserError as error:

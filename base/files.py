@@ -2,12 +2,14 @@
 
 import json
 import os
+import stat
+import sys
 import tempfile
 import zipfile
 import zlib
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -60,6 +62,25 @@ def write_atomic(path: Path, content: bytes) -> None:
             except BaseException:
                 Path(file.name).unlink(missing_ok=True)
                 raise
+
+
+def settle_home() -> None:
+    """Give a user without a home, as in many containers, one for caches and downloads; say where.
+
+    A home that cannot be entered, or is / and not to be written to, is none.
+    """
+    with suppress(RuntimeError):  # nobody knows this user
+        home = Path.home()
+        entered = os.access(home, os.R_OK | os.X_OK)
+        if entered and (home != Path(home.anchor) or os.access(home, os.W_OK)):
+            return
+    home = Path(tempfile.gettempdir(), f"oyster-{os.getuid()}")
+    home.mkdir(mode=0o700, exist_ok=True)
+    found = home.lstat()
+    if found.st_uid != os.getuid() or stat.filemode(found.st_mode) != "drwx------":
+        home = Path(tempfile.mkdtemp(prefix="oyster-"))  # somebody else put it there
+    os.environ["HOME"] = str(home)
+    print(f"no home folder: caches and downloads go to {home}; HOME may say where", file=sys.stderr)
 
 
 def remove_unfinished(folder: Path) -> None:

@@ -18,6 +18,7 @@ from base.files import (
     first_difference,
     read_json,
     remove_unfinished,
+    settle_home,
     write_atomic,
     write_json,
 )
@@ -261,3 +262,36 @@ def test_a_field_that_is_missing_is_named() -> None:
     other = changed()
     del other["unit"]["batch"]
     assert first_difference(other, PLAN) == "unit.batch None, expected 8"
+
+
+@pytest.mark.parametrize("home", [None, "/nowhere/at/all", "/dev/null"])
+def test_a_user_without_a_home_has_one_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: str | None, capsys: pytest.CaptureFixture
+) -> None:
+    def unknown(_: int) -> None:
+        raise KeyError
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    monkeypatch.setenv("HOME", home or "")
+    if home is None:
+        monkeypatch.delenv("HOME")
+    settle_home()
+    own = tmp_path / f"oyster-{os.getuid()}"
+    assert Path.home() == own
+    assert own.stat().st_mode & 0o777 == 0o700
+    assert f"go to {own}; HOME" in capsys.readouterr().err
+    settle_home()
+    assert capsys.readouterr().err == ""
+
+
+def test_a_folder_that_others_can_write_to_is_nobodys_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("HOME", "/nowhere")
+    (tmp_path / f"oyster-{os.getuid()}").mkdir()
+    (tmp_path / f"oyster-{os.getuid()}").chmod(0o777)
+    settle_home()
+    assert Path.home().parent == tmp_path
+    assert Path.home().stat().st_mode & 0o777 == 0o700
