@@ -1,7 +1,9 @@
 """Files and JSON, written whole or not at all."""
 
+import errno
 import json
 import os
+import secrets
 import stat
 import sys
 import tempfile
@@ -30,6 +32,8 @@ PARSE_ERRORS = (
 ARCHIVE_ERRORS = (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError)
 
 UNFINISHED = ".unfinished"
+# What file systems say that write at once, or when they like, whoever asks.
+WITHOUT_SYNC = {errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
 @contextmanager
@@ -51,17 +55,24 @@ def write_atomic(path: Path, content: bytes) -> None:
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        names = {"prefix": f".{path.name}.", "suffix": UNFINISHED}
-        with tempfile.NamedTemporaryFile(dir=path.parent, **names, delete=False) as file:
-            try:
+        unfinished = path.parent / f".{path.name}.{secrets.token_hex(4)}{UNFINISHED}"
+        try:
+            with unfinished.open("xb") as file:  # who may read it, the user's umask says
                 file.write(content)
                 file.flush()
-                os.fsync(file.fileno())
-                Path(file.name).chmod(0o644)
-                Path(file.name).replace(path)
-            except BaseException:
-                Path(file.name).unlink(missing_ok=True)
-                raise
+                _sync(file.fileno())
+            unfinished.replace(path)
+        except BaseException:
+            unfinished.unlink(missing_ok=True)
+            raise
+
+
+def _sync(file: int) -> None:
+    try:
+        os.fsync(file)
+    except OSError as error:
+        if error.errno not in WITHOUT_SYNC:
+            raise
 
 
 def settle_home() -> None:

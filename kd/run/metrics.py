@@ -1,16 +1,17 @@
 """A run's numbers and checkpoints: lines on disk, the same in Weights & Biases."""
 
+import errno
+import fcntl
 import json
 import math
 import re
 import secrets
+import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TextIO
-
-from filelock import FileLock, Timeout
 
 from base.checkpoint import Checkpoint, ReadOnlyCheckpoint
 from base.errors import UserError
@@ -19,6 +20,9 @@ from base.phase import Phase
 from base.processes import is_main_process
 from kd.run.dashboard import Dashboard
 from kd.run.folder import json_values, read_metrics, without_places
+
+# What file systems say that cannot lock a file, as NFS without its daemon and some mounts.
+WITHOUT_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 
 
 class Metrics:
@@ -53,7 +57,7 @@ class Metrics:
         self._dashboard.finish(0 if kind is None else 1)
         if kind is None:
             self._unfinished.unlink(missing_ok=True)
-        self._lock.release()
+        self._lock.close()
         with writing(self._path):
             self._file.close()
 
@@ -147,15 +151,24 @@ def _checkpoint(
     return Checkpoint(folder / "checkpoint" / f"{phase}.pt", identity, seconds)
 
 
-def _locked(folder: Path) -> FileLock:
-    """Hold the folder for this process; the system lets go of it when the process ends."""
-    lock = FileLock(folder / ".lock")
+def _locked(folder: Path) -> TextIO:
+    """Hold the folder while the file that is returned is open: the system closes what is left."""
+    lock = (folder / ".lock").open("a")
     try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.close()
         raise UserError(
             f"{folder}: another process works in it; wait for it, or give another --run"
         ) from error
+    except OSError as error:
+        if error.errno not in WITHOUT_LOCKS:
+            raise
+        print(
+            f"{folder}: this file system has no locks ({error.strerror}); let no other process "
+            "work in it meanwhile",
+            file=sys.stderr,
+        )
     return lock
 
 

@@ -18,7 +18,6 @@ from base.files import (
     first_difference,
     read_json,
     remove_unfinished,
-    settle_home,
     write_atomic,
     write_json,
 )
@@ -103,6 +102,31 @@ def test_a_writer_that_is_killed_leaves_the_old_file_and_what_is_removed_later(
     remove_unfinished(tmp_path)
     assert list(tmp_path.iterdir()) == [path]
     assert path.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o077, 0o600), (0o002, 0o664), (0o022, 0o644)])
+def test_the_users_umask_says_who_may_read_a_file(tmp_path: Path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        write_json(tmp_path / "new" / "a.json", {})
+    finally:
+        os.umask(before)
+    assert (tmp_path / "new" / "a.json").stat().st_mode & 0o777 == mode
+
+
+@pytest.mark.parametrize("lacking", ["fsync", "chmod", "fchmod"])
+def test_what_a_file_system_lacks_keeps_no_file_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacking: str
+) -> None:
+    """Some mounts do not let modes be changed, or do not know when anything is on disk."""
+    number = errno.EINVAL if lacking == "fsync" else errno.EPERM
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, lacking, refuse)
+    write_json(tmp_path / "a.json", {"a": 1})
+    assert read_json(tmp_path / "a.json") == {"a": 1}
 
 
 def test_json_round_trip(tmp_path: Path) -> None:
@@ -262,36 +286,3 @@ def test_a_field_that_is_missing_is_named() -> None:
     other = changed()
     del other["unit"]["batch"]
     assert first_difference(other, PLAN) == "unit.batch None, expected 8"
-
-
-@pytest.mark.parametrize("home", [None, "/nowhere/at/all", "/dev/null"])
-def test_a_user_without_a_home_has_one_of_its_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: str | None, capsys: pytest.CaptureFixture
-) -> None:
-    def unknown(_: int) -> None:
-        raise KeyError
-
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr("pwd.getpwuid", unknown)
-    monkeypatch.setenv("HOME", home or "")
-    if home is None:
-        monkeypatch.delenv("HOME")
-    settle_home()
-    own = tmp_path / f"oyster-{os.getuid()}"
-    assert Path.home() == own
-    assert own.stat().st_mode & 0o777 == 0o700
-    assert f"go to {own}; HOME" in capsys.readouterr().err
-    settle_home()
-    assert capsys.readouterr().err == ""
-
-
-def test_a_folder_that_others_can_write_to_is_nobodys_home(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setenv("HOME", "/nowhere")
-    (tmp_path / f"oyster-{os.getuid()}").mkdir()
-    (tmp_path / f"oyster-{os.getuid()}").chmod(0o777)
-    settle_home()
-    assert Path.home().parent == tmp_path
-    assert Path.home().stat().st_mode & 0o777 == 0o700

@@ -1,6 +1,8 @@
 """The run folder: settings that must agree, numbers on disk and in W&B."""
 
+import errno
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -178,7 +180,7 @@ def test_an_interrupted_job_goes_on_in_its_wandb_run(
     asked = []
 
     def init(**options: object) -> FakeRun:
-        asked.append((options["id"], options["resume"]))
+        asked.append((options["settings"].run_id, options["settings"].resume))
         return FakeRun()
 
     def interrupted(config: dict) -> None:
@@ -208,6 +210,24 @@ def test_two_processes_do_not_work_in_one_folder(tmp_path: Path, fake: FakeRun) 
             Metrics(tmp_path, CONFIG, "search")
     with Metrics(tmp_path, CONFIG, "search"):
         pass
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_file_system_without_locks_is_said(
+    tmp_path: Path,
+    fake: FakeRun,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    def flock(file: object, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with Metrics(tmp_path, CONFIG, "train") as metrics:
+        metrics.log("w", 0, x=1.0)
+    assert "this file system has no locks (" in capsys.readouterr().err
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
 
 
