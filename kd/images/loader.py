@@ -1,10 +1,14 @@
 """Batches of images, decoded here or by worker processes."""
 
+import math
 import os
+import re
+import shutil
 import signal
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,7 +16,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from base.errors import UserError
+from base.size import Size
 from kd.images.splits import Split
+
+# Where workers put their batches, and how many each of them has ready.
+SHARED, AHEAD = Path("/dev/shm"), 2
+ENDED = re.compile(r"^DataLoader worker .*(killed|exited)|unable to .* shared memory", re.DOTALL)
+MORE_MEMORY = "give fewer --workers, a smaller --batch, or more of it (docker run --shm-size 8g)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +98,32 @@ def drawn(
         line = str(error).strip().splitlines()[-1]
         error.__traceback__ = None  # it would keep the loader, whose workers then end 5 s late
         raise UserError(line.removeprefix("base.errors.UserError: ")) from None
+    except RuntimeError as error:
+        if not ENDED.search(str(error)):
+            raise
+        error.__traceback__ = None
+        raise UserError(
+            f"--workers {workers}: one was ended by the system; memory, or {_shared_memory()} may "
+            f"be full; {MORE_MEMORY}"
+        ) from None
+
+
+def check_shared_memory(batch: int, size: Size, channels: int, workers: int) -> None:
+    """Raise `UserError` where workers could not hand over batches of images [B, C, H, W].
+
+    Each has up to two of them ready.
+    """
+    needed = workers * AHEAD * batch * channels * math.prod(size) * torch.float32.itemsize
+    if workers and SHARED.is_dir() and shutil.disk_usage(SHARED).free < needed:
+        raise UserError(
+            f"--workers {workers}: their batches of {batch} images take {needed / 2**20:.0f} MiB, "
+            f"and {_shared_memory()} is too small; {MORE_MEMORY}"
+        )
+
+
+def _shared_memory() -> str:
+    usage = shutil.disk_usage(SHARED)
+    return f"{SHARED}, with {usage.free / 2**20:.0f} of {usage.total / 2**20:.0f} MiB free,"
 
 
 def _started(loader: DataLoader) -> Iterator[list[Tensor]]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from base.compiled import check_compiler
 from base.errors import UserError
+from kd.images.loader import check_shared_memory
 from kd.images.splits import Data
 from kd.run.search_config import SearchConfig
 from kd.run.train_config import TrainConfig
@@ -50,7 +51,7 @@ def check_settings(config: TrainConfig | SearchConfig) -> None:
 
 
 def check_batches(config: TrainConfig, data: Data, processes: int) -> None:
-    """Raise `UserError` for a batch larger than its split, or not to be parted evenly."""
+    """Raise `UserError` for a batch larger than its split or shared memory, or not to be parted."""
     parts = processes * config.accumulate
     for name, split in (("batch", data.train), ("alpha_batch", data.search)):
         batch = getattr(config, name)
@@ -65,6 +66,8 @@ def check_batches(config: TrainConfig, data: Data, processes: int) -> None:
                 f"{_option(name)} {batch}: more than the {len(split)} images of the {kind} split; "
                 "give a smaller batch or more images"
             )
+    settings, workers = data.settings, config.loader().workers
+    check_shared_memory(config.batch, settings.resolution, settings.channels, workers)
 
 
 def _option(name: str) -> str:
