@@ -29,7 +29,7 @@ from export.timing.measurement import (
 )
 from export.timing.onnx_runner import onnx_runner
 from export.timing.stopwatch import Patience, Runner, Timing, rounds, timings_beside
-from export.timing.unit_of_work import UnitOfWork, machine, unit_of_work
+from export.timing.unit_of_work import UnitOfWork, check_threads, machine, unit_of_work
 
 KIT = Path(__file__).parent
 
@@ -39,6 +39,7 @@ def main(options: argparse.Namespace) -> None:
     manifest = json.loads(read("manifest.json"))
     unit = chosen_unit(manifest, options)
     check_provider(unit.provider)
+    check_threads(unit)
     patience = Patience(options.spread, options.seconds)
     if options.model:
         timing = time_model(manifest, unit, options)

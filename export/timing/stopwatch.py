@@ -21,6 +21,8 @@ LOW_QUANTILE = 0.05
 STRETCHES, RESAMPLES = 8, 40
 # As many of the runners of known milliseconds tell how to scale another one.
 NEAREST_KNOWN = 6
+# Rounds without which nothing can be said, and times the seconds that a few more may take.
+LEAST, OVERTIME = 2, 2
 # Images of the first look at how long a step takes.
 FEW = 8
 
@@ -168,7 +170,9 @@ def _line_weights(xs: np.ndarray, x: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to go on: until the spread is at most `spread`, but never beyond `seconds`.
+    """How long to go on: until the spread is at most `spread`, but not beyond `seconds`.
+
+    For the sake of `least_rounds` it goes on to twice that; two rounds are made in any case.
 
     The spread that counts is the `share` quantile over the runners: 0.5 is the typical runner's, 1
     the worst one's. Raises `UserError` for bounds that are negative or not numbers.
@@ -189,10 +193,13 @@ class Patience:
 
     def is_over(self, done: Sequence[Round], estimate: Estimate = timings) -> bool:
         """Whether the rounds done are enough, or all that there is time for."""
-        if len(done) < self.least_rounds:
+        if len(done) < LEAST:
             return False
         took = sum(r.took for r in done)
-        return took + took / len(done) > self.seconds or self.is_settled(done, estimate)
+        following = took + took / len(done)
+        if len(done) < self.least_rounds:
+            return following > OVERTIME * self.seconds
+        return following > self.seconds or self.is_settled(done, estimate)
 
     def is_settled(self, done: Sequence[Round], estimate: Estimate = timings) -> bool:
         """Whether the spread is within the bound."""

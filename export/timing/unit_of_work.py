@@ -1,7 +1,10 @@
 """What is timed and where: the unit of work, and the machine that did it."""
 
+import math
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +15,9 @@ from base.size import Size, pixels_text
 
 TORCH_PROVIDERS = ("torch:cpu", "torch:cuda")
 PRECISIONS = ("fp32",)
+# Where Linux says how much of the processor a group of processes may use.
+PROCESS_CGROUP, CGROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+CFS = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,39 @@ def cpu_name() -> str:
     keys = ("model name", "Model", "Hardware")
     names = [line.partition(":")[2].strip() for line in lines if line.startswith(keys)]
     return names[0] if names else platform.processor() or platform.machine()
+
+
+def check_threads(unit: UnitOfWork) -> None:
+    """Raise `UserError` for more threads than cores: they would only wait for each other."""
+    cores = usable_cores()
+    if unit.threads > cores:
+        raise UserError(
+            f"unit of work: {unit.threads} threads, but this process may use {cores} "
+            f"{'core' if cores == 1 else 'cores'} of {os.cpu_count()} (affinity, cgroup); give "
+            "fewer threads, or run it where there are more"
+        )
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use, whole ones, 1 at least."""
+    if not hasattr(os, "sched_getaffinity"):  # on devices that do not run Linux
+        return os.cpu_count() or 1
+    return max(1, int(min(len(os.sched_getaffinity(0)), *_cgroup_cores())))
+
+
+def _cgroup_cores() -> Iterator[float]:
+    """Yield the cores' worth of time that the process's cgroup, and those around it, may use."""
+    yield math.inf
+    with suppress(OSError, ValueError):
+        own = PROCESS_CGROUP.read_text().rpartition("::")[2].strip().lstrip("/")
+        for folder in (CGROUPS / own, *(CGROUPS / own).parents):
+            if (limit := folder / "cpu.max").exists():
+                quota, period = limit.read_text().replace("max", "inf").split()
+                yield float(quota) / float(period)
+    with suppress(OSError, ValueError):  # the first version of cgroups
+        quota, period = (float((CGROUPS / "cpu" / name).read_text()) for name in CFS)
+        if quota > 0:
+            yield quota / period
 
 
 def machine() -> dict[str, str]:

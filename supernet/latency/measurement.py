@@ -8,6 +8,7 @@ from tqdm import tqdm
 
 from base.errors import UserError
 from base.files import first_difference, read_json
+from base.processes import is_main_process
 from base.size import pixels_text
 from export.timing.measurement import Measurement, measure, new_measurement, resume_measurement
 from export.timing.stopwatch import Patience
@@ -17,6 +18,8 @@ from supernet.latency.plan import TimingPlan, part_name, timing_plan
 from supernet.latency.runners import part_runner, student_runner, this_machine, unit_of_table
 from supernet.latency_table import LatencyTable
 from supernet.space import SearchSpace
+
+MOST_ERROR = 0.1  # of a table that is used without a word
 
 
 def measure_plan(plan: TimingPlan, unit: UnitOfWork, patience: Patience, path: Path) -> Measurement:
@@ -66,6 +69,7 @@ def find_or_measure_table(
     else:
         table = replace(given, provenance={**given.provenance, "brought": True})
     table.save(path)
+    _warn(table)
     return table
 
 
@@ -85,6 +89,7 @@ def load_given_table(path: Path, space: SearchSpace) -> LatencyTable:
             f"{path}: table of images of {pixels_text(shape)}, expected "
             f"{pixels_text(space.image_shape)}; measure it for {space.name}"
         )
+    _warn(table)
     return table
 
 
@@ -113,6 +118,7 @@ def load_run_table(folder: Path, space: SearchSpace) -> LatencyTable:
     path = folder / "latency.json"
     table = LatencyTable.load(path, space)
     check_table(table, unit_of_table(table), path)
+    _warn(table)
     return table
 
 
@@ -125,6 +131,7 @@ def describe_table(table: LatencyTable, range_ms: tuple[float, float]) -> list[t
         ("one unit of work", table.unit_of_work()),
         ("measured on", f"{device.get('device', device['cpu'])}, {table.provenance['date']}"),
         ("table's error", describe_check(table)),
+        *(("ALARM", alarm) for alarm in [table_alarm(table)] if alarm),
     ]
 
 
@@ -137,3 +144,19 @@ def describe_check(table: LatencyTable) -> str:
         f"{check['error']:.1%} (mean) on {check['networks']} networks not seen before, "
         f"rank correlation {check['spearman']:.3f}, repeatability {check['repeatability']:.1%}"
     )
+
+
+def table_alarm(table: LatencyTable) -> str | None:
+    """Say that a table predicts too badly to keep a budget, if it does."""
+    error = table.provenance.get("check", {}).get("error", 0)
+    if error <= MOST_ERROR:
+        return None
+    return (
+        f"the latency table is {error:.0%} off on networks that its fit has not seen, more than "
+        f"{MOST_ERROR:.0%}: measure it anew on a quiet machine, or with more --latency-seconds"
+    )
+
+
+def _warn(table: LatencyTable) -> None:
+    if (alarm := table_alarm(table)) and is_main_process():
+        print(f"ALARM: {alarm}", file=sys.stderr)

@@ -12,7 +12,7 @@ from export.onnx_session import check_provider
 from export.timing.onnx_runner import onnx_runner
 from export.timing.stopwatch import Runner
 from export.timing.torch_runner import check_torch_provider, torch_device_name, torch_runner
-from export.timing.unit_of_work import UnitOfWork, machine, unit_of_work
+from export.timing.unit_of_work import UnitOfWork, check_threads, machine, unit_of_work
 from supernet.latency.graphs import network_graph, part_graph
 from supernet.latency.parts import Part
 from supernet.latency_table import LatencyTable
@@ -22,6 +22,7 @@ from supernet.student import Student
 
 def check_unit(unit: UnitOfWork) -> None:
     """Raise `UserError` when nothing here can run the unit of work."""
+    check_threads(unit)
     if unit.in_torch:
         check_torch_provider(unit.provider)
     else:

@@ -17,7 +17,13 @@ from export.timing.stopwatch import (
     rounds,
     timings_beside,
 )
-from supernet.latency.runners import module_runner, shipped_runner, student_runner, unit_of_table
+from supernet.latency.runners import (
+    check_unit,
+    module_runner,
+    shipped_runner,
+    student_runner,
+    unit_of_table,
+)
 from supernet.latency_table import LatencyTable
 from supernet.space import Architecture
 from supernet.student import Student
@@ -40,6 +46,7 @@ def measure_students(
     table was measured; other load cancels. Raises `UserError` when the table has no anchors.
     """
     unit, anchors = unit_of_table(table), _around(_anchors(table), predicted_ms)
+    check_unit(unit)
     named = {f"anchor/{i}": a for i, a in enumerate(anchors)}
     known_ms = {name: anchors[a] for name, a in named.items()}
     beside = {name: student_runner(table.space, a, unit) for name, a in named.items()}

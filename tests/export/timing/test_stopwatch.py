@@ -244,11 +244,18 @@ def test_patience_follows_the_estimate_that_it_is_given() -> None:
     assert not patience.is_over(done, lambda _: unsure)
 
 
-@pytest.mark.parametrize("seconds", [0.0, 100.0])
-def test_patience_is_never_over_before_the_least_rounds(seconds: float) -> None:
+def test_a_small_spread_counts_after_the_least_rounds() -> None:
     done = history({"a": [2.0] * 8})
-    patience = Patience(0.5, seconds, least_rounds=8)
+    patience = Patience(0.5, 100.0, least_rounds=8)
     assert [patience.is_over(done[:n]) for n in range(9)] == [False] * 8 + [True]
+
+
+@pytest.mark.parametrize(("seconds", "made"), [(0.0, 2), (4.0, 2), (8.0, 4), (30.0, 12)])
+def test_slow_rounds_take_no_more_than_twice_the_time(seconds: float, made: int) -> None:
+    """Rounds of 4 s, of which there should be 12: two in any case, or nothing can be said."""
+    done = history({"a": range(1, 21)}, took=4.0)
+    patience = Patience(1e-6, seconds)
+    assert [n for n in range(20) if not patience.is_over(done[:n])] == list(range(made))
 
 
 def test_patience_ends_when_another_round_would_take_too_long() -> None:

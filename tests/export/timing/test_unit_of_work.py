@@ -9,7 +9,15 @@ import onnxruntime
 import pytest
 
 from base.errors import UserError
-from export.timing.unit_of_work import UnitOfWork, cpu_name, machine, unit_of_work
+from export.timing import unit_of_work as rooms
+from export.timing.unit_of_work import (
+    UnitOfWork,
+    check_threads,
+    cpu_name,
+    machine,
+    unit_of_work,
+    usable_cores,
+)
 
 
 @pytest.mark.parametrize("field", ["batch", "threads", "channels"])
@@ -127,3 +135,40 @@ def test_the_platform_names_a_processor_that_linux_does_not(
     monkeypatch.setattr("platform.processor", lambda: processor)
     monkeypatch.setattr("platform.machine", lambda: "risc")
     assert cpu_name() == (processor or "risc")
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({}, 8),
+        ({"cpu.max": "max 100000"}, 8),
+        ({"cpu.max": "250000 100000"}, 2),
+        ({"cpu.max": "50000 100000"}, 1),
+        ({"cpu.max": "400000 100000", "a/b/cpu.max": "300000 100000"}, 3),
+        ({"cpu.max": "200000 100000", "a/b/cpu.max": "max 100000"}, 2),
+        ({"cpu/cpu.cfs_quota_us": "600000", "cpu/cpu.cfs_period_us": "100000"}, 6),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 8),
+        ({"cpu.max": "odd"}, 8),
+    ],
+)
+def test_cores_that_a_container_may_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], cores: int
+) -> None:
+    (tmp_path / "cgroup").write_text("1:cpu:/\n0::/a/b\n")
+    monkeypatch.setattr(rooms, "PROCESS_CGROUP", tmp_path / "cgroup")
+    monkeypatch.setattr(rooms, "CGROUPS", tmp_path / "sys")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    for name, content in files.items():
+        (tmp_path / "sys" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "sys" / name).write_text(content + "\n")
+    assert usable_cores() == cores
+    check_threads(UnitOfWork(1, (8, 8), threads=cores))
+    with pytest.raises(UserError, match=f"{cores + 1} threads, but this process may use {cores} c"):
+        check_threads(UnitOfWork(1, (8, 8), threads=cores + 1))
+
+
+def test_cores_that_are_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3})
+    assert usable_cores() == 1
+    monkeypatch.delattr(os, "sched_getaffinity")  # where there is no Linux
+    assert usable_cores() == os.cpu_count()

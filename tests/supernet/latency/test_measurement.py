@@ -186,3 +186,16 @@ def test_damaged_measurements_are_refused(
         path.write_text(json.dumps({**value, **damage}))
         with pytest.raises(UserError, match=r"measurement\.json"):
             load_given_table(path, space)
+
+
+def test_a_table_that_predicts_badly_is_not_used_silently(
+    measured: LatencyTable, space: SearchSpace, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    for error, said in ((0.099, False), (0.25, True)):
+        check = {**measured.provenance["check"], "error": error}
+        table = replace(measured, provenance={**measured.provenance, "check": check})
+        table.save(tmp_path / "latency.json")
+        for load in (load_given_table, lambda path, s: load_run_table(path.parent, s)):
+            load(tmp_path / "latency.json", space)
+            assert ("ALARM: the latency table is 25% off" in capsys.readouterr().err) is said
+        assert ("ALARM" in dict(describe_table(table, (1.0, 2.0)))) is said
