@@ -116,7 +116,7 @@ def main(config: SearchConfig) -> bool:
         data, outputs, told = trained.data, trained.outputs, table.fingerprint()
         retrainer = Retrainer(config, train_config, data, outputs, told, metrics, processes.device)
         make = partial(make_student, config, trained, alpha, rivals, retrainer)
-        kept = [make(ms) for ms in config.target_latency]
+        kept = [make(ms) for ms in config.budgets()]
     if processes.is_main_process:
         folder, unit = config.run / "students", table.unit_of_work()
         write_pareto(folder / "pareto.png", read_students(folder, told), unit)

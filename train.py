@@ -49,7 +49,7 @@ from kd.run.preview import (
     teacher_work,
     time_text,
 )
-from kd.run.recipes import SEARCH_RECIPES, parse_train
+from kd.run.recipes import SEARCH_RECIPES, next_command, parse_train
 from kd.run.settings import settings_of
 from kd.run.train_config import TrainConfig
 from kd.teacher.check import Check
@@ -117,7 +117,7 @@ def main(config: TrainConfig) -> None:
         keep_space_file(config.space, config.run)
     processes.wait_for_everyone()
     if is_complete(config.run):
-        print_once(f"{config.run} is complete; next: python search.py --target-latency MS")
+        print_once(f"{config.run} is complete; {next_command(config)}")
         return
     if processes.is_main_process:
         print(look(), flush=True)
@@ -189,7 +189,7 @@ def finish_run(
         shutil.rmtree(config.run / "checkpoint", ignore_errors=True)
         rows.append(("report", str(config.run / "report.html")))
     print(f"\n{table_text(rows)}\n")
-    print(f"next: python search.py --target-latency MS --run {config.run}")
+    print(next_command(config))
 
 
 def preview(

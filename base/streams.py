@@ -2,6 +2,7 @@
 
 import io
 import os
+import shlex
 import sys
 
 LAST_STREAM = 2  # stdin, stdout and stderr are 0, 1 and 2
@@ -30,3 +31,12 @@ def _taking_all(stream: io.TextIOBase | None) -> io.TextIOBase:
 def utf8(text: str) -> str:
     """Return text that UTF-8 can say: a byte of a file's name that is none stands as \\udcff."""
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def shell_word(text: str) -> str:
+    """Return text as a shell reads it back; what cannot be printed stands as $'\\xff' there."""
+    if text.isprintable():
+        return shlex.quote(text)
+    quoted = {ord("'"): "\\'", ord("\\"): "\\\\"}
+    letters = (quoted.get(b, chr(b) if 32 <= b < 127 else f"\\x{b:02x}") for b in os.fsencode(text))
+    return f"$'{''.join(letters)}'"

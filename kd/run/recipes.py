@@ -5,6 +5,7 @@ from pathlib import Path
 
 import tyro
 
+from base.streams import shell_word
 from kd.run.folder import read_config
 from kd.run.search_config import SearchConfig
 from kd.run.train_config import TrainConfig
@@ -66,6 +67,11 @@ def parse_search(argv: Sequence[str]) -> SearchConfig:
     preset = read_config(run)["settings"]["preset"] if (run / "config.json").exists() else ""
     recipe = SEARCH_RECIPES.get(preset, SEARCH_RECIPES["digits"])
     return tyro.cli(SearchConfig, args=argv, default=recipe)
+
+
+def next_command(config: TrainConfig) -> str:
+    """Say what comes after train.py, quoted for a shell."""
+    return f"next: python search.py --target-latency MS --run {shell_word(str(config.run))}"
 
 
 def option(argv: Sequence[str], name: str, default: str) -> str:

@@ -70,6 +70,11 @@ class SearchConfig:
             compile=self.compile,
         )
 
+    def budgets(self) -> tuple[float, ...]:
+        """Return the budgets, one for each student: what has the same name is made once."""
+        names = [self.student_name(ms) for ms in self.target_latency]
+        return tuple(ms for i, ms in enumerate(self.target_latency) if names[i] not in names[:i])
+
     def student_name(self, target_ms: float) -> str:
         """Return the name of a student's folder: 20ms, or phone-20ms for the table phone.json."""
         device = f"{self.latency_table.stem}-" if self.latency_table else ""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from base.streams import utf8
+from base.streams import shell_word, utf8
 from tests.smoke import ROOT
 
 ODD = os.fsdecode(b"z\xff")
@@ -78,3 +78,11 @@ def test_a_full_disk_behind_stdout_is_one_line(tmp_path: Path) -> None:
 def test_names_in_utf8() -> None:
     assert utf8(ODD) == "z\\udcff"
     assert utf8("日本 é ×") == "日本 é ×"
+
+
+@pytest.mark.parametrize(
+    "name", ["runs/digits", "my runs/a", "it's", "$HOME `x` \\", "a\nb'\\", ODD, "日本", ""]
+)
+def test_a_name_is_what_a_shell_reads(name: str) -> None:
+    command = ["bash", "-c", f"printf %s {utf8(shell_word(name))}"]
+    assert subprocess.run(command, capture_output=True, check=True).stdout == os.fsencode(name)

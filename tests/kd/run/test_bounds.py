@@ -89,3 +89,7 @@ def test_batches_that_cannot_be_parted() -> None:
         check_batches(replace(config, batch=36), data, 4)
     with pytest.raises(UserError, match="--alpha-batch 24: 8 processes"):
         check_batches(config, data, 8)
+
+
+def test_the_same_budget_twice_is_one_student() -> None:
+    assert SearchConfig(target_latency=(20.0, 5.0, 20.0, 20.0000001)).budgets() == (20.0, 5.0)
