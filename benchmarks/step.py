@@ -5,8 +5,8 @@ train; the one whose layers are `fused`, where they can be, is told beside it.
 
     python -m benchmarks.step --preset digits --batch 128
 
-Each step is forward, backward and optimiser on the same batch. `w` is that of four
-students of fair latency, each on a quarter of the batch, cut out of the shared weights; `w, one fair student` takes
+Each step is forward, backward and optimiser on the same batch. `w` is that of four students of fair
+latency, each on a quarter of the batch, cut out of the shared weights; `w, one fair student` takes
 the whole batch through one student drawn at a log-uniform latency; `alpha` mixes all choices and
 gives each a gradient. Ratios are medians over the rounds, each against the static step of the same
 round. Memory is the peak of live bytes allocated in one step, from the profiler.

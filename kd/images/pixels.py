@@ -15,9 +15,9 @@ from PIL import ExifTags, Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
-from base.content import content_digest, sampled
 from base.errors import UserError
 from base.size import Size
+from kd.layout.content import content_digest, sampled
 from kd.layout.rgb import upright_rgb
 
 # From this value on, a camera's height is its picture's width.

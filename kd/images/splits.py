@@ -186,7 +186,7 @@ class Data:
     def fingerprint(self) -> str:
         """Hash of images, labels, splits and what decides a view; a copy of the files has it too.
 
-        Of many images only some are looked at; see `base.content`.
+        Of many images only some are looked at; see `kd.layout.content`.
         """
         return self._fingerprint
 

@@ -54,8 +54,8 @@ def train_w(
     Alpha has no say in what is trained, or its favourites would look better for being trained
     more. Nor are the largest and the smallest student in every step (sandwich rule: BigNAS,
     arXiv:2003.11142): half of all images would be theirs, and the others are ranked worse for it
-    (docs/log/ranking-and-regret.md). Goes on where the phase's checkpoint is, with `batches_from(step)`; a step's students
-    are drawn from the seed and its number.
+    (docs/log/ranking-and-regret.md). Goes on where the phase's checkpoint is, with
+    `batches_from(step)`; a step's students are drawn from the seed and its number.
     """
     groups = param_groups_weight_decay(supernet, settings.weight_decay)
     rate, steps = settings.w_learning_rate, settings.steps

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import base.content
+import kd.layout.content
 from kd.images.splits import DataSettings, load_data
 from tests.kd.images.test_shards import cache, shard  # noqa: F401
 
@@ -75,7 +75,7 @@ def test_what_leaves_the_content_leaves_the_fingerprint(
 def test_of_many_images_a_sample_is_looked_at(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(base.content, "SAMPLED", 10)
+    monkeypatch.setattr(kd.layout.content, "SAMPLED", 10)
     before = print_of(write(tmp_path))
     for path in sorted(tmp_path.rglob("*.bmp"))[:6]:
         change(path)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from base.content import PIECE, SAMPLED, content_digest, sampled
 from base.errors import UserError
+from kd.layout.content import PIECE, SAMPLED, content_digest, sampled
 
 
 def test_all_of_few_are_looked_at_and_an_even_sample_of_many() -> None:
