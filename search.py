@@ -108,8 +108,7 @@ def main(config: SearchConfig) -> bool:
     for target_ms in config.target_latency:
         if check_budget(problem, target_ms):
             print_once(f"{target_ms:g} ms: more than any student needs; searching near that")
-    rivals = open_rivals(config, table)
-    trained = load_trained(train_config, problem)
+    rivals, trained = open_rivals(config, table), load_trained(train_config, problem)
     seconds = config.checkpoint_seconds
     with open_metrics(config.run, settings_of(config), "search", seconds) as metrics:
         alpha = load_or_train_alpha(config, trained, metrics)

@@ -123,18 +123,16 @@ def main(config: TrainConfig) -> None:
         print(look(), flush=True)
     data = with_copies(data, plan, config.run / "copies")
 
-    seconds = config.checkpoint_seconds
-    with open_metrics(config.run, settings_of(config), "train", seconds) as metrics:
+    values, seconds = settings_of(config), config.checkpoint_seconds
+    with open_metrics(config.run, values, "train", seconds) as metrics:
         phase = open_phase(metrics, "teacher")
         training, source = config.teacher_training(), request.sources[0]
         train = partial(train_teacher, source, data, training, loader, device, phase)
         teacher = prepare_teacher(request, opened, data, loader, config.run, device, train)
         metrics.summary(**teacher.check.summary())
         with processes.main_process_first():  # the others find what it has made
-            settings = config.output_settings()
-            outputs = prepare_outputs(
-                settings, teacher.fingerprint, lambda: teacher.model, data, loader
-            )
+            where, load = config.output_settings(), lambda: teacher.model
+            outputs = prepare_outputs(where, teacher.fingerprint, load, data, loader)
             table = find_or_measure_table(
                 config.run, space, unit, config.patience(), config.seed, given
             )
@@ -145,15 +143,13 @@ def main(config: TrainConfig) -> None:
         names = learnable(LEARNED, config.guide)
         batches = partial(endless, data.joined(names), outputs.joined(names), loader, device)
         steps = config.w_epochs * steps_per_epoch(len(data.joined(LEARNED)), config.batch)
-        settings = WSettings.of(settings_of(config), steps)
         phase = open_phase(metrics, "w", table=table.fingerprint())
-        train_w(supernet, sampler, batches, loss, settings, phase)
+        train_w(supernet, sampler, batches, loss, WSettings.of(values, steps), phase)
 
         batches = partial(endless, data.search, outputs.search, config.alpha_loader(), device)
-        settings = AlphaSettings.of(settings_of(config))
         phase = open_phase(metrics, "alpha", "choices", table=table.fingerprint())
-        log_choices = partial(metrics.log, "choices")
-        alpha = train_alpha(supernet, problem, batches, loss, settings, phase, log_choices)
+        recipe, log = AlphaSettings.of(values), partial(metrics.log, "choices")
+        alpha = train_alpha(supernet, problem, batches, loss, recipe, phase, log)
 
         draws = np.random.default_rng(config.seed)
         score = partial(score_students, config, data, outputs, supernet)
