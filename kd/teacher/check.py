@@ -25,6 +25,8 @@ CLEARLY_BETTER, DEVIATIONS = 0.05, 3.0
 # A network that knows nothing has a better order of classes, too, but none that is right mostly.
 MOSTLY = 0.5
 TRIED_IMAGES = 200
+# Sizes that teachers are trained at, tried where nothing says one and a teacher is mostly wrong.
+USUAL_SIDES = (32, 64, 96, 128, 160, 224)
 IMAGENET = InputFormat((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
@@ -117,13 +119,15 @@ def check_input(
 
     Wrong normalisation, a wrong range of values, exchanged channels, grey in place of colour and
     wrong sizes leave a teacher that answers, but badly. `own_resolution` and `own_values` say
-    whether these come from metadata, and so may be wrong; what the user asked for is not doubted.
+    whether these come from metadata, or from nothing, and so may be wrong; what the user asked for
+    is not doubted.
     """
     places = np.linspace(0, len(split) - 1, min(TRIED_IMAGES, len(split))).astype(int)
     places = np.unique(places).tolist()
     right = _right(teacher, split, places, batch, workers)
     tried = []
-    others = _others(teacher.input_format, split.frame.size, own_resolution, own_values)
+    sizes = _sizes(teacher.input_format, split.frame.size, right) if own_resolution else ()
+    others = (*_others(teacher.input_format, own_values), *sizes)
     for name, mend, input_format in others:
         other = Teacher(teacher.network, input_format, teacher.identity).to(teacher.mean.device)
         try:
@@ -153,9 +157,7 @@ def _clearly(better: np.ndarray, worse: np.ndarray) -> bool:
     return better.mean() > MOSTLY and gained - lost > max(by_chance, CLEARLY_BETTER * len(worse))
 
 
-def _others(
-    input_format: InputFormat, size: Size, own_resolution: bool, own_values: bool
-) -> Iterator[tuple[str, str, InputFormat]]:
+def _others(input_format: InputFormat, own_values: bool) -> Iterator[tuple[str, str, InputFormat]]:
     """(what is tried, the mend, the input) of the usual mistakes."""
     if own_values:
         values = {
@@ -181,8 +183,17 @@ def _others(
             "give --teacher-channels grey",
             replace(input_format, channels="grey"),
         )
-    side = size[0]
-    if own_resolution and size == (side, side) and input_format.resolution not in (None, side):
+
+
+def _sizes(
+    input_format: InputFormat, size: Size, right: np.ndarray
+) -> Iterator[tuple[str, str, InputFormat]]:
+    """The same for the students' size, or for larger ones where the teacher's is not known."""
+    if input_format.resolution is None:
+        sides = [s for s in USUAL_SIDES if s > max(size)] if right.mean() <= MOSTLY else []
+    else:
+        sides = {size[0]} - {input_format.resolution} if size[0] == size[1] else set()
+    for side in sides:
         yield (
             f"at {side} pixels",
             f"give --teacher-resolution {side}",

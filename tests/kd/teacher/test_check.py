@@ -139,6 +139,13 @@ def test_a_wrong_size_is_named(split: Split) -> None:
     assert "at 8 pixels; give --teacher-resolution 8" in said
 
 
+def test_a_size_that_nothing_says_is_named(split: Split) -> None:
+    """A network that was trained at 64 pixels is not told to look at its weights."""
+    said = refusal(Teacher(Nearest(RGB_01, side=64)), split)
+    assert "at 64 pixels; give --teacher-resolution 64" in said
+    assert "weights" not in said
+
+
 def test_the_mend_works(split: Split) -> None:
     """What is advised passes when it is given, and for bytes it is exact enough."""
     network = Nearest(BYTES)
