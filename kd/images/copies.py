@@ -14,6 +14,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
+from base.errors import UserError
 from base.files import read_json, write_atomic, write_json
 from base.size import Size, pixels_text
 from kd.images.pixels import Encoded, Picture, Pixels, opened, readable
@@ -21,7 +22,7 @@ from kd.images.rendering import Frame
 from kd.images.splits import RETRAINED, Data, Split
 
 # A copy has so many times the pixels of what is shown, along a side: the smallest box that a view
-# shows has a quarter of the photograph's side, so no view loses any of the pixels it could have.
+# shows has about a quarter of the photograph's side, so a view loses hardly a pixel it could have.
 ROOM = 4
 # Copies are kept where photographs have so many pixels on average, so many times those of a copy.
 PHOTOGRAPH, WORTH = 1_000_000, 4
@@ -115,12 +116,20 @@ def with_copies(data: Data, plan: CopyPlan | None, folder: Path) -> Data:
 
 
 def found_copies(data: Data, folder: Path) -> Data:
-    """Return the data with the copies that `folder` is for, if it is for any."""
+    """Return the data with the copies that `folder` is for, if it is for any.
+
+    Raises `UserError` where the plan of the copies is damaged.
+    """
     if not (folder / PLAN).exists():
         return data
-    shown = tuple(read_json(folder / PLAN)["shown"])
-    # Another data set's copies have another place.
-    place = folder / hashlib.sha256(data.train.images.digest()).hexdigest()[:16]
+    match read_json(folder / PLAN):
+        case {"shown": [int(height), int(width)]}:
+            shown = (height, width)
+        case _:
+            raise UserError(f"{folder / PLAN}: damaged; remove {folder}, and train again")
+    # Copies of another data set, or for other views, have another place.
+    identity = data.train.images.digest() + repr(shown).encode()
+    place = folder / hashlib.sha256(identity).hexdigest()[:16]
     images = Copied(data.train.images, place, shown)
 
     def copied(split: Split | None) -> Split | None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from base.errors import UserError
 from kd.images.copies import Copied, found_copies, plan_copies, with_copies
 from kd.images.loader import batches
 from kd.images.pixels import Picture
@@ -131,6 +132,20 @@ def test_the_size_that_is_told_is_what_copies_take(data: Data, tmp_path: Path) -
     size = sum(path.stat().st_size for path in tmp_path.rglob("*.jpg"))
     assert plan.size == pytest.approx(size, rel=0.05)
     assert plan.pixels == HEIGHT * WIDTH
+
+
+def test_copies_for_smaller_views_are_not_taken(data: Data, tmp_path: Path) -> None:
+    position = int(data.train.positions[0])
+    for side in (32, 48):
+        found = with_copies(data, plan_copies(data, (Frame((side, side)),)), tmp_path)
+        assert found.train.images.picture(position).pixels().shape[1] == 4 * side
+
+
+@pytest.mark.parametrize("content", ["{}", '{"shown": 32}', '{"shown": ["a", 2]}', "[32, 32]", "{"])
+def test_a_damaged_plan_is_refused(data: Data, tmp_path: Path, content: str) -> None:
+    (tmp_path / "copies.json").write_text(content)
+    with pytest.raises(UserError, match=r"copies\.json"):
+        found_copies(data, tmp_path)
 
 
 def test_other_photographs_never_get_these_copies(data: Data, tmp_path: Path) -> None:
