@@ -24,10 +24,9 @@ from base.files import write_json
 from base.processes import from_main_process, join_processes, print_once, this_process
 from export.report.page import table_text
 from export.report.student_page import summary_rows, write_student_report
-from export.report.students import budget_kept, read_students, students_text, write_pareto
+from export.report.students import promises_kept, read_students, students_text, write_pareto
 from export.timing.stopwatch import Patience, Timing, timed
 from kd.batches import endless
-from kd.final_evaluation import final_evaluation
 from kd.images.copies import found_copies
 from kd.images.splits import Data, load_data
 from kd.rivals.compare import compare_rivals, ship_rivals, verdict
@@ -37,23 +36,24 @@ from kd.run.cost import search_cost
 from kd.run.folder import read_metrics, refuse_other_images
 from kd.run.metrics import AnyMetrics, open_metrics, open_phase
 from kd.run.recipes import parse_search
-from kd.run.retraining import Retrainer, Retraining
 from kd.run.search_config import SearchConfig
-from kd.run.settings import onnx_metadata, search_identity, searched_config, settings_of
+from kd.run.settings import onnx_metadata, searched_config, settings_of
 from kd.run.train_config import TrainConfig
+from kd.student.retraining import Retrainer, Retraining
 from kd.teacher.outputs import TeacherOutputs, prepare_outputs
 from kd.teacher.prepare import reload_teacher
 from kd.teacher.saved import read_facts
 from supernet.alpha import Alpha
 from supernet.choice.pick import Pick, cached_pick, pick_measured, pick_predicted
 from supernet.choice.programme import Programme, check_budget, programme
-from supernet.choice.ship import ship
+from supernet.choice.ship import EXACT, ship, shipped_file
 from supernet.latency.measurement import (
     describe_table,
     load_given_table,
     load_run_table,
     machine_difference,
 )
+from supernet.latency.runners import unit_of_table
 from supernet.latency.students import measure_architectures, measure_beside, module_runners
 from supernet.latency_table import LatencyTable
 from supernet.sampling import fair_sampler, random_as_fast
@@ -103,8 +103,6 @@ def main(config: SearchConfig) -> bool:
         students = read_students(config.run / "students", table.fingerprint())
         print_once(f"{described}\n\n{students_text(students)}")
         return True
-    if not config.target_latency:
-        raise UserError("--target-latency is missing; give one or more budgets in milliseconds")
     for target_ms in config.target_latency:
         if check_budget(problem, target_ms):
             print_once(f"{target_ms:g} ms: more than any student needs; searching near that")
@@ -112,14 +110,15 @@ def main(config: SearchConfig) -> bool:
     seconds = config.checkpoint_seconds
     with open_metrics(config.run, settings_of(config), "search", seconds) as metrics:
         alpha = load_or_train_alpha(config, trained, metrics)
-        data, outputs, told = trained.data, trained.outputs, table.fingerprint()
-        retrainer = Retrainer(config, train_config, data, outputs, told, metrics, processes.device)
+        known = (trained.data, trained.outputs, table.fingerprint(), unit_of_table(table))
+        retrainer = Retrainer(config, train_config, *known, metrics, processes.device)
         make = partial(make_student, config, trained, alpha, rivals, retrainer)
         kept = [make(ms) for ms in config.budgets()]
     if processes.is_main_process:
         folder, unit = config.run / "students", table.unit_of_work()
-        write_pareto(folder / "pareto.png", read_students(folder, told), unit)
-        print(f"{students_text(read_students(folder, told))}\n")
+        students = read_students(folder, table.fingerprint())
+        write_pareto(folder / "pareto.png", students, unit)
+        print(f"{students_text(students)}\n")
     processes.wait_for_everyone()
     return all(kept)
 
@@ -190,30 +189,31 @@ def make_student(
     """Search, retrain, export and verify one student; return whether it kept its promises."""
     name = config.student_name(target_ms)
     cache = config.run / "checkpoint" / f"pick_{name}.json"
-    identity = search_identity(config, trained.table.fingerprint())
     find = partial(search, config, trained, alpha, target_ms)
-    pick, search_seconds = timed(lambda: cached_pick(cache, identity, find))
+    pick, search_seconds = timed(lambda: cached_pick(cache, retrainer.identity(), find))
     start = new_student(config, trained, pick.architecture)
     own = Retraining(name, pick.architecture, start, config.retrain_with)
     student, retrain_seconds = timed(lambda: retrainer.train(own))
     compared = controls(config, trained, own, retrainer) if config.controls else {}
     measure = partial(measure_together, trained, config, pick.architecture)
     outline = outline_of(trained.table.space)
-    beside = compare_rivals(rivals, outline, own, target_ms, measure, retrainer)
+    beside = compare_rivals(rivals, outline, own, student, target_ms, measure, retrainer)
     if not this_process().is_main_process:
         return True
     folder, patience, table = config.run / "students" / name, config.patience(), trained.table
     metadata = onnx_metadata(target_ms, trained.data.classes, trained.config)
-    shipped = ship(student, own.what, table, folder, metadata, patience, config.seed)
-    ship_rivals(beside, folder / "rivals", table.space.image_shape, metadata)
-    onnx_path, test, outputs = folder / "student.onnx", trained.data.test, trained.outputs.test
-    evaluation = final_evaluation(outputs, student, onnx_path, test, trained.config.batch)
+    what = (student.network, own.what, table, folder, metadata, patience, config.seed)
+    shipped, onnx_path = ship(*what, student.int8), shipped_file(folder, table)
+    ship_rivals(beside, folder / "rivals", retrainer.unit, metadata)
+    evaluation = retrainer.final_evaluation(student, folder / EXACT, onnx_path)
     measured_ms = shipped["measured_ms"]
     facts = {
         "target_ms": target_ms,
         **shipped,
         "meets_target": None if measured_ms is None else measured_ms <= target_ms,
         **evaluation.facts(),
+        "precision_kept": evaluation.rounding.within(config.accuracy_loss),
+        "fine_tuned": student.fine_tuned,
         "search_seconds": search_seconds,
         "retrain_seconds": retrain_seconds,
         "seed": config.seed,
@@ -228,13 +228,13 @@ def make_student(
     write_json(folder / "metrics.json", facts)
     curve = [row for row in read_metrics(config.run) if row["phase"] == f"student_{name}"]
     curve = curve[-config.epochs :]  # an earlier search for this budget left its lines too
-    write_student_report(folder, facts, own.what.to_json(), curve)
+    write_student_report(folder, onnx_path, facts, own.what.to_json(), curve)
     retrainer.metrics.summary(**{f"{name}/{key}": value for key, value in facts.items()})
     retrainer.metrics.artifact(onnx_path, f"student-{name}", "model")
     for left in cache.parent.glob(f"*_{escape(name)}*"):
         left.unlink()
     print(f"\n{table_text(summary_rows(facts, onnx_path))}\n")
-    return budget_kept(facts) and facts["onnx_parity"]
+    return promises_kept(facts)
 
 
 def search(config: SearchConfig, trained: TrainedRun, alpha: Alpha, target_ms: float) -> Pick:

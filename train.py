@@ -8,7 +8,7 @@ stored outputs or a latency table that the folder already holds are not made aga
 
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ from tqdm import tqdm
 from base.exit_status import run_script
 from base.files import write_json
 from base.processes import (
+    from_main_process,
     gather_dict,
     is_main_process,
     join_processes,
@@ -29,7 +30,6 @@ from base.processes import (
 from export.report.figures import Point
 from export.report.page import table_text
 from export.report.run_page import RunReport, write_run_report
-from export.timing.unit_of_work import UnitOfWork
 from kd.batches import endless, micro_batch, steps_per_epoch
 from kd.evaluate import CALIBRATION_BATCHES, calibration_images, score_recalibrated
 from kd.images.copies import CopyPlan, plan_copies, with_copies
@@ -60,7 +60,8 @@ from supernet.alpha import Alpha, named_probabilities, preferences
 from supernet.choice.programme import Programme, preferred_students, programme
 from supernet.choice.surrogate import fit_surrogate
 from supernet.latency.measurement import describe_table, find_or_measure_table, load_given_table
-from supernet.latency.runners import check_unit, unit_of_table
+from supernet.latency.precision import settle_precision
+from supernet.latency.runners import unit_of_table
 from supernet.latency_table import LatencyTable
 from supernet.sampling import fair_sampler, fair_students
 from supernet.space import Architecture
@@ -97,9 +98,9 @@ def main(config: TrainConfig) -> None:
     check_batches(config, data, processes.num_processes)
     space = outline.space(len(data.classes), size, config.channels)
     given = load_given_table(config.latency_table, space) if config.latency_table else None
-    unit = unit_of_table(given) if given else config.unit_of_work(size, config.channels)
-    if given is None:
-        check_unit(unit)
+    wanted = (config.run, space, config.unit_of_work(size, config.channels), config.seed)
+    settle = partial(settle_precision, *wanted, slower_too=config.latency_slower)
+    unit, ratios = (unit_of_table(given), None) if given else from_main_process(settle)
     request, loader = config.teacher_request(), config.loader()
     if loader.workers < config.workers:
         print_once(f"workers: {loader.workers} of {config.workers}, one for every core")
@@ -108,7 +109,9 @@ def main(config: TrainConfig) -> None:
     supernet = Supernet(space).to(device, memory_format=torch.channels_last)
     model = opened.model if opened else load_unchecked(request, data, device)
     plan = plan_copies(data, shown_frames(model, data.train.frame)) if config.copies else None
-    look = partial(preview, config, data, plan, model, teacher_work(config, opened), supernet, unit)
+    timing = partial(table_rows, space, unit, config.latency_table, ratios)
+    work = teacher_work(config, opened)
+    look = partial(preview, config, data, plan, model, work, supernet, timing)
     if config.preview:
         print_once(look())
         return
@@ -195,11 +198,10 @@ def preview(
     teacher: AnyTeacher | None,
     work: str,
     supernet: Supernet,
-    unit: UnitOfWork,
+    timing: Callable[[], list[tuple[str, str]]],
 ) -> str:
     """Say what the run will do, and how long it takes here, from a few timed steps."""
-    space, device = supernet.space, this_process().device
-    processes = this_process().num_processes
+    space, device, processes = supernet.space, this_process().device, this_process().num_processes
     images = len(data.joined(LEARNED))
     loader, part = config.loader(), partial(micro_batch, processes=processes)
     most, few = (part(b, accumulate=config.accumulate) for b in (config.batch, config.alpha_batch))
@@ -208,18 +210,17 @@ def preview(
     loading = loading_seconds(data, plan, most, loader.workers)
     step = partial(step_seconds, workers=loader.workers)
     w, alpha, student = all_step_seconds(supernet, pixels, few)
-    w, alpha = config.accumulate * step(w, loading), step(alpha, loading * few / most)
-    alpha = config.accumulate * alpha
+    w, alpha = step(w, loading), step(alpha, loading * few / most)
+    w, alpha = config.accumulate * w, config.accumulate * alpha
     epoch = step(student, loading) * images / (most * processes)
     scoring = scoring_seconds(len(data.search), most, student, loading, loader.workers)
     decisions = sum(len(decision.choices) > 1 for decision in space.decisions())
-    students = config.surveyed + SHOWN_BUDGETS
     seconds = {
         **teacher_seconds(config, data, teacher, pixels, loading),
         "latency table": 0 if config.latency_table else config.latency_seconds,
         "w": w * w_steps,
         "alpha": alpha * config.alpha_steps,
-        "survey": students * scoring / processes,
+        "survey": (config.surveyed + SHOWN_BUDGETS) * scoring / processes,
     }
     steps = f"{w_steps} steps of w at {1 / w:.2g} a second, {config.alpha_steps} of alpha at"
     epochs = SEARCH_RECIPES[config.preset].epochs
@@ -230,7 +231,7 @@ def preview(
             *([("photographs", str(plan))] if plan else []),
             ("decoding", f"{most / loading:,.0f} images a second"),
             ("space", f"{space.name}: {space.size():.2g} students, {decisions} decisions"),
-            *table_rows(space, unit, config.latency_table),
+            *timing(),
             ("teacher", f"{config.teacher_request().name}, {work}"),
             ("outputs", outputs_size(config, data)),
             ("supernet", f"{steps} {1 / alpha:.2g}"),

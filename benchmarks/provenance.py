@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from export.timing.unit_of_work import machine
+from export.runtimes.runtime import this_machine
+from export.timing.unit_of_work import UnitOfWork
 
 
 def provenance(benchmark: str, settings: object) -> dict[str, object]:
@@ -23,7 +24,7 @@ def provenance(benchmark: str, settings: object) -> dict[str, object]:
     return {
         "command": " ".join(["python -m", f"benchmarks.{benchmark}", *_options(settings)]),
         "commit": commit.stdout.strip(),
-        "machine": machine(),
+        "machine": this_machine(UnitOfWork(1, (1, 1))),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "python": platform.python_version(),

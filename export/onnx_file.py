@@ -55,18 +55,21 @@ def to_onnx(
 
 def write_onnx(module: nn.Module, example: Tensor, path: Path, metadata: Mapping[str, str]) -> None:
     """Export `module` with a free batch size, check it, and write it as one file."""
-    model = to_onnx(module, example)
-    onnx.helper.set_model_props(model, dict(metadata))
+    write_model(to_onnx(module, example).SerializeToString(), path, metadata)
+
+
+def write_model(content: bytes, path: Path, metadata: Mapping[str, str]) -> None:
+    """Write a model as one file with `metadata` beside what it holds, checked; the graph stays."""
+    model = onnx.load_from_string(content)
+    known = {entry.key: entry.value for entry in model.metadata_props}
+    onnx.helper.set_model_props(model, known | dict(metadata))
     onnx.checker.check_model(model, full_check=True)
     write_atomic(path, model.SerializeToString())
 
 
 def add_metadata(path: Path, metadata: Mapping[str, str]) -> None:
     """Write the file again with `metadata` beside what it holds; the graph stays."""
-    model = onnx.load(path)
-    known = {entry.key: entry.value for entry in model.metadata_props}
-    onnx.helper.set_model_props(model, known | dict(metadata))
-    write_atomic(path, model.SerializeToString())
+    write_model(path.read_bytes(), path, metadata)
 
 
 def read_metadata(path: Path) -> dict[str, str]:

@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from export.onnx_session import onnx_session
+from export.runtimes.runtime import runtime_of
+from export.timing.unit_of_work import UnitOfWork
 
 MAX_ABS_ERROR = 1e-4
 MIN_TOP1_AGREEMENT = 1.0
@@ -33,16 +34,45 @@ class Parity:
         return self.max_abs_error <= MAX_ABS_ERROR and self.top1_agreement >= MIN_TOP1_AGREEMENT
 
 
-def onnx_logits(path: Path, images: Iterable[Tensor], threads: int = 1) -> Tensor:
-    """Run an ONNX file on batches [B, 3, H, W] in ONNX Runtime's CPU provider: logits [N, K].
+@dataclass(frozen=True)
+class Rounding:
+    """What a precision below fp32 costs, over the same images: shares told right, and agreement.
 
-    Raises `UserError` when the file cannot be opened.
+    `error` is the standard error of the difference.
     """
-    session = onnx_session(path, threads)
-    name = session.get_inputs()[0].name
-    return torch.cat(
-        [torch.from_numpy(session.run(None, {name: batch.cpu().numpy()})[0]) for batch in images]
-    )
+
+    fp32_accuracy: float
+    accuracy: float
+    agreement: float
+    error: float
+
+    @property
+    def lost(self) -> float:
+        """The share of the images by which it is less right."""
+        return self.fp32_accuracy - self.accuracy
+
+    def within(self, bound: float) -> bool:
+        """Whether it loses no more than `bound`, but for what may be chance."""
+        return self.lost <= max(bound, 2 * self.error)
+
+
+def onnx_logits(model: bytes | Path, images: Iterable[Tensor], unit: UnitOfWork) -> Tensor:
+    """Run an ONNX model on batches [B, C, H, W] as the unit of work says: logits [N, K].
+
+    ONNX Runtime takes its CPU provider here. Raises `UserError` when the file cannot be opened.
+    """
+    arrays = (batch.cpu().numpy() for batch in images)
+    found = runtime_of(unit).logits(model, arrays, unit)
+    return torch.cat([torch.from_numpy(answer) for answer in found])
+
+
+def rounding(exact: Tensor, rounded: Tensor, labels: Tensor) -> Rounding:
+    """Compare logits [N, K] in fp32 with those in a lower precision; labels [N]."""
+    told, answers = exact.argmax(dim=1), rounded.argmax(dim=1)
+    right, still = (told == labels).double(), (answers == labels).double()
+    error = (right - still).std(correction=0) / math.sqrt(len(labels))
+    agreement = (told == answers).double().mean()
+    return Rounding(*(x.item() for x in (right.mean(), still.mean(), agreement, error)))
 
 
 def parity(reference: Tensor, exported: Tensor) -> Parity:

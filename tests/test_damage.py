@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-import export.timing.kit_script
+import export.runtimes.kit_script
 from base.errors import UserError
 from export.onnx_file import read_metadata, write_onnx
 from kd.images.pixels import opened
@@ -84,7 +84,7 @@ FILES: dict[str, tuple[Write, Read]] = {
     "i.webp": (picture, read_picture),
     "i.tif": (lambda path: picture(path, compression="tiff_lzw"), read_picture),
     "train-0.tar": (shard, lambda path: read_index([path])),
-    "kit.zip": (kit, lambda _: export.timing.kit_script.read("manifest.json")),
+    "kit.zip": (kit, lambda _: export.runtimes.kit_script.read("manifest.json")),
 }
 
 
@@ -109,7 +109,7 @@ def test_damage_is_one_line_or_does_no_harm(
 ) -> None:
     write, read = FILES[name]
     path, refusals = tmp_path / name, []
-    monkeypatch.setattr(export.timing.kit_script, "KIT", path)
+    monkeypatch.setattr(export.runtimes.kit_script, "KIT", path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     write(path)
     read(path)

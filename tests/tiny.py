@@ -6,8 +6,9 @@ from itertools import product
 
 import torch
 
+from export.runtimes.runtime import this_machine
 from export.timing.stopwatch import Patience
-from export.timing.unit_of_work import UnitOfWork, machine
+from export.timing.unit_of_work import UnitOfWork
 from supernet.latency_table import LatencyTable, table_shapes
 from supernet.space import (
     FUSED,
@@ -76,7 +77,7 @@ def tiny_table(space: SearchSpace) -> LatencyTable:
         {
             "unit_of_work": "one made-up unit",
             "unit": asdict(UnitOfWork(batch=2, resolution=(8, 8))),
-            "machine": machine(),
+            "machine": this_machine(UnitOfWork(1, (8, 8))),
             "date": "today",
         },
     )

@@ -20,6 +20,7 @@ def summary_rows(facts: Mapping, onnx_path: Path) -> list[tuple[str, str]]:
         *_teacher(facts),
         *_controls(facts),
         *_rivals(facts),
+        *_precision(facts),
         ("size", f"{facts['params']:,} parameters, {facts['macs']:,} MACs an image"),
         (
             "ONNX parity",
@@ -31,6 +32,7 @@ def summary_rows(facts: Mapping, onnx_path: Path) -> list[tuple[str, str]]:
         ("retraining", f"{facts['retrain_seconds']:.0f} s"),
         ("cost", facts["cost"]),
         ("file", str(onnx_path)),
+        ("to run it", facts["how_to_run"]),
     ]
 
 
@@ -65,6 +67,17 @@ def _controls(facts: Mapping) -> list[tuple[str, str]]:
     return rows
 
 
+def _precision(facts: Mapping) -> list[tuple[str, str]]:
+    """Say what the precision that ships costs, where it is not fp32."""
+    if facts["precision"] == "fp32":
+        return []
+    points = 100 * (facts["test_accuracy"] - facts["fp32_test_accuracy"])
+    tuned = ", after training on for it" if facts["fine_tuned"] else ""
+    verdict = "kept" if facts["precision_kept"] else "TOO MUCH IS LOST"
+    told = f"{points:+.2f} points beside fp32, {facts['fp32_agreement']:.2%} of answers agree"
+    return [(facts["precision"], f"{verdict}: {told}{tuned}")]
+
+
 def _measured(facts: Mapping) -> str:
     if facts["measured_ms"] is None:
         return f"not here: {facts['not_measured']}; time the file on its device"
@@ -74,11 +87,14 @@ def _measured(facts: Mapping) -> str:
 
 def write_student_report(
     folder: Path,
+    ships: Path,
     facts: Mapping,
     architecture: Mapping,
     retraining: Sequence[Mapping[str, object]],
 ) -> None:
-    """Write curves.png and report.html of one student; `architecture` is its JSON form.
+    """Write curves.png and report.html of one student, whose file `ships`.
+
+    `architecture` is its JSON form.
 
     `retraining` are the lines of metrics.jsonl that its training logged. What cannot be drawn is
     said.
@@ -88,7 +104,7 @@ def write_student_report(
         curves_figure(folder / "curves.png", retraining, [(phase, "loss"), (phase, "accuracy")])
         header = ("part", "width", "operation", "kernel", "expansion", "squeeze-and-excitation")
         sections = [
-            Section("Result", table=summary_rows(facts, folder / "student.onnx")),
+            Section("Result", table=summary_rows(facts, ships)),
             Section("Architecture", table=parts_of(architecture), header=header),
             Section("Retraining", pictures=[folder / "curves.png"]),
             Section("All numbers", table=[(key, str(value)) for key, value in facts.items()]),

@@ -58,6 +58,11 @@ def budget_kept(facts: Mapping) -> bool:
     return facts["meets_target"] is not False
 
 
+def promises_kept(facts: Mapping) -> bool:
+    """Whether budget, parity with PyTorch and accuracy in the precision that ships were kept."""
+    return budget_kept(facts) and facts["onnx_parity"] and facts["precision_kept"]
+
+
 def students_text(students: Mapping[str, Mapping]) -> str:
     """List the students in columns, for the terminal."""
     if not students:

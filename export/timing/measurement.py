@@ -11,7 +11,7 @@ import numpy as np
 from base.errors import UserError
 from base.files import PARSE_ERRORS, first_difference, read_json, write_json
 from export.timing.stopwatch import Patience, Round, Runner, rounds, timings
-from export.timing.unit_of_work import UnitOfWork, machine, unit_of_work
+from export.timing.unit_of_work import UnitOfWork, unit_of_work
 
 DIGITS = 6
 # Names of the networks that the table is fitted to, and how many of them later timings lean on.
@@ -94,11 +94,11 @@ def _positive(value: object) -> float:
 
 
 def new_measurement(
-    plan: str, seed: int, unit: UnitOfWork, versions: Mapping[str, str]
+    plan: str, seed: int, unit: UnitOfWork, machine: Mapping[str, str]
 ) -> Measurement:
-    """Return a measurement without rounds, of this machine and moment."""
+    """Return a measurement of a machine without rounds, of this moment."""
     now = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())
-    return Measurement(plan, seed, unit, {**machine(), **versions}, now, ())
+    return Measurement(plan, seed, unit, machine, now, ())
 
 
 def measure(

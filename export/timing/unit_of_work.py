@@ -8,13 +8,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import onnxruntime
-
 from base.errors import UserError
 from base.size import Size, pixels_text
 
-TORCH_PROVIDERS = ("torch:cpu", "torch:cuda")
-PRECISIONS = ("fp32",)
+CPU = "CPUExecutionProvider"
+# Beginnings of the providers that are not ONNX Runtime's, and their runtimes' names.
+ONNXRUNTIME, RUNTIMES = "onnxruntime", {"torch": "PyTorch eager", "openvino": "OpenVINO"}
+# int8 has unsigned activations; whether signed ones are faster depends on the processor.
+SIGNED = "int8-signed"
+PRECISIONS = ("fp32", "bf16", "int8", SIGNED)
 # Where Linux says how much of the processor a group of processes may use.
 PROCESS_CGROUP, CGROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 CFS = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
@@ -24,13 +26,14 @@ CFS = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
 class UnitOfWork:
     """What one measured run does: `batch` images of `channels` channels.
 
-    `provider` is an ONNX Runtime execution provider, or torch:cpu or torch:cuda for PyTorch eager.
+    `provider` is an ONNX Runtime execution provider, openvino:DEVICE, or PyTorch eager as torch:cpu
+    or torch:cuda.
     """
 
     batch: int
     resolution: Size
     threads: int = 1
-    provider: str = "CPUExecutionProvider"
+    provider: str = CPU
     precision: str = "fp32"
     channels: int = 3
 
@@ -44,7 +47,9 @@ class UnitOfWork:
                 f"unit of work: resolution {size!r}, expected height and width in pixels"
             )
         if self.precision not in PRECISIONS:
-            raise UserError(f"unit of work: precision {self.precision!r}, expected {PRECISIONS[0]}")
+            raise UserError(
+                f"unit of work: precision {self.precision!r}, expected {', '.join(PRECISIONS)}"
+            )
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -52,22 +57,32 @@ class UnitOfWork:
         return self.channels, *self.resolution
 
     @property
-    def in_torch(self) -> bool:
-        """Whether PyTorch runs the work, not ONNX Runtime."""
-        return self.provider in TORCH_PROVIDERS
+    def runtime(self) -> str:
+        """Name what runs the work: onnxruntime, openvino or torch."""
+        before = self.provider.partition(":")[0]
+        return before if before in RUNTIMES else ONNXRUNTIME
+
+    @property
+    def device(self) -> str:
+        """Name the device as the runtime calls it."""
+        return self.provider.removeprefix(f"{self.runtime}:")
+
+    @property
+    def is_int8(self) -> bool:
+        """Whether weights and activations are whole numbers."""
+        return self.precision.startswith("int8")
+
+    def runtime_text(self) -> str:
+        """Name runtime and device for people."""
+        return f"{RUNTIMES.get(self.runtime, 'ONNX Runtime')} {self.device}"
 
     def __str__(self) -> str:
         images = "1 image" if self.batch == 1 else f"{self.batch} images"
         images = images.replace("image", "grey image") if self.channels == 1 else images
         threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
-        runtime = (
-            f"PyTorch eager {self.provider.removeprefix('torch:')}"
-            if self.in_torch
-            else f"ONNX Runtime {self.provider}"
-        )
         return (
             f"batch of {images} at {pixels_text(self.resolution)}, {threads}, "
-            f"{self.precision}, {runtime}"
+            f"{self.precision}, {self.runtime_text()}"
         )
 
 
@@ -129,10 +144,9 @@ def _cgroup_cores() -> Iterator[float]:
 
 
 def machine() -> dict[str, str]:
-    """Return a measurement's provenance: processor, cores, operating system, runtime version."""
+    """Return a measurement's provenance: processor, cores, operating system."""
     return {
         "cpu": cpu_name(),
         "cores": str(os.cpu_count()),
         "os": f"{platform.system()} {platform.release()}",
-        "onnxruntime": onnxruntime.__version__,
     }

@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
-from export.onnx_file import write_onnx
+from export.onnx_file import write_model
 from export.timing.stopwatch import Patience
+from export.timing.unit_of_work import UnitOfWork
 from kd.evaluate import accuracy, balanced_accuracy
 from kd.rivals.rival import AUTO, Outline, build_rivals, ladders
-from kd.run.retraining import Retrainer, Retraining
+from kd.student.retraining import Retrainer, Retraining, Trained
 
 # Milliseconds of every network, timed together for so long.
 Measure = Callable[[Patience, Mapping[str, nn.Module]], Mapping[str, float]]
@@ -29,8 +29,8 @@ class Comparison:
     """A rival beside the student; one slower than the budget has milliseconds alone.
 
     `ahead` is the share of the test images by which the rival is better, negative where it is
-    worse, `ahead_error` its standard error over these images, which both answer. `network` is the
-    trained rival.
+    worse, `ahead_error` its standard error over these images, which both answer. `trained` is the
+    rival as it ships.
     """
 
     name: str
@@ -39,12 +39,12 @@ class Comparison:
     test_accuracy: float | None = None
     ahead: float | None = None
     ahead_error: float | None = None
-    network: nn.Module | None = None
+    trained: Trained | None = None
     test_balanced_accuracy: float | None = None
 
     def facts(self) -> dict[str, str | float | int | None]:
         """Return the numbers of metrics.json."""
-        return {field: value for field, value in vars(self).items() if field != "network"}
+        return {field: value for field, value in vars(self).items() if field != "trained"}
 
 
 def fill_budget(
@@ -71,6 +71,7 @@ def compare_rivals(
     rivals: Mapping[str, nn.Module],
     outline: Outline,
     own: Retraining,
+    student: Trained,
     target_ms: float,
     measure: Measure,
     retrainer: Retrainer,
@@ -78,47 +79,43 @@ def compare_rivals(
     """Time rivals, train those within the budget, and compare their answers with a student's.
 
     Where the search asks for `auto`, those that fill the budget are added to `rivals`. `own` is the
-    student's training, done. The best comes first, those left out last.
+    student's training, `student` what came of it. The best comes first, those left out last.
     """
     config, found = retrainer.config, []
     if AUTO in config.rivals:
         rivals = {**rivals, **fill_budget(outline, target_ms, measure, config.seed)}
     if not rivals:
         return []
-    student = retrainer.test_answers(own.network)
+    told = retrainer.test_answers(student)
     measured_ms = measure(config.patience(), rivals)
     for name, start in rivals.items():
         params = sum(p.numel() for p in start.parameters())
         known = Comparison(name, measured_ms[name], params)
         if known.measured_ms <= target_ms:
             path, network = f"{own.name}-{file_name(name)}", copy.deepcopy(start)
-            network = retrainer.train(Retraining(path, name, network, own.learns_from))
-            answers = retrainer.test_answers(network)
-            ahead, error = paired_difference(answers, student)
+            trained = retrainer.train(Retraining(path, name, network, own.learns_from))
+            answers = retrainer.test_answers(trained)
+            ahead, error = paired_difference(answers, told)
             known = replace(
                 known,
                 test_accuracy=accuracy(*answers),
                 test_balanced_accuracy=balanced_accuracy(*answers),
                 ahead=ahead,
                 ahead_error=error,
-                network=network,
+                trained=trained,
             )
         found.append(known)
     return sorted(found, key=lambda c: (c.test_accuracy is None, -(c.test_accuracy or 0)))
 
 
 def ship_rivals(
-    found: Sequence[Comparison],
-    folder: Path,
-    shape: tuple[int, int, int],
-    metadata: Mapping[str, str],
+    found: Sequence[Comparison], folder: Path, unit: UnitOfWork, metadata: Mapping[str, str]
 ) -> None:
-    """Write the trained rivals, of images of `shape` [C, H, W], as ONNX files under their names."""
-    example = torch.zeros(2, *shape)
+    """Write the trained rivals as ONNX files under their names, in the precision that ships."""
     for rival in found:
-        if rival.network is not None:
+        if rival.trained is not None:
             facts = {**metadata, "rival": rival.name, "measured_ms": f"{rival.measured_ms:.4f}"}
-            write_onnx(rival.network, example, folder / f"{file_name(rival.name)}.onnx", facts)
+            write_model(rival.trained.model(unit), folder / f"{file_name(rival.name)}.onnx", facts)
 
 
 def file_name(rival: str) -> str:

@@ -23,6 +23,7 @@ BOUNDS: Mapping[str, Bound] = {
     **dict.fromkeys(("limit", "views", "most_classes", "batch", "alpha_batch"), COUNT),
     "accumulate": COUNT,
     **dict.fromkeys(("teacher_epochs", "w_epochs", "alpha_steps", "epochs"), COUNT),
+    "fine_tuning_epochs": COUNT,
     **dict.fromkeys(("latency_batch", "latency_threads", "candidates", "finalists"), COUNT),
     **dict.fromkeys(("knots", "surveyed"), SEVERAL),
     **dict.fromkeys(("teacher_resolution", "teacher_resize"), NONE_OR_MORE),
@@ -32,7 +33,8 @@ BOUNDS: Mapping[str, Bound] = {
     **dict.fromkeys(("learning_rate", "teacher_learning_rate", "w_learning_rate"), POSITIVE),
     **dict.fromkeys(("alpha_learning_rate", "kd_temperature", "tau_start", "tau_end"), POSITIVE),
     "channels": ("1 or 3", lambda value: value in (1, 3)),
-    "kd_weight": SHARE,
+    "fine_tuning_rate": POSITIVE,
+    **dict.fromkeys(("kd_weight", "accuracy_loss"), SHARE),
     **dict.fromkeys(("search_fraction", "test_fraction"), PART),
 }
 
@@ -46,8 +48,11 @@ def check_settings(config: TrainConfig | SearchConfig) -> None:
         expected, holds = BOUNDS[field.name]
         if not (math.isfinite(value) and holds(value)):
             raise UserError(f"{_option(field.name)} {value}: expected {expected}")
-    if isinstance(config, SearchConfig) and config.compile:
-        check_compiler()
+    if isinstance(config, SearchConfig):
+        if not (config.target_latency or config.list):
+            raise UserError("--target-latency is missing; give one or more budgets in milliseconds")
+        if config.compile:
+            check_compiler()
 
 
 def check_batches(config: TrainConfig, data: Data, processes: int) -> None:

@@ -47,13 +47,19 @@ class SearchConfig:
     are trained as the student is."""
     rival_checkpoint: tuple[Path, ...] = ()
     """Weights that rivals start from, one for each: a file, or scratch."""
+    accuracy_loss: float = 0.005
+    """Share of the images by which a precision below fp32 may be less right: a student that loses
+    more is trained on for int8, and has broken its promise when it still does."""
     list: bool = False
     """Only show the feasible range and the students found so far."""
     epochs: int = 40
     learning_rate: float = 0.1
     weight_decay: float = 5e-4
     precision: Precision = "fp32"
-    """Arithmetic of the student while it trains: fp32 or bf16; what ships is fp32."""
+    """Arithmetic of the student while it trains: fp32 or bf16; what ships, the run says."""
+    fine_tuning_epochs: int = 4
+    """Of training on for int8, where that is needed."""
+    fine_tuning_rate: float = 0.01
 
     def patience(self) -> Patience:
         """Return how long whole students are timed: until the worst is within the spread."""
@@ -68,6 +74,15 @@ class SearchConfig:
             precision=self.precision,
             accumulate=accumulate,
             compile=self.compile,
+        )
+
+    def fine_tuning(self, accumulate: int) -> FitSettings:
+        """Return how a student is trained on for int8."""
+        return FitSettings(
+            self.fine_tuning_epochs,
+            self.fine_tuning_rate,
+            self.weight_decay,
+            accumulate=accumulate,
         )
 
     def budgets(self) -> tuple[float, ...]:

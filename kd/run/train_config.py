@@ -25,6 +25,7 @@ from kd.teacher.outputs import OutputSettings
 from kd.teacher.request import PUBLISHED, TeacherRequest, TeacherSource, check_ensemble
 
 PresetName = Literal["digits", "cifar10", "imagenet"]
+LatencyPrecision = Literal["fp32", "bf16", "int8"]
 DistanceName = Literal["kl", "dkd", "dist", "alpha_divergence"]
 DEFAULT_TEACHERS: Mapping[str, str] = {
     "digits": "small_resnet18:2",
@@ -151,7 +152,11 @@ class TrainConfig:
     """Images in the unit of work whose milliseconds count."""
     latency_threads: int = 1
     latency_provider: str = "CPUExecutionProvider"
-    """ONNX Runtime execution provider, or torch:cpu or torch:cuda for PyTorch eager."""
+    """ONNX Runtime execution provider, openvino:CPU, or torch:cpu or torch:cuda (PyTorch eager)."""
+    latency_precision: LatencyPrecision = "fp32"
+    """Precision of what ships: fp32; int8, in ONNX Runtime or OpenVINO; or bf16, in OpenVINO."""
+    latency_slower: bool = False
+    """Go on with a precision that is not faster than fp32 here."""
     latency_spread: float = 0.01
     """The table is measured until the typical relative standard error is this small."""
     latency_seconds: float = 40
@@ -171,6 +176,7 @@ class TrainConfig:
             resolution,
             self.latency_threads,
             self.latency_provider,
+            self.latency_precision,
             channels=channels,
         )
 

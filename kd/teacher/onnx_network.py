@@ -14,7 +14,7 @@ from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 from torch import Tensor, nn
 
 from base.errors import UserError
-from export.onnx_session import onnx_session
+from export.runtimes.onnx_session import onnx_session
 from kd.networks import InputFormat
 from kd.teacher.program_file import ANY_SIZE, run_in_batches
 

@@ -6,6 +6,7 @@ another block of that structure is the same graph with that block's own weights.
 """
 
 import copy
+from collections.abc import Callable
 from functools import cache, reduce
 from typing import NamedTuple
 
@@ -20,6 +21,9 @@ from base.size import Size, strided
 from export.onnx_file import to_onnx
 from supernet.space import Architecture, Layer, SearchSpace
 from supernet.student import FusedMBConv, Head, Stem, Student
+
+# The graph of a stem, block or head whose input has that size.
+PartGraph = Callable[[nn.Module, Size], onnx.ModelProto]
 
 
 class Structure(NamedTuple):
@@ -52,7 +56,8 @@ def structure(part: nn.Module) -> Structure:
 
 
 @cache
-def _exported(kind: Structure) -> onnx.ModelProto:
+def exported(kind: Structure) -> onnx.ModelProto:
+    """Export the smallest part of a structure: its weights are placeholders. Never change it."""
     part = _folded(_smallest_of(kind))
     generator = torch.Generator().manual_seed(0)
     for parameter in part.parameters():
@@ -86,8 +91,11 @@ def _folded(part: nn.Module) -> nn.Module:
     return part
 
 
-def _folded_weights(part: nn.Module) -> dict[str, Tensor]:
-    """Return the weights that `_folded` leaves; a copy of the modules takes ten times as long."""
+def folded_weights(part: nn.Module) -> dict[str, Tensor]:
+    """Return a part's weights by name, BatchNorm folded in.
+
+    They are those that `_folded` leaves; a copy of the modules takes ten times as long.
+    """
     weights = {name: tensor.detach().cpu() for name, tensor in part.state_dict().items()}
     for name, layer in part.named_modules():
         if isinstance(layer, Conv2dNormActivation):
@@ -107,46 +115,58 @@ def _folded_weights(part: nn.Module) -> dict[str, Tensor]:
 
 
 def part_graph(part: nn.Module, size: Size) -> onnx.ModelProto:
-    """Return the ONNX graph of a stem, block or head: `x` [batch, C, H, W] to `y`, any batch.
-
-    The sizes are fixed: where they are not known, ONNX Runtime does not fuse a residual's sum into
-    the convolution before it, not even inside a network.
-    """
+    """Return the ONNX graph of a stem, block or head: `x` [batch, C, H, W] to `y`, any batch."""
     model = onnx.ModelProto()
-    model.CopyFrom(_exported(structure(part)))
-    graph, weights = model.graph, _folded_weights(part)
+    model.CopyFrom(exported(structure(part)))
+    graph, weights = model.graph, folded_weights(part)
     for initializer in graph.initializer:
         if initializer.name in weights:
             array = weights[initializer.name].numpy()
             initializer.CopyFrom(numpy_helper.from_array(array, initializer.name))
-    shapes = {initializer.name: initializer.dims for initializer in graph.initializer}
     for node in graph.node:
-        for attribute in node.attribute:
-            # The export of a depthwise convolution fixes its number of groups.
-            if attribute.name == "group" and attribute.i > 1:
-                attribute.i = shapes[node.input[1]][0]
+        if node.op_type == "Conv":
+            set_groups(node, weights[node.input[1]])
+    set_sizes(model, channels_into(part), size)
+    return model
+
+
+def set_groups(convolution: onnx.NodeProto, weight: Tensor) -> None:
+    """Give a depthwise convolution as many groups as its weight [C, 1, k, k] has channels."""
+    for attribute in convolution.attribute:
+        if attribute.name == "group" and attribute.i > 1:
+            attribute.i = len(weight)
+
+
+def set_sizes(model: onnx.ModelProto, channels: int, size: Size) -> None:
+    """Fix the input's channels and pixels, and leave the output's open.
+
+    Where sizes are not known, ONNX Runtime does not fuse a residual's sum into the convolution
+    before it, not even inside a network.
+    """
+    graph = model.graph
     del graph.value_info[:]
     for axis, dimension in enumerate(graph.output[0].type.tensor_type.shape.dim):
         if axis > 0:
             dimension.dim_param = f"y{axis}"
     x = graph.input[0].type.tensor_type.shape.dim
-    x[1].dim_value = channels_into(part)
+    x[1].dim_value = channels
     x[2].dim_value, x[3].dim_value = size
-    return model
 
 
-def network_graph(space: SearchSpace, architecture: Architecture) -> onnx.ModelProto:
+def network_graph(
+    space: SearchSpace, architecture: Architecture, one_part: PartGraph = part_graph
+) -> onnx.ModelProto:
     """Return a whole student with random weights as ONNX, its parts' graphs chained end to end."""
     student = Student(space, architecture).eval()
     parts = [student.stem, *(block for stage in student.stages for block in stage), student.head]
     graphs, size = [], space.resolution
     for position, part in enumerate(parts):
-        graphs.append(compose.add_prefix(part_graph(part, size), f"part{position}/"))
+        graphs.append(compose.add_prefix(one_part(part, size), f"part{position}/"))
         size = strided(size, stride(part))
-    return _with_one_import_each(reduce(_joined, graphs))
+    return with_one_import_each(reduce(_joined, graphs))
 
 
-def _with_one_import_each(model: onnx.ModelProto) -> onnx.ModelProto:
+def with_one_import_each(model: onnx.ModelProto) -> onnx.ModelProto:
     """Keep one import of every operator set: merging leaves one for each part.
 
     ONNX Runtime runs such a file; its quantiser refuses it.

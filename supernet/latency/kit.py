@@ -9,7 +9,7 @@ It leaves measurement.json, which train.py and search.py take as --latency-table
 import io
 import json
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -24,14 +24,19 @@ from tqdm import tqdm
 from base.errors import UserError
 from base.exit_status import run_script
 from base.files import PARSE_ERRORS, read_json, write_atomic
+from export.runtimes.faster import FP32
+from export.runtimes.runtime import check_precision, runtime_of
 from export.timing.unit_of_work import UnitOfWork, unit_of_work
-from supernet.latency.graphs import network_graph, part_graph
+from supernet.latency.int8_graphs import STEPS
 from supernet.latency.plan import TimingPlan, part_name, timing_plan
+from supernet.latency.precision import compared_students
+from supernet.latency.runners import part_model, student_model
 from supernet.space import SearchSpace
 from supernet.space_files import given_preset, space_from_json
 
+Precision = Literal["fp32", "bf16", "int8", "int8-signed"]
 HOME = Path(__file__).parent.parent.parent
-SCRIPT = "export/timing/kit_script.py"
+SCRIPT = "export/runtimes/kit_script.py"
 # What the script imports: the same stopwatch that measures at home.
 MODULES = (
     "base/__init__.py",
@@ -40,15 +45,23 @@ MODULES = (
     "base/size.py",
     "base/streams.py",
     "export/__init__.py",
-    "export/onnx_session.py",
+    "export/runtimes/onnx_session.py",
+    "export/runtimes/__init__.py",
+    "export/runtimes/faster.py",
+    "export/runtimes/in_onnxruntime.py",
+    "export/runtimes/in_openvino.py",
+    "export/runtimes/network.py",
+    "export/runtimes/runtime.py",
     "export/timing/__init__.py",
     "export/timing/measurement.py",
-    "export/timing/onnx_runner.py",
     "export/timing/stopwatch.py",
     "export/timing/unit_of_work.py",
 )
 # Weights repeat after so many numbers, so that the kit is small; they cost what others cost.
 PERIOD = 1009
+REFERENCE = "reference"
+# Name, graph and shape [C, H, W] of the input.
+NamedGraph = tuple[str, onnx.ModelProto, tuple[int, int, int]]
 
 
 @dataclass(frozen=True)
@@ -71,7 +84,11 @@ class Settings:
     """Their channels, with --preset or --space."""
     threads: int | None = None
     provider: str | None = None
-    """ONNX Runtime execution provider; the kit's own --provider can still change it."""
+    """ONNX Runtime execution provider, or openvino:CPU; the kit's own --provider can still change
+    it."""
+    precision: Precision | None = None
+    """fp32, bf16, int8 with unsigned activations, or int8-signed; the run's own, or fp32, when left
+    out."""
     seed: int = 0
     out: Path = Path("kit.zip")
 
@@ -99,13 +116,15 @@ def space_and_unit(settings: Settings) -> tuple[SearchSpace, UnitOfWork]:
         unit = UnitOfWork(settings.batch, space.resolution, channels=space.channels)
     else:
         space, unit = of_run(settings.run)
-    asked = {"threads": settings.threads, "provider": settings.provider}
+    fields = ("threads", "provider", "precision")
+    asked = {field: getattr(settings, field) for field in fields}
     unit = replace(unit, **{field: value for field, value in asked.items() if value is not None})
-    if unit.in_torch:
+    if unit.runtime == "torch":
         raise UserError(
-            f"provider {unit.provider}: a kit runs ONNX Runtime; name one of its execution "
-            "providers as --provider"
+            f"provider {unit.provider}: a kit runs ONNX files; name one of ONNX Runtime's "
+            "execution providers, or openvino:CPU, as --provider"
         )
+    check_precision(unit)
     return space, unit
 
 
@@ -125,20 +144,21 @@ def of_run(run: Path) -> tuple[SearchSpace, UnitOfWork]:
 
 def write_kit(path: Path, plan: TimingPlan, unit: UnitOfWork) -> None:
     """Write the zip: graphs, a manifest, the script as __main__.py, and what it imports."""
-    content, graphs = io.BytesIO(), {}
-    shape = plan.space.image_shape
+    content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as kit:
-        for name, graph, own_shape in tqdm(list_graphs(plan), desc="kit", unit="model"):
-            graphs[name] = {"file": f"graphs/{len(graphs)}.onnx", "shape": own_shape}
-            add(kit, graphs[name]["file"], with_repeated_weights(graph).SerializeToString())
-        reference = with_repeated_weights(network_graph(plan.space, plan.reference))
-        add(kit, "graphs/reference.onnx", reference.SerializeToString())
+        graphs = add_graphs(kit, "graphs", tqdm(list_graphs(plan, unit), desc="kit", unit="model"))
+        reference = student_model(plan.space, plan.reference, unit), plan.space.image_shape
+        compared = {
+            form: list(add_graphs(kit, form, students).values())
+            for form, students in list_compared(plan, unit)
+        }
         manifest = {
             "plan": plan.fingerprint(),
             "seed": plan.seed,
             "unit": asdict(unit),
             "graphs": graphs,
-            "reference": {"file": "graphs/reference.onnx", "shape": shape},
+            **add_graphs(kit, REFERENCE, [(REFERENCE, *reference)]),
+            "compared": compared,
         }
         add(kit, "manifest.json", json.dumps(manifest, indent=1).encode())
         add(kit, "__main__.py", (HOME / SCRIPT).read_bytes())
@@ -147,21 +167,49 @@ def write_kit(path: Path, plan: TimingPlan, unit: UnitOfWork) -> None:
     write_atomic(path, content.getvalue())
 
 
-def list_graphs(plan: TimingPlan) -> Iterator[tuple[str, onnx.ModelProto, tuple[int, int, int]]]:
+def add_graphs(
+    kit: zipfile.ZipFile, folder: str, graphs: Iterable[NamedGraph]
+) -> dict[str, dict[str, object]]:
+    """Write graphs into a folder of the kit; return each one's file and shape of its input."""
+    entries = {}
+    for name, graph, shape in graphs:
+        entries[name] = {"file": f"{folder}/{len(entries)}.onnx", "shape": shape}
+        add(kit, entries[name]["file"], with_repeated_weights(graph).SerializeToString())
+    return entries
+
+
+def list_graphs(plan: TimingPlan, unit: UnitOfWork) -> Iterator[NamedGraph]:
     """Yield everything that is timed: name, graph and shape of the input."""
     for place, part in plan.parts.items():
-        yield part_name(place), part_graph(part.module, part.size), part.shape
+        yield part_name(place), part_model(part, unit), part.shape
     for name, architecture in plan.networks.items():
-        yield name, network_graph(plan.space, architecture), plan.space.image_shape
+        yield name, student_model(plan.space, architecture, unit), plan.space.image_shape
+
+
+def list_compared(plan: TimingPlan, unit: UnitOfWork) -> Iterator[tuple[str, Iterator[NamedGraph]]]:
+    """Yield the forms of int8, and fp32, each with students to say on the device which is fast."""
+    if unit.is_int8:
+        for form in (FP32, *runtime_of(unit).FORMS["int8"]):
+            own = replace(unit, precision=form)
+            yield (
+                form,
+                (
+                    (str(i), student_model(plan.space, a, own), plan.space.image_shape)
+                    for i, a in enumerate(compared_students(plan.space, plan.seed))
+                ),
+            )
 
 
 def with_repeated_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     """Replace large weights by a short run of random numbers, over and over."""
-    pool = np.random.default_rng(0).standard_normal(PERIOD).astype(np.float32)
+    pool = np.random.default_rng(0).standard_normal(PERIOD)
     for initializer in model.graph.initializer:
         array = numpy_helper.to_array(initializer)
-        if array.dtype == np.float32 and array.size > PERIOD:
-            repeated = np.resize(pool * array.std(), array.shape)
+        if array.dtype in (np.float32, np.int8) and array.size > PERIOD:
+            numbers = pool * array.std()
+            if array.dtype == np.int8:
+                numbers = numbers.round().clip(-STEPS, STEPS)
+            repeated = np.resize(numbers.astype(array.dtype), array.shape)
             initializer.CopyFrom(numpy_helper.from_array(repeated, initializer.name))
     return model
 

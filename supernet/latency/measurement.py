@@ -10,12 +10,13 @@ from base.errors import UserError
 from base.files import first_difference, read_json
 from base.processes import is_main_process
 from base.size import pixels_text
+from export.runtimes.runtime import this_machine
 from export.timing.measurement import Measurement, measure, new_measurement, resume_measurement
 from export.timing.stopwatch import Patience
 from export.timing.unit_of_work import UnitOfWork
 from supernet.latency.fit import fit_table
 from supernet.latency.plan import TimingPlan, part_name, timing_plan
-from supernet.latency.runners import part_runner, student_runner, this_machine, unit_of_table
+from supernet.latency.runners import part_runner, student_runner, unit_of_table
 from supernet.latency_table import LatencyTable
 from supernet.space import SearchSpace
 
@@ -96,7 +97,7 @@ def load_given_table(path: Path, space: SearchSpace) -> LatencyTable:
 def machine_difference(table: LatencyTable) -> str | None:
     """Name what of the table's machine is not this one's; None when students can be timed here."""
     ours, theirs = this_machine(unit_of_table(table)), table.provenance["machine"]
-    fields = ("cpu", "device", "onnxruntime", "torch")
+    fields = ("cpu", "device", "onnxruntime", "openvino", "torch")
     theirs, ours = ({f: m[f] for f in fields if f in m} for m in (theirs, ours))
     return first_difference(theirs, ours, "machine")
 

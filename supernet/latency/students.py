@@ -8,6 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from base.errors import UserError
+from export.runtimes.runtime import check_unit
 from export.timing.stopwatch import (
     NEAREST_KNOWN,
     Patience,
@@ -18,9 +19,8 @@ from export.timing.stopwatch import (
     timings_beside,
 )
 from supernet.latency.runners import (
-    check_unit,
+    file_runner,
     module_runner,
-    shipped_runner,
     student_runner,
     unit_of_table,
 )
@@ -97,7 +97,7 @@ def measure_shipped(
     """Time a finished student as it ships: the mean of two sessions."""
     once, again = (
         measure_students(
-            {"student": shipped_runner(student, onnx_path, table)},
+            {"student": file_runner(student, onnx_path, table)},
             [predicted_ms],
             table,
             patience,

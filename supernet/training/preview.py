@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from base.processes import timed_now
+from export.runtimes.faster import Ratios
 from export.timing.stopwatch import quick_ms, scaled_seconds
 from export.timing.unit_of_work import UnitOfWork
 from supernet.latency.plan import CALIBRATION_NETWORKS, CHECK_NETWORKS
@@ -78,7 +79,9 @@ def _seconds(supernet: Supernet, step: Callable[[Tensor], None], images: Tensor)
     return seconds
 
 
-def table_rows(space: SearchSpace, unit: UnitOfWork, given: Path | None) -> list[tuple[str, str]]:
+def table_rows(
+    space: SearchSpace, unit: UnitOfWork, given: Path | None, ratios: Ratios | None
+) -> list[tuple[str, str]]:
     """Say roughly how long students take, and what is in memory while the table is measured."""
     if given:
         return [("latency", f"{given}: a {unit}")]
@@ -92,6 +95,7 @@ def table_rows(space: SearchSpace, unit: UnitOfWork, given: Path | None) -> list
     return [
         ("latency", f"about {smallest:.1f} to {largest:.1f} ms for a {unit}"),
         ("latency table", timed),
+        *([("precision", str(ratios))] if ratios else []),
     ]
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from base.errors import UserError
 from export.onnx_file import add_metadata, read_metadata, to_onnx, write_onnx
 from export.parity import onnx_logits, parity
+from export.timing.unit_of_work import UnitOfWork
 from supernet.presets import preset_space
 from supernet.student import Student
 
@@ -68,6 +69,7 @@ def make_net() -> Net:
     return net.eval()
 
 
+UNIT = UnitOfWork(1, (16, 16))
 METADATA = {"classes": '["zero", "ünits"]', "target_ms": "20"}
 
 
@@ -86,7 +88,7 @@ def path(net: Net, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("batch", [1, 7])
 def test_the_file_equals_the_module_at_any_batch_size(net: Net, path: Path, batch: int) -> None:
     images = torch.rand(batch, 3, 16, 16)
-    result = parity(net(images), onnx_logits(path, [images]))
+    result = parity(net(images), onnx_logits(path, [images], UNIT))
     assert result.passed, result
     assert result.images == batch
 
@@ -122,7 +124,7 @@ def test_export_is_silent_in_eval_mode_and_restores_every_mode(
     assert [part.training for part in net.modules()] == modes
     assert capfd.readouterr() == ("", "")
     assert not recwarn.list
-    assert parity(net.eval()(images), onnx_logits(tmp_path / "net.onnx", [images])).passed
+    assert parity(net.eval()(images), onnx_logits(tmp_path / "net.onnx", [images], UNIT)).passed
 
 
 @pytest.mark.parametrize("optimize", [True, False])
@@ -130,7 +132,7 @@ def test_every_free_axis_takes_any_size(net: Net, tmp_path: Path, optimize: bool
     model = to_onnx(net, torch.rand(2, 3, 16, 16), dynamic=(0, 2, 3), optimize=optimize)
     onnx.save(model, tmp_path / "net.onnx")
     images = torch.rand(3, 3, 18, 24)
-    assert parity(net(images), onnx_logits(tmp_path / "net.onnx", [images])).passed
+    assert parity(net(images), onnx_logits(tmp_path / "net.onnx", [images], UNIT)).passed
 
 
 @pytest.mark.parametrize("damage", ["missing", "empty", "truncated", "foreign"])
@@ -140,7 +142,7 @@ def test_a_damaged_file_is_refused_in_one_line(path: Path, tmp_path: Path, damag
     other = tmp_path / "other.onnx"
     if damage in contents:
         other.write_bytes(contents[damage])
-    for read in (read_metadata, lambda path: onnx_logits(path, [torch.rand(1, 3, 16, 16)])):
+    for read in (read_metadata, lambda path: onnx_logits(path, [torch.rand(1, 3, 16, 16)], UNIT)):
         with pytest.raises(UserError) as raised:
             read(other)
         assert str(other) in str(raised.value)

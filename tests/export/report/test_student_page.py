@@ -14,6 +14,8 @@ FACTS = {
     **{"onnx_top1_agreement": 1.0, "onnx_parity": True, "search_seconds": 3, "retrain_seconds": 40},
     **{"test_balanced_accuracy": 0.97, "teacher_test_balanced_accuracy": 0.98},
     **{"unit_of_work": "batch of 1 image", "controls": {}, "rivals": [], "cost": "9 images"},
+    **{"precision": "fp32", "precision_kept": True, "fine_tuned": False, "how_to_run": "so"},
+    **{"fp32_test_accuracy": 0.98, "fp32_agreement": 1.0},
 }
 
 
@@ -68,7 +70,11 @@ def test_a_student_of_another_device_says_why_it_was_not_measured(tmp_path: Path
     assert measured == ("not here: the table is of another machine; time the file on its device")
     assert [key for key, _ in rows] == [key for key, _ in summary_rows(FACTS, tmp_path)]
     write_student_report(
-        tmp_path / "20ms", facts, {"stem_width": 4, "stages": [], "head_width": 0}, []
+        tmp_path / "20ms",
+        Path("student.onnx"),
+        facts,
+        {"stem_width": 4, "stages": [], "head_width": 0},
+        [],
     )
     page = (tmp_path / "20ms" / "report.html").read_text()
     assert measured in page
@@ -80,7 +86,7 @@ def test_report_lists_the_layers(tmp_path: Path) -> None:
     architecture = {"stem_width": 8, "stages": [{"width": 24, "layers": [layer]}], "head_width": 96}
     retraining = [{"phase": "student_20ms", "step": 1, "loss": 0.5, "accuracy": 0.9}]
     folder = tmp_path / "20ms"
-    write_student_report(folder, FACTS, architecture, retraining)
+    write_student_report(folder, folder / "student.onnx", FACTS, architecture, retraining)
     page = (folder / "report.html").read_text()
     layer = "<th>stage 1, layer 1</th><td>24</td><td>fused</td><td>5</td><td>3</td><td>yes</td>"
     assert layer in page
@@ -118,6 +124,6 @@ def test_a_student_of_any_name_has_its_report(
     folder.mkdir()
     architecture = {"stem_width": 8, "head_width": 0, "stages": []}
     lines = [{"phase": f"student_{name}", "step": s, "loss": 1.0, "accuracy": 0.5} for s in (1, 2)]
-    write_student_report(folder, FACTS, architecture, lines)
+    write_student_report(folder, folder / "student.onnx", FACTS, architecture, lines)
     assert "not drawn" not in capsys.readouterr().err
     assert (folder / "report.html").stat().st_size > 10_000

@@ -5,12 +5,12 @@ import os
 from dataclasses import FrozenInstanceError, asdict
 from pathlib import Path
 
-import onnxruntime
 import pytest
 
 from base.errors import UserError
 from export.timing import unit_of_work as rooms
 from export.timing.unit_of_work import (
+    PRECISIONS,
     UnitOfWork,
     check_threads,
     cpu_name,
@@ -40,8 +40,8 @@ def test_a_resolution_is_height_and_width(size: object) -> None:
 
 
 def test_a_foreign_precision_is_refused() -> None:
-    with pytest.raises(UserError, match=r"precision 'int8', expected fp32"):
-        UnitOfWork(1, (16, 16), precision="int8")
+    with pytest.raises(UserError, match=r"precision 'int4', expected fp32, bf16, int8, int8-s"):
+        UnitOfWork(1, (16, 16), precision="int4")
 
 
 SENTENCES = {
@@ -60,14 +60,40 @@ SENTENCES = {
     "batch of 1 image at 8×8, 2 threads, fp32, PyTorch eager cuda": (
         UnitOfWork(1, (8, 8), threads=2, provider="torch:cuda")
     ),
+    "batch of 1 image at 8×8, 1 thread, bf16, OpenVINO CPU": (
+        UnitOfWork(1, (8, 8), provider="openvino:CPU", precision="bf16")
+    ),
+    "batch of 1 image at 8×8, 1 thread, int8-signed, ONNX Runtime CPUExecutionProvider": (
+        UnitOfWork(1, (8, 8), precision="int8-signed")
+    ),
 }
 
 
 @pytest.mark.parametrize(("text", "unit"), SENTENCES.items())
 def test_a_unit_of_work_reads_as_a_sentence(text: str, unit: UnitOfWork) -> None:
     assert str(unit) == text
-    assert unit.in_torch is ("PyTorch" in text)
+    assert unit.runtime_text() in text
     assert unit_of_work(json.loads(json.dumps(asdict(unit)))) == unit
+
+
+RUNTIMES = {
+    "CPUExecutionProvider": ("onnxruntime", "CPUExecutionProvider"),
+    "TorchExecutionProvider": ("onnxruntime", "TorchExecutionProvider"),
+    "torch:cuda": ("torch", "cuda"),
+    "openvino:GPU.1": ("openvino", "GPU.1"),
+    "odd:CPU": ("onnxruntime", "odd:CPU"),
+}
+
+
+@pytest.mark.parametrize(("provider", "named"), RUNTIMES.items())
+def test_a_provider_names_runtime_and_device(provider: str, named: tuple[str, str]) -> None:
+    unit = UnitOfWork(1, (8, 8), provider=provider)
+    assert (unit.runtime, unit.device) == named
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_two_precisions_are_of_whole_numbers(precision: str) -> None:
+    assert UnitOfWork(1, (8, 8), precision=precision).is_int8 is ("int8" in precision)
 
 
 def test_a_unit_of_work_does_not_change() -> None:
@@ -103,7 +129,6 @@ def test_the_machine_is_filled_in() -> None:
     found = machine()
     assert found["cpu"] == cpu_name() != ""
     assert int(found["cores"]) == os.cpu_count()
-    assert found["onnxruntime"] == onnxruntime.__version__
     assert os.uname().release in found["os"]
     assert all(isinstance(text, str) and text for text in found.values())
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from export.timing.stopwatch import Patience
+from export.timing.unit_of_work import UnitOfWork
 from kd.rivals.compare import (
     ROUGHLY,
     WITHIN,
@@ -23,8 +24,8 @@ from kd.rivals.compare import (
     verdict,
 )
 from kd.rivals.rival import AUTO, RUNGS, Outline, ladders
-from kd.run.retraining import Retraining
 from kd.run.search_config import SearchConfig
+from kd.student.retraining import Retraining, Trained
 from tests.tiny import refuse
 
 OUTLINE = Outline(image_shape=(3, 16, 16), classes=2, strides=(1, 2, 2))
@@ -51,14 +52,14 @@ class Trainer:
         self.config = config or SearchConfig(rivals=("plain:1",))
         self.trained: list[Retraining] = []
 
-    def train(self, own: Retraining) -> nn.Module:
+    def train(self, own: Retraining) -> Trained:
         self.trained.append(own)
         with torch.no_grad():
             own.network.right += 1
-        return own.network
+        return Trained(own.network)
 
-    def test_answers(self, network: Constant) -> tuple[Tensor, Tensor]:
-        return network.answers()
+    def test_answers(self, trained: Trained) -> tuple[Tensor, Tensor]:
+        return trained.network.answers()
 
 
 def test_rivals_within_the_budget_are_trained_and_the_best_is_first() -> None:
@@ -70,7 +71,7 @@ def test_rivals_within_the_budget_are_trained_and_the_best_is_first() -> None:
         assert patience == SearchConfig().patience()
         return {name: ms[name] for name in networks}
 
-    found = compare_rivals(rivals, OUTLINE, own, 5.0, measure, trainer)
+    found = compare_rivals(rivals, OUTLINE, own, Trained(own.network), 5.0, measure, trainer)
     assert [c.name for c in found] == ["resnet:2", "plain:1", "slow"]
     assert [c.test_accuracy for c in found] == [16 / 20, 11 / 20, None]
     # Of the first 16 images 4 are of class 0, of the first 11 three.
@@ -88,7 +89,7 @@ def test_rivals_within_the_budget_are_trained_and_the_best_is_first() -> None:
 
 def test_without_rivals_nothing_is_asked() -> None:
     own = Retraining("5ms", "student", Constant(13), "labels")
-    assert compare_rivals({}, OUTLINE, own, 5.0, refuse, Trainer()) == []
+    assert compare_rivals({}, OUTLINE, own, Trained(own.network), 5.0, refuse, Trainer()) == []
 
 
 def test_auto_adds_one_of_every_family(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,7 +101,9 @@ def test_auto_adds_one_of_every_family(monkeypatch: pytest.MonkeyPatch) -> None:
     def measure(_: Patience, networks: Mapping[str, nn.Module]) -> dict[str, float]:
         return dict.fromkeys(networks, 5.1)
 
-    found = compare_rivals({"plain:1": Constant(1)}, OUTLINE, own, 5.0, measure, trainer)
+    found = compare_rivals(
+        {"plain:1": Constant(1)}, OUTLINE, own, Trained(own.network), 5.0, measure, trainer
+    )
     assert [(c.name, c.ahead) for c in found] == [("plain:1", None), ("resnet:4-8-16", None)]
     assert trainer.trained == []
 
@@ -159,10 +162,10 @@ def test_the_verdict_is_plain() -> None:
 def test_trained_rivals_are_shipped(tmp_path: Path) -> None:
     network = nn.Sequential(nn.Conv2d(3, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
     found = [
-        Comparison("plain:1-2", 4.0, 1, 0.7, 0.1, 0.02, network),
+        Comparison("plain:1-2", 4.0, 1, 0.7, 0.1, 0.02, Trained(network)),
         Comparison("slow", 9.0, 1),
     ]
-    ship_rivals(found, tmp_path, (3, 16, 16), {"classes": "[]"})
+    ship_rivals(found, tmp_path, UnitOfWork(1, (16, 16)), {"classes": "[]"})
     assert [path.name for path in tmp_path.iterdir()] == ["plain-1-2.onnx"]
     session = onnxruntime.InferenceSession(tmp_path / "plain-1-2.onnx")
     images = torch.rand(3, 3, 16, 16)

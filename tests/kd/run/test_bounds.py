@@ -29,9 +29,17 @@ def test_every_number_has_bounds_and_nothing_else() -> None:
     assert set().union(*map(numbers, CONFIGS)) == BOUNDS.keys()
 
 
-@pytest.mark.parametrize("config", [*TRAIN_RECIPES.values(), *SEARCH_RECIPES.values()])
-def test_recipes_are_within_them(config: TrainConfig | SearchConfig) -> None:
+@pytest.mark.parametrize("config", TRAIN_RECIPES.values())
+def test_recipes_are_within_them(config: TrainConfig) -> None:
     check_settings(config)
+
+
+@pytest.mark.parametrize("config", SEARCH_RECIPES.values())
+def test_recipes_of_a_search_lack_the_budget_alone(config: SearchConfig) -> None:
+    with pytest.raises(UserError, match="--target-latency is missing"):
+        check_settings(config)
+    check_settings(replace(config, target_latency=(20.0,)))
+    check_settings(replace(config, list=True))
 
 
 @pytest.mark.parametrize(

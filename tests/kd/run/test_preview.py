@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from export.runtimes.faster import Ratios
 from export.timing import stopwatch
 from kd.batches import micro_batch
 from kd.images.splits import DataSettings, load_data
@@ -109,10 +110,14 @@ def test_parts_of_the_table_are_counted_without_being_made(preset: str) -> None:
 
 
 def test_the_table_is_timed_roughly_or_brought(space: SearchSpace) -> None:
-    (_, latency), (_, memory) = table_rows(space, UNIT, None)
+    (_, latency), (_, memory) = table_rows(space, UNIT, None, None)
     assert re.fullmatch(rf"about \S+ to \S+ ms for a {re.escape(str(UNIT))}", latency)
     assert memory.startswith(f"{len(parts(space))} parts and 78 networks timed, all in memory")
-    assert table_rows(space, UNIT, Path("phone.json")) == [("latency", f"phone.json: a {UNIT}")]
+    ratios = Ratios({"int8": (0.5, 2.0), "int8-signed": (3.0, 3.0)})
+    assert table_rows(space, UNIT, None, ratios)[-1] == ("precision", str(ratios))
+    assert table_rows(space, UNIT, Path("phone.json"), None) == [
+        ("latency", f"phone.json: a {UNIT}")
+    ]
 
 
 @pytest.mark.parametrize(("processes", "accumulate"), [(1, 1), (2, 1), (1, 2), (2, 4)])

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -95,16 +96,16 @@ def test_a_complete_measurement_is_left_alone(kit: Path, device: Path) -> None:
 
 def test_a_model_is_timed_beside_the_measurement(kit: Path, device: Path) -> None:
     with zipfile.ZipFile(kit) as content:
-        content.extract("graphs/reference.onnx", device)
-    finished = used(kit, device, "--model", "graphs/reference.onnx", "--spread", "1")
+        content.extract("reference/0.onnx", device)
+    finished = used(kit, device, "--model", "reference/0.onnx", "--spread", "1")
     assert finished.returncode == 0, finished.stderr
     name, _, said = finished.stdout.partition(": ")
-    assert name == "graphs/reference.onnx"
+    assert name == "reference/0.onnx"
     assert float(said.split(" ms")[0]) > 0
     assert str(UNIT) in said
     missing = one_line(used(kit, device, "--model", "none.onnx"))
     assert "none.onnx" in missing
-    threads = one_line(used(kit, device, "--model", "graphs/reference.onnx", "--threads", "2"))
+    threads = one_line(used(kit, device, "--model", "reference/0.onnx", "--threads", "2"))
     assert "2 threads" in threads
 
 
@@ -175,22 +176,54 @@ def test_an_unpacked_kit_works_as_well(kit: Path, tmp_path: Path, space: SearchS
     assert load_given_table(tmp_path / "phone.json", space).provenance["rounds"] >= 12
 
 
-def test_a_kit_needs_numpy_and_onnxruntime_alone(kit: Path) -> None:
+def test_a_kit_holds_all_of_ours_that_it_imports(kit: Path) -> None:
     with zipfile.ZipFile(kit) as content:
         sources = {n: content.read(n) for n in content.namelist() if n.endswith(".py")}
     assert "__main__.py" in sources
     imported = set()
     for name, source in sources.items():
         for node in ast.walk(ast.parse(source, name)):
-            if isinstance(node, ast.Import):
-                imported |= {alias.name for alias in node.names}
-            elif isinstance(node, ast.ImportFrom):
+            if isinstance(node, ast.ImportFrom):
                 assert node.level == 0
                 imported.add(node.module)
     own = {name for name in imported if name.startswith(("base.", "export."))}
     assert {name.replace(".", "/") + ".py" for name in own} <= sources.keys()
-    others = {name.split(".")[0] for name in imported - own}
-    assert others - set(sys.stdlib_module_names) == {"numpy", "onnxruntime"}
+
+
+# Runs the file that is named first as a script, in a Python without the modules named second.
+WITHOUT = """
+import runpy, sys
+kit, missing = sys.argv[1:3]
+sys.modules.update(dict.fromkeys(missing.split(",")))
+sys.argv = [kit, *sys.argv[3:]]
+runpy.run_path(kit, run_name="__main__")
+"""
+NOT_THERE = ("torch", "torchvision", "onnx", "scipy", "sklearn", "tqdm", "tyro", "safetensors")
+
+
+@pytest.mark.parametrize(
+    ("runtime", "other", "provider"),
+    [
+        ("onnxruntime", "openvino", "CPUExecutionProvider"),
+        ("openvino", "onnxruntime", "openvino:CPU"),
+    ],
+)
+def test_a_kit_needs_numpy_and_its_runtime_alone(
+    kit: Path, tmp_path: Path, runtime: str, other: str, provider: str
+) -> None:
+    pytest.importorskip(runtime)
+    missing = ",".join((*NOT_THERE, other))
+    options = (str(kit), missing, "--provider", provider, *QUICK)
+    command = [sys.executable, "-c", WITHOUT, *options]
+    finished = subprocess.run(command, cwd=tmp_path, env=clean(), capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    assert Measurement.load(tmp_path / "measurement.json").unit == replace(UNIT, provider=provider)
+
+
+def test_a_missing_runtime_is_named(kit: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WITHOUT, str(kit), "openvino", "--provider", "openvino:CPU"]
+    finished = subprocess.run(command, cwd=tmp_path, env=clean(), capture_output=True, text=True)
+    assert "pip install openvino" in one_line(finished)
 
 
 def test_space_and_unit_are_the_runs_or_the_presets(run: Path, space: SearchSpace) -> None:
@@ -216,7 +249,7 @@ def test_the_seed_is_the_plans(run: Path, space: SearchSpace, tmp_path: Path) ->
         ((), "give either --run, or --preset"),
         (("--preset", "digits", "--run", "here"), "give either --run, or --preset"),
         (("--run", "nowhere"), "no table there yet"),
-        (("--preset", "digits", "--provider", "torch:cpu"), "a kit runs ONNX Runtime"),
+        (("--preset", "digits", "--provider", "torch:cpu"), "a kit runs ONNX files"),
         (("--preset", "mnist"), "preset 'mnist' is unknown"),
         (("--preset", "digits", "--batch", "0"), "batch 0, expected a whole number above 0"),
     ],

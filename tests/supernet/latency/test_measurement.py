@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from base.errors import UserError
+from export.runtimes.runtime import check_unit
 from export.timing.measurement import Measurement
 from export.timing.unit_of_work import UnitOfWork
 from supernet.latency import measurement as measure
@@ -21,7 +22,7 @@ from supernet.latency.measurement import (
     measure_plan,
 )
 from supernet.latency.plan import timing_plan
-from supernet.latency.runners import check_unit, unit_of_table
+from supernet.latency.runners import unit_of_table
 from supernet.latency_table import LatencyTable
 from supernet.space import SearchSpace
 from tests.tiny import PATIENCE, UNIT, refuse

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from base.errors import UserError
-from export.timing.torch_runner import check_torch_provider, torch_device_name, torch_runner
+from export.runtimes import in_torch
+from export.runtimes.network import Network
+from export.timing.stopwatch import Runner
 from export.timing.unit_of_work import UnitOfWork
 
 SHAPE = (3, 4, 5)
@@ -24,6 +26,10 @@ class Probe(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         self.look(self, images)
         return self.norm(images)
+
+
+def torch_runner(module: nn.Module, unit: UnitOfWork) -> Runner:
+    return in_torch.runner(Network(SHAPE, bytes, lambda: module), unit)
 
 
 def unit(batch: int = 2, threads: int = 1) -> UnitOfWork:
@@ -51,7 +57,7 @@ def test_threads_are_the_units_inside_a_call_and_the_processs_outside(
         if fails:
             raise RuntimeError("out of memory")
 
-    run = torch_runner(Probe(look), SHAPE, unit(threads=threads))
+    run = torch_runner(Probe(look), unit(threads=threads))
     assert torch.get_num_threads() == own_threads
     for _ in range(2):
         if fails:
@@ -71,7 +77,7 @@ def test_a_call_is_in_eval_mode_without_gradients(training: bool) -> None:
         modes = {m.training for m in module.modules()}
         seen.append((modes, torch.is_grad_enabled(), torch.is_inference_mode_enabled()))
 
-    torch_runner(Probe(look).train(training), SHAPE, unit())()
+    torch_runner(Probe(look).train(training), unit())()
     assert seen == [({False}, False, True)]
     assert torch.is_grad_enabled()
     assert not torch.is_inference_mode_enabled()
@@ -82,7 +88,7 @@ def test_the_module_itself_is_left_alone(training: bool) -> None:
     ran = []
     module = Probe(lambda copy, _: ran.append(copy)).train(training)
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
-    run = torch_runner(module, SHAPE, unit())
+    run = torch_runner(module, unit())
     with torch.no_grad():
         module.norm.weight.fill_(7.0)
     run()
@@ -100,7 +106,7 @@ def test_images_are_the_same_random_ones_each_time(batch: int) -> None:
     for seed in (1, 2):
         torch.manual_seed(seed)
         state = torch.get_rng_state()
-        torch_runner(Probe(lambda _, images: seen.append(images)), SHAPE, unit(batch))()
+        torch_runner(Probe(lambda _, images: seen.append(images)), unit(batch))()
         assert torch.equal(torch.get_rng_state(), state)
     assert seen[0].shape == (batch, *SHAPE)
     assert torch.equal(*seen)
@@ -109,16 +115,16 @@ def test_images_are_the_same_random_ones_each_time(batch: int) -> None:
 
 
 def test_the_processor_is_always_there() -> None:
-    check_torch_provider("torch:cpu")
-    assert torch_device_name("torch:cpu") == "cpu"
+    in_torch.check(unit())
+    assert in_torch.machine(unit())["device"] == "cpu"
 
 
 def test_a_missing_gpu_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     cuda = UnitOfWork(1, (4, 4), provider="torch:cuda")
     for refused in (
-        lambda: check_torch_provider("torch:cuda"),
-        lambda: torch_runner(nn.Identity(), SHAPE, cuda),
+        lambda: in_torch.check(cuda),
+        lambda: torch_runner(nn.Identity(), cuda),
     ):
         with pytest.raises(UserError, match=r"torch:cuda: .*no GPU; name torch:cpu") as raised:
             refused()

@@ -1,23 +1,25 @@
 """The final evaluation: the only use of the test split, at the end, to report."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from export.parity import Parity, onnx_logits, parity
+from export.parity import Parity, Rounding, parity, rounding
+from export.timing.unit_of_work import UnitOfWork
 from kd.batches import Outputs, distillation_batches
 from kd.evaluate import accuracy, balanced_accuracy, predict
-from kd.images.loader import batches
 from kd.images.splits import Split
+from kd.student.int8 import answers
 
 
 @dataclass(frozen=True)
 class FinalEvaluation:
     """Test accuracy of the ONNX file that ships, beside its teacher's, and parity with PyTorch.
 
-    What is of the teacher is None where its outputs for the test split are not known.
+    What is of the teacher is None where its outputs for the test split are not known. `rounding`
+    compares the precision that ships with fp32.
     """
 
     test_accuracy: float
@@ -26,6 +28,7 @@ class FinalEvaluation:
     teacher_test_balanced_accuracy: float | None
     teacher_agreement: float | None
     parity: Parity
+    rounding: Rounding
 
     def facts(self) -> dict[str, float | bool | None]:
         """Return the numbers of metrics.json."""
@@ -38,24 +41,37 @@ class FinalEvaluation:
             "onnx_max_abs_error": self.parity.finite_error,
             "onnx_top1_agreement": self.parity.top1_agreement,
             "onnx_parity": self.parity.passed,
+            "fp32_test_accuracy": self.rounding.fp32_accuracy,
+            "fp32_agreement": self.rounding.agreement,
         }
 
 
 def final_evaluation(
-    teacher: Outputs | None, student: nn.Module, onnx_path: Path, test: Split, batch: int
+    teacher: Outputs | None,
+    test: Split,
+    student: nn.Module,
+    exact: Path,
+    ships: Path,
+    unit: UnitOfWork,
+    batch: int,
 ) -> FinalEvaluation:
-    """Compare the teacher's outputs, student and ONNX file on every plain image of `test`."""
-    plain = test.view(None)
-    logits, labels = predict(student, plain, batch)
-    shipped = onnx_logits(onnx_path, (images for images, _, _ in batches(plain, batch, None)))
-    answers = None if teacher is None else _answers(teacher, test, batch)
+    """Compare the teacher's outputs, student and ONNX files on every plain image of `test`.
+
+    `exact` is the student in fp32, which is to be equal to it; `ships` is the file that is run in
+    the unit of work's precision.
+    """
+    logits, labels = predict(student, test.view(None), batch)
+    in_fp32 = answers(exact, test, replace(unit, precision="fp32"), batch)
+    shipped = in_fp32 if unit.precision == "fp32" else answers(ships, test, unit, batch)
+    told = None if teacher is None else _answers(teacher, test, batch)
     return FinalEvaluation(
         accuracy(shipped, labels),
         balanced_accuracy(shipped, labels),
-        None if answers is None else accuracy(answers, labels),
-        None if answers is None else balanced_accuracy(answers, labels),
-        None if answers is None else accuracy(shipped, answers.argmax(1)),
-        parity(logits, shipped),
+        None if told is None else accuracy(told, labels),
+        None if told is None else balanced_accuracy(told, labels),
+        None if told is None else accuracy(shipped, told.argmax(1)),
+        parity(logits, in_fp32),
+        rounding(in_fp32, shipped, labels),
     )
 
 

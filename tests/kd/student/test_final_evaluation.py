@@ -7,10 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from export.onnx_file import write_onnx
+from export.timing.unit_of_work import UnitOfWork
 from kd.batches import OnlineOutputs
-from kd.final_evaluation import final_evaluation
 from kd.images.rendering import Frame
 from kd.images.splits import DataSettings, load_data
+from kd.student.final_evaluation import final_evaluation
+
+UNIT = UnitOfWork(1, (8, 8))
 
 
 class Constant(nn.Module):
@@ -31,7 +34,7 @@ def test_verdict_on_known_answers(tmp_path: Path) -> None:
     teacher = OnlineOutputs(lambda images: Constant(7)(images).softmax(dim=1), (test.frame,))
     path = tmp_path / "student.onnx"
     write_onnx(student, torch.zeros(2, 3, 8, 8), path, {})
-    verdict = final_evaluation(teacher, student, path, test, batch=32)
+    verdict = final_evaluation(teacher, test, student, path, path, UNIT, batch=32)
     assert verdict.test_accuracy == share[3]
     assert verdict.teacher_test_accuracy == share[7]
     assert verdict.teacher_agreement == 0
@@ -40,7 +43,7 @@ def test_verdict_on_known_answers(tmp_path: Path) -> None:
 
     # Another file than the module: its answers count, and parity says so.
     write_onnx(Constant(7), torch.zeros(2, 3, 8, 8), path, {})
-    verdict = final_evaluation(teacher, student, path, test, batch=32)
+    verdict = final_evaluation(teacher, test, student, path, path, UNIT, batch=32)
     assert verdict.test_accuracy == share[7]
     assert verdict.teacher_agreement == 1
     assert not verdict.parity.passed
@@ -50,7 +53,7 @@ def test_a_teacher_that_is_not_known_for_the_test_split_is_left_out(tmp_path: Pa
     test = load_data(DataSettings(resolution=(8, 8), limit=100)).test
     path = tmp_path / "student.onnx"
     write_onnx(Constant(3), torch.zeros(2, 3, 8, 8), path, {})
-    verdict = final_evaluation(None, Constant(3), path, test, batch=32)
+    verdict = final_evaluation(None, test, Constant(3), path, path, UNIT, batch=32)
     facts = verdict.facts()
     assert facts["teacher_test_accuracy"] is facts["teacher_agreement"] is None
     assert facts["test_accuracy"] == float((test.labels == 3).double().mean())
@@ -73,7 +76,7 @@ def test_the_teacher_is_asked_for_the_plain_images_in_order(tmp_path: Path) -> N
             return torch.eye(10)[test.labels[index]]
 
     write_onnx(Constant(3), torch.zeros(2, 3, 8, 8), path, {})
-    verdict = final_evaluation(Recorded(), Constant(3), path, test.view(1), batch=32)
+    verdict = final_evaluation(Recorded(), test.view(1), Constant(3), path, path, UNIT, batch=32)
     assert asked == list(range(100))
     assert verdict.teacher_test_accuracy == 1
     assert verdict.teacher_agreement == verdict.test_accuracy

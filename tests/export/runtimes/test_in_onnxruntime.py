@@ -8,8 +8,10 @@ import onnxruntime
 import pytest
 
 from base.errors import UserError
-from export.onnx_session import check_provider, onnx_session
-from export.timing.onnx_runner import onnx_runner
+from export.runtimes import in_onnxruntime
+from export.runtimes.network import Network
+from export.runtimes.onnx_session import check_provider, onnx_session
+from export.timing.stopwatch import Runner
 from export.timing.unit_of_work import UnitOfWork
 
 
@@ -19,6 +21,10 @@ def relu(inputs: str = "2, 3, 4, 5") -> bytes:
         '<ir_version: 10, opset_import: ["": 20]> '
         f"g (float[{inputs}] x) => (float[{inputs}] y) {{ y = Relu(x) }}"
     ).SerializeToString()
+
+
+def onnx_runner(model: bytes | Path, shape: tuple[int, int, int], unit: UnitOfWork) -> Runner:
+    return in_onnxruntime.runner(Network(shape, lambda: model), unit)
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -37,7 +43,7 @@ def test_a_runner_opens_a_session_as_its_unit_says(monkeypatch: pytest.MonkeyPat
         opened.append(onnx_session(*arguments))
         return opened[-1]
 
-    monkeypatch.setattr("export.timing.onnx_runner.onnx_session", session)
+    monkeypatch.setattr("export.runtimes.in_onnxruntime.onnx_session", session)
     onnx_runner(relu(), (3, 4, 5), UnitOfWork(2, (4, 4), threads=3))()
     assert [s.get_session_options().intra_op_num_threads for s in opened] == [3]
     assert opened[0].get_providers()[0] == "CPUExecutionProvider"

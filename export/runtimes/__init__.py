@@ -1,0 +1,1 @@
+"""What runs a network: ONNX Runtime, OpenVINO and PyTorch, each a file with the same functions."""

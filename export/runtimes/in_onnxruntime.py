@@ -1,0 +1,70 @@
+"""Run an ONNX model in ONNX Runtime, alone and the same way each time."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from export.runtimes.network import Network, random_images
+from export.runtimes.onnx_session import check_provider, onnx_session
+from export.timing.stopwatch import Runner
+from export.timing.unit_of_work import UnitOfWork
+
+# Which activations int8 is fast with, unsigned or signed ones, depends on the processor.
+FORMS = {"fp32": ("fp32",), "int8": ("int8", "int8-signed")}
+_CUDA_PROVIDERS = ("CUDAExecutionProvider", "TensorrtExecutionProvider")
+_TYPES = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8, "tensor(int8)": np.int8}
+
+
+def check(unit: UnitOfWork) -> None:
+    """Raise `UserError`, with those there are, when this ONNX Runtime lacks the provider."""
+    check_provider(unit.provider)
+
+
+def runner(network: Network, unit: UnitOfWork) -> Runner:
+    """Return a call that runs the model once and waits until the outputs are there.
+
+    Its one input takes `unit.batch` random images of the network's shape in [0, 1], or random
+    whole numbers where it takes such. Input and outputs stay on the provider's device, so no copy
+    is timed. Raises `UserError` as `onnx_session` does.
+    """
+    session = onnx_session(network.graph(), unit.threads, unit.provider)
+    device = "cuda" if unit.provider in _CUDA_PROVIDERS else "cpu"
+    (taken, *_) = session.get_inputs()
+    images = random_images((unit.batch, *network.shape), _TYPES[taken.type])
+    binding = session.io_binding()
+    binding.bind_ortvalue_input(
+        taken.name, onnxruntime.OrtValue.ortvalue_from_numpy(images, device)
+    )
+    for output in session.get_outputs():
+        binding.bind_output(output.name, device)
+
+    def run() -> None:
+        session.run_with_iobinding(binding)
+        binding.synchronize_outputs()
+
+    return run
+
+
+def logits(
+    model: bytes | Path, images: Iterable[np.ndarray], unit: UnitOfWork
+) -> Iterator[np.ndarray]:
+    """Yield what an ONNX model answers [B, K] to batches of images, on the CPU.
+
+    Raises `UserError` when the file cannot be opened.
+    """
+    session = onnx_session(model, unit.threads)
+    name = session.get_inputs()[0].name
+    for batch in images:
+        yield session.run(None, {name: batch})[0]
+
+
+def machine(unit: UnitOfWork) -> dict[str, str]:
+    """Return the version of ONNX Runtime."""
+    return {"onnxruntime": onnxruntime.__version__}
+
+
+def how(unit: UnitOfWork) -> str:
+    """Say how a program gets the unit's milliseconds."""
+    return f"onnxruntime.InferenceSession, {unit.provider}, {unit.threads} intra-op threads"

@@ -1,0 +1,141 @@
+"""The trainings of search.py: the student, its controls and its rivals, all of one recipe."""
+
+import copy
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from base.processes import from_main_process
+from export.int8.fake_quantised import fake_quantised
+from export.onnx_file import to_onnx
+from export.parity import Rounding
+from export.timing.unit_of_work import SIGNED, UnitOfWork
+from kd.evaluate import accuracy, balanced_accuracy, calibration_images, predict
+from kd.fit import FitSettings
+from kd.images.splits import RETRAINED, Data, learnable
+from kd.retrain import retrain
+from kd.run.metrics import AnyMetrics, open_phase
+from kd.run.search_config import SearchConfig
+from kd.run.settings import search_identity
+from kd.run.train_config import TrainConfig
+from kd.student.final_evaluation import FinalEvaluation, final_evaluation
+from kd.student.int8 import CALIBRATION_BATCHES, answers, in_int8
+from kd.teacher.outputs import TeacherOutputs
+
+
+@dataclass(frozen=True)
+class Retraining:
+    """A network that is trained from its start, and whether from "kd" or from "labels" alone.
+
+    `what` it is tells its checkpoint from that of another network of the same `name`.
+    """
+
+    name: str
+    what: object
+    network: nn.Module
+    learns_from: str
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network, and the ONNX model that ships in its place where that is in int8.
+
+    `rounding` is what int8 costs on the search split, which it has learned from; `fine_tuned` says
+    whether the model is of weights that were trained on for int8.
+    """
+
+    network: nn.Module
+    int8: bytes | None = None
+    rounding: Rounding | None = None
+    fine_tuned: bool = False
+
+    def model(self, unit: UnitOfWork) -> bytes:
+        """Return what ships as an ONNX model."""
+        exact = partial(to_onnx, self.network, torch.zeros(2, *unit.shape))
+        return self.int8 or exact().SerializeToString()
+
+
+@dataclass(frozen=True)
+class Retrainer:
+    """Trains networks on what a run's teacher says; all see the same images in the same order."""
+
+    config: SearchConfig
+    settings: TrainConfig  # of train.py
+    data: Data
+    outputs: TeacherOutputs
+    table: str  # fingerprint of the latency table
+    unit: UnitOfWork  # that the networks ship for
+    metrics: AnyMetrics
+    device: torch.device
+
+    def identity(self) -> dict[str, str]:
+        """Return what the checkpoints of the search depend on."""
+        return search_identity(self.config, self.table)
+
+    def train(self, own: Retraining) -> Trained:
+        """Train a network in place on all but the test split, which waits; round it as it ships.
+
+        Where int8 costs too much, a copy is trained on for a few epochs, rounded as in int8.
+        """
+        recipe = self.config.retraining(self.settings.accumulate)
+        network = self._fitted(own, recipe)
+        if not self.unit.is_int8:
+            return Trained(network)
+        found = self._in_int8(network)
+        if found.rounding.within(self.config.accuracy_loss):
+            return found
+        tuned = copy.deepcopy(network)
+        with fake_quantised(tuned, signed=self.unit.precision == SIGNED):
+            self._fitted(
+                replace(own, name=f"{own.name}-int8", network=tuned),
+                self.config.fine_tuning(self.settings.accumulate),
+            )
+        tuned = replace(self._in_int8(tuned.eval()), network=network, fine_tuned=True)
+        return min(found, tuned, key=lambda one: one.rounding.lost)
+
+    def _fitted(self, own: Retraining, recipe: FitSettings) -> nn.Module:
+        """Train in place; from labels for as many steps, on the images that have them."""
+        network, way = own.network.to(self.device), repr((own.what, own.learns_from))
+        names = learnable(RETRAINED, own.learns_from)
+        retrain(
+            network,
+            self.data.joined(names),
+            self.outputs.joined(names),
+            self.settings.loss(own.learns_from),
+            recipe,
+            replace(self.settings.loader(), seed=self.config.seed),
+            open_phase(self.metrics, f"student_{own.name}", way=way, **self.identity()),
+            images=len(self.data.joined(RETRAINED)),
+        )
+        return network.cpu().eval()
+
+    def _in_int8(self, network: nn.Module) -> Trained:
+        batch, train = self.settings.batch, self.data.train
+        images = calibration_images(train, batch, self.config.seed, CALIBRATION_BATCHES)
+        judge = partial(in_int8, network, images, self.data.search, self.unit, batch)
+        return Trained(network, *from_main_process(judge))
+
+    def final_evaluation(self, trained: Trained, exact: Path, ships: Path) -> FinalEvaluation:
+        """Judge a student and its files by the test split, to report."""
+        test, settings = (self.outputs.test, self.data.test), (self.unit, self.settings.batch)
+        return final_evaluation(*test, trained.network, exact, ships, *settings)
+
+    def test_answers(self, trained: Trained) -> tuple[Tensor, Tensor]:
+        """Return logits [N, K] and labels [N] of the test split, to report, as it ships."""
+        test, batch = self.data.test, self.settings.batch
+        logits, labels = predict(trained.network, test.view(None), batch)
+        if self.unit.precision != "fp32":
+            model = trained.model(self.unit)
+            logits = from_main_process(partial(answers, model, test, self.unit, batch))
+        return logits, labels
+
+    def test_scores(self, trained: Trained) -> dict[str, float]:
+        """Return accuracies on the test split as metrics.json names them, to report."""
+        told = self.test_answers(trained)
+        return {
+            "test_accuracy": accuracy(*told),
+            "test_balanced_accuracy": balanced_accuracy(*told),
+        }
