@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torchvision.ops import SqueezeExcitation
 
-AVERAGING = 0.01  # a batch's share in the ranges, which are moving averages
+# A batch's share in the ranges, which are moving averages: with 0.01 they lag behind the weights
+# and clip what grows.
+AVERAGING = 0.1
 _INPUT, _OUTPUT = "input_range", "output_range"
 
 
