@@ -1,6 +1,8 @@
 """How good is the latency table, and are budgets hit? Every figure in one run.
 
     python -m benchmarks.latency --presets digits imagenet
+    python -m benchmarks.latency --presets imagenet cifar10 --precision int8 --budgets 5
+    python -m benchmarks.latency --presets imagenet --precision bf16 --provider openvino:CPU
 
 For each preset: the table is measured; networks that it has not seen are timed in new sessions and
 compared with its predictions; the same parts and networks are timed one after the other, as most
@@ -23,10 +25,11 @@ from tqdm import tqdm
 from base.errors import UserError
 from base.files import read_json, write_json
 from benchmarks.provenance import provenance
-from export.onnx_file import write_onnx
+from export.int8.quantise import quantised
+from export.onnx_file import to_onnx, write_model
 from export.report.figures import predicted_figure
 from export.timing.stopwatch import Patience, quick_ms, timed
-from export.timing.unit_of_work import UnitOfWork
+from export.timing.unit_of_work import CPU, UnitOfWork
 from kd.run.recipes import TRAIN_RECIPES
 from kd.run.search_config import SearchConfig
 from supernet.choice.pick import pick_measured
@@ -49,6 +52,8 @@ class Settings:
     unseen: int = 30
     """Random networks that are timed in new sessions after the table is done."""
     budgets: int = 10
+    precision: str = "fp32"
+    provider: str = CPU
     seed: int = 0
     out: Path = Path("benchmarks/results")
 
@@ -59,7 +64,10 @@ def main(settings: Settings) -> None:
     results = read_json(path) if path.exists() else {}
     for preset in settings.presets:
         own = replace(settings, presets=(preset,))
-        results[preset] = {**provenance("latency", own), **measured(settings, preset)}
+        name = preset
+        if (settings.precision, settings.provider) != ("fp32", CPU):
+            name = f"{preset}, {settings.precision}, {settings.provider}"
+        results[name] = {**provenance("latency", own), **measured(settings, preset)}
         write_json(path, results)
     panels = {
         f"{preset}: {result['unseen']['error']:.1%} error": tuple(
@@ -75,7 +83,12 @@ def measured(settings: Settings, preset: str) -> dict[str, object]:
     """All figures of one preset."""
     recipe = TRAIN_RECIPES[preset]
     space = preset_space(preset, 1000 if preset == "imagenet" else 10)
-    unit = UnitOfWork(recipe.latency_batch, space.resolution)
+    unit = UnitOfWork(
+        recipe.latency_batch,
+        space.resolution,
+        provider=settings.provider,
+        precision=settings.precision,
+    )
     with tempfile.TemporaryDirectory() as folder:
         table, seconds = timed(
             lambda: find_or_measure_table(
@@ -208,9 +221,14 @@ def shipped_ms(
     for name, parameter in student.named_parameters():
         if name.endswith("bias"):
             torch.nn.init.normal_(parameter)  # the exporter would leave out biases of zeros
-    write_onnx(student, torch.zeros(2, *table.space.image_shape), folder / "student.onnx", {})
+    model, path = (
+        to_onnx(student, torch.zeros(2, *table.space.image_shape)),
+        folder / "student.onnx",
+    )
+    if settings.precision == "int8":
+        model = quantised(model, [torch.rand(2, *table.space.image_shape)])
+    write_model(model.SerializeToString(), path, {})
     predicted_ms, limits = table.predicted_ms(architecture), (SearchConfig().patience(), 2)
-    path = folder / "student.onnx"
     return measure_shipped(student, path, predicted_ms, table, *limits).ms
 
 

@@ -129,9 +129,20 @@ def searched_students(
     Finalists are `measured` here, or the table alone is trusted, for a machine that is not its own.
     """
     supernet = trained_weights(world, problem, loss, epochs, seed, folder)
-    alpha = trained_alpha(
-        world, supernet, problem, loss, ALPHA.alpha_steps, seed, folder / "alpha.pt"
-    )
+    return picker(world, problem, supernet, loss, seed, folder / "alpha.pt", measured)
+
+
+def picker(
+    world: World,
+    problem: Programme,
+    supernet: Supernet,
+    loss: Loss,
+    seed: int,
+    alpha_path: Path,
+    measured: bool,
+) -> Callable[[float], Architecture]:
+    """Search with trained shared weights; return what picks a student for a budget."""
+    alpha = trained_alpha(world, supernet, problem, loss, ALPHA.alpha_steps, seed, alpha_path)
     score = partial(shared_loss, supernet, world, loss, calibration_images(world))
     expect = surveyed(problem, score, SURVEYED, seed).loss
     measure = partial(measure_architectures, world.table, PATIENCE, seed)
