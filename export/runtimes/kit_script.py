@@ -109,7 +109,8 @@ def chosen_unit(manifest: dict, options: argparse.Namespace) -> UnitOfWork:
 
 def runner(entry: dict, unit: UnitOfWork) -> Runner:
     """Open one of the kit's graphs."""
-    network = Network(tuple(entry["shape"]), lambda: read(entry["file"]))
+    features = {name: entry[name] for name in ("takes_features", "gives_features")}
+    network = Network(tuple(entry["shape"]), lambda: read(entry["file"]), **features)
     return runtime_of(unit).runner(network, unit)
 
 

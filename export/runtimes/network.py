@@ -18,12 +18,15 @@ class Network:
     """A network of images of `shape` [C, H, W]; each form is made when a runtime asks for it.
 
     `graph` returns an ONNX model, as bytes or a file, in the unit of work's precision; `module` the
-    same network in PyTorch, and is None where there is only a graph.
+    same network in PyTorch, and is None where there is only a graph. A part of a network may take
+    and give features: they may lie in memory as the runtime likes them inside a network.
     """
 
     shape: tuple[int, int, int]
     graph: Callable[[], bytes | Path]
     module: Callable[[], nn.Module] | None = None
+    takes_features: bool = False
+    gives_features: bool = False
 
 
 def random_images(shape: tuple[int, ...], kind: type[np.generic]) -> np.ndarray:

@@ -15,8 +15,9 @@ from kd.evaluate import predict
 from kd.images.loader import batches
 from kd.images.splits import Split
 
-# Batches of images on which the ranges of activations are found.
-CALIBRATION_BATCHES = 8
+# Images on which the ranges of activations are found, and how many at a time: the quantiser holds
+# all activations of a batch.
+CALIBRATION_BATCH, CALIBRATION_BATCHES = 32, 32
 
 
 class Int8(NamedTuple):

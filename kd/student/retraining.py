@@ -22,7 +22,7 @@ from kd.run.search_config import SearchConfig
 from kd.run.settings import search_identity
 from kd.run.train_config import TrainConfig
 from kd.student.final_evaluation import FinalEvaluation, final_evaluation
-from kd.student.int8 import CALIBRATION_BATCHES, answers, in_int8
+from kd.student.int8 import CALIBRATION_BATCH, CALIBRATION_BATCHES, answers, in_int8
 from kd.teacher.outputs import TeacherOutputs
 
 
@@ -114,7 +114,8 @@ class Retrainer:
 
     def _in_int8(self, network: nn.Module) -> Trained:
         batch, train = self.settings.batch, self.data.train
-        images = calibration_images(train, batch, self.config.seed, CALIBRATION_BATCHES)
+        seen = (min(CALIBRATION_BATCH, len(train)), self.config.seed, CALIBRATION_BATCHES)
+        images = calibration_images(train, *seen)
         judge = partial(in_int8, network, images, self.data.search, self.unit, batch)
         return Trained(network, *from_main_process(judge))
 

@@ -20,7 +20,7 @@ from supernet.space import Architecture
 RIDGES = np.geomspace(0.01, 10, 13)
 # Columns so large that the ridge does not hold their coefficients back.
 FREE = 300.0
-FREE_COLUMNS = 3
+FREE_COLUMNS = 4
 # No entry falls below this share of what was timed, whatever the fit says.
 FLOOR = 0.1
 
@@ -31,8 +31,9 @@ def fit_table(plan: TimingPlan, measurement: Measurement) -> LatencyTable:
     A part timed alone converts its input and output to and from the runtime's own layout, as a
     network does only where widths do not suit that layout, and it finds other data in the caches.
     So the sum over parts is fitted to whole networks, on relative errors: a gain, a cost of each
-    element that goes into and out of a block, and corrections for every width into and out of a
-    stage's blocks, held towards zero by a ridge whose strength is chosen by leaving networks out.
+    element that goes into and out of a block, one of each block, and corrections for every width
+    into and out of a stage's blocks, held towards zero by a ridge whose strength is chosen by
+    leaving networks out.
     (Entries fitted to whole networks: AOWS, arXiv:2006.07987.)
     """
     if measurement.plan != plan.fingerprint():
@@ -79,6 +80,7 @@ def _columns(plan: TimingPlan, ms: Mapping[Place, float]) -> dict[Place, np.ndar
     sizes = {place: np.append(elements[place], ms[place]) for place in plan.parts}
     totals = sum(_summed(plan, a, sizes) for a in plan.calibration.values())
     per_element = totals[-1] / totals[:-1]
+    per_block = totals[-1] / sum(len(places(plan.space, a)) for a in plan.calibration.values())
     widths = {place: _widths(plan, place) for place in plan.parts}
     at = {width: i for i, width in enumerate(sorted(set(itertools.chain(*widths.values()))))}
     columns = {}
@@ -86,7 +88,8 @@ def _columns(plan: TimingPlan, ms: Mapping[Place, float]) -> dict[Place, np.ndar
         columns[place] = np.zeros(FREE_COLUMNS + len(at))
         columns[place][0] = FREE * ms[place]
         if widths[place]:
-            columns[place][1:FREE_COLUMNS] = FREE * per_element * elements[place]
+            columns[place][1:3] = FREE * per_element * elements[place]
+            columns[place][3] = FREE * per_block
         for width in widths[place]:
             columns[place][FREE_COLUMNS + at[width]] = ms[place]
     return columns

@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import onnx
@@ -59,9 +59,17 @@ MODULES = (
 )
 # Weights repeat after so many numbers, so that the kit is small; they cost what others cost.
 PERIOD = 1009
-REFERENCE = "reference"
-# Name, graph and shape [C, H, W] of the input.
-NamedGraph = tuple[str, onnx.ModelProto, tuple[int, int, int]]
+REFERENCE, TAKEN = "reference", ("shape", "takes_features", "gives_features")
+
+
+class NamedGraph(NamedTuple):
+    """A graph with its input's shape [C, H, W], and whether features come in and go out."""
+
+    name: str
+    graph: onnx.ModelProto
+    shape: tuple[int, int, int]
+    takes_features: bool = False
+    gives_features: bool = False
 
 
 @dataclass(frozen=True)
@@ -157,7 +165,7 @@ def write_kit(path: Path, plan: TimingPlan, unit: UnitOfWork) -> None:
             "seed": plan.seed,
             "unit": asdict(unit),
             "graphs": graphs,
-            **add_graphs(kit, REFERENCE, [(REFERENCE, *reference)]),
+            **add_graphs(kit, REFERENCE, [NamedGraph(REFERENCE, *reference)]),
             "compared": compared,
         }
         add(kit, "manifest.json", json.dumps(manifest, indent=1).encode())
@@ -170,20 +178,23 @@ def write_kit(path: Path, plan: TimingPlan, unit: UnitOfWork) -> None:
 def add_graphs(
     kit: zipfile.ZipFile, folder: str, graphs: Iterable[NamedGraph]
 ) -> dict[str, dict[str, object]]:
-    """Write graphs into a folder of the kit; return each one's file and shape of its input."""
+    """Write graphs into a folder of the kit; return each one's file and what it takes."""
     entries = {}
-    for name, graph, shape in graphs:
-        entries[name] = {"file": f"{folder}/{len(entries)}.onnx", "shape": shape}
-        add(kit, entries[name]["file"], with_repeated_weights(graph).SerializeToString())
+    for name, graph, *taken in graphs:
+        file = f"{folder}/{len(entries)}.onnx"
+        entries[name] = {"file": file, **dict(zip(TAKEN, taken, strict=True))}
+        add(kit, file, with_repeated_weights(graph).SerializeToString())
     return entries
 
 
 def list_graphs(plan: TimingPlan, unit: UnitOfWork) -> Iterator[NamedGraph]:
     """Yield everything that is timed: name, graph and shape of the input."""
     for place, part in plan.parts.items():
-        yield part_name(place), part_model(part, unit), part.shape
+        features = part.takes_features, part.gives_features
+        yield NamedGraph(part_name(place), part_model(part, unit), part.shape, *features)
     for name, architecture in plan.networks.items():
-        yield name, student_model(plan.space, architecture, unit), plan.space.image_shape
+        graph = student_model(plan.space, architecture, unit)
+        yield NamedGraph(name, graph, plan.space.image_shape)
 
 
 def list_compared(plan: TimingPlan, unit: UnitOfWork) -> Iterator[tuple[str, Iterator[NamedGraph]]]:
@@ -194,7 +205,7 @@ def list_compared(plan: TimingPlan, unit: UnitOfWork) -> Iterator[tuple[str, Ite
             yield (
                 form,
                 (
-                    (str(i), student_model(plan.space, a, own), plan.space.image_shape)
+                    NamedGraph(str(i), student_model(plan.space, a, own), plan.space.image_shape)
                     for i, a in enumerate(compared_students(plan.space, plan.seed))
                 ),
             )

@@ -37,6 +37,16 @@ class Part:
         """Shape [C, H, W] of the input."""
         return self.channels, *self.size
 
+    @property
+    def takes_features(self) -> bool:
+        """Whether its input is what another part gives, not images."""
+        return not isinstance(self.module, Stem)
+
+    @property
+    def gives_features(self) -> bool:
+        """Whether another part takes its output, not the user."""
+        return not isinstance(self.module, Head)
+
     @cached_property
     def costs(self) -> Costs:
         """Work for one image."""

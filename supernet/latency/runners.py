@@ -43,7 +43,11 @@ def student_model(
 def part_runner(part: Part, unit: UnitOfWork) -> Runner:
     """Return a call that runs a part in the unit of work."""
     network = Network(
-        part.shape, lambda: part_model(part, unit).SerializeToString(), lambda: part.module
+        part.shape,
+        lambda: part_model(part, unit).SerializeToString(),
+        lambda: part.module,
+        part.takes_features,
+        part.gives_features,
     )
     return runtime_of(unit).runner(network, unit)
 

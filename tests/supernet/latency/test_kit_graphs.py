@@ -51,7 +51,7 @@ def test_graphs_of_a_kit_are_those_that_are_timed_at_home(
 
     graphs = list(list_graphs(timing_plan(space, 0), unit))
     with zipfile.ZipFile(kit) as content:
-        for i, (_, graph, _) in enumerate(graphs):
+        for i, (_, graph, *_) in enumerate(graphs):
             packed = onnx.load_from_string(content.read(f"graphs/{i}.onnx"))
             assert form(packed.graph) == form(graph.graph)
         assert f"graphs/{len(graphs)}.onnx" not in content.namelist()
