@@ -12,7 +12,7 @@ ALLOWED = {
     "base": set(),
     "export/timing": {"base"},
     "export/int8": {"base"},
-    "export/runtimes": {"base", "export/timing"},
+    "export/runtimes": {"base", "export/int8", "export/timing"},
     "export": {"base", "export/runtimes", "export/timing"},
     "export/report": {"base"},
     "kd/layout": {"base"},

@@ -1,6 +1,6 @@
 """Run an ONNX model in ONNX Runtime, alone and the same way each time."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +9,20 @@ import onnxruntime
 from export.runtimes.network import Network, random_images
 from export.runtimes.onnx_session import check_provider, onnx_session
 from export.timing.stopwatch import Runner
-from export.timing.unit_of_work import UnitOfWork
+from export.timing.unit_of_work import CPU, UnitOfWork
 
 # Which activations int8 is fast with, unsigned or signed ones, depends on the processor.
 FORMS = {"fp32": ("fp32",), "int8": ("int8", "int8-signed")}
 _CUDA_PROVIDERS = ("CUDAExecutionProvider", "TensorrtExecutionProvider")
+# It starts everywhere, and leaves all of a network to the CPU.
+_ELSEWHERE = "AzureExecutionProvider"
 _TYPES = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8, "tensor(int8)": np.int8}
+
+
+def providers() -> Sequence[str]:
+    """Name this ONNX Runtime's execution providers, the CPU first."""
+    others = set(onnxruntime.get_available_providers()) - {CPU, _ELSEWHERE}
+    return [CPU, *sorted(others)]
 
 
 def check(unit: UnitOfWork) -> None:
@@ -50,11 +58,11 @@ def runner(network: Network, unit: UnitOfWork) -> Runner:
 def logits(
     model: bytes | Path, images: Iterable[np.ndarray], unit: UnitOfWork
 ) -> Iterator[np.ndarray]:
-    """Yield what an ONNX model answers [B, K] to batches of images, on the CPU.
+    """Yield what an ONNX model answers [B, K] to batches of images.
 
-    Raises `UserError` when the file cannot be opened.
+    Raises `UserError` as `onnx_session` does.
     """
-    session = onnx_session(model, unit.threads)
+    session = onnx_session(model, unit.threads, unit.provider)
     name = session.get_inputs()[0].name
     for batch in images:
         yield session.run(None, {name: batch})[0]

@@ -1,6 +1,6 @@
 """Run an ONNX model in OpenVINO, alone and the same way each time."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -37,6 +37,11 @@ def _openvino() -> ModuleType:
 @cache
 def _core() -> "ModuleType":
     return _openvino().Core()
+
+
+def providers() -> Sequence[str]:
+    """Name OpenVINO's devices; `UserError` when it is not installed."""
+    return [f"openvino:{device}" for device in _core().available_devices]
 
 
 def check(unit: UnitOfWork) -> None:

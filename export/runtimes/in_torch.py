@@ -1,7 +1,7 @@
 """Run a module in PyTorch eager, as ONNX Runtime runs a model."""
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +17,11 @@ from export.timing.unit_of_work import CPU, UnitOfWork
 
 FORMS = {"fp32": ("fp32",)}
 DEVICES = ("cpu", "cuda")
+
+
+def providers() -> Sequence[str]:
+    """Name none: PyTorch runs no ONNX files."""
+    return ()
 
 
 def check(unit: UnitOfWork) -> None:

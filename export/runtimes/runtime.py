@@ -1,6 +1,6 @@
 """Which runtime runs a unit of work."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Protocol, cast
@@ -10,13 +10,22 @@ import numpy as np
 from base.errors import UserError
 from export.runtimes.network import Network
 from export.timing.stopwatch import Runner
-from export.timing.unit_of_work import UnitOfWork, check_threads, machine
+from export.timing.unit_of_work import (
+    ONNXRUNTIME,
+    RUNTIMES,
+    UnitOfWork,
+    check_threads,
+    machine,
+)
 
 
 class Runtime(Protocol):
     """What every file `in_*.py` has. `FORMS` says which precisions it knows, and in which forms."""
 
     FORMS: Mapping[str, tuple[str, ...]]
+
+    def providers(self) -> Sequence[str]:
+        """Name those here that run ONNX files; `UserError` when the runtime is not installed."""
 
     def check(self, unit: UnitOfWork) -> None:
         """Raise `UserError` when it cannot run the unit of work here."""
@@ -38,7 +47,16 @@ class Runtime(Protocol):
 
 def runtime_of(unit: UnitOfWork) -> Runtime:
     """Return the runtime that the unit of work names; the others are not imported."""
-    return cast(Runtime, import_module(f"export.runtimes.in_{unit.runtime}"))
+    return _runtime(unit.runtime)
+
+
+def runtimes() -> Iterator[Runtime]:
+    """Yield all that Oyster knows."""
+    yield from map(_runtime, (ONNXRUNTIME, *RUNTIMES))
+
+
+def _runtime(name: str) -> Runtime:
+    return cast(Runtime, import_module(f"export.runtimes.in_{name}"))
 
 
 def this_machine(unit: UnitOfWork) -> dict[str, str]:
