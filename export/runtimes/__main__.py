@@ -1,6 +1,6 @@
 """Which runtime is best for this file, here?
 
-    python -m export.runtimes runs/digits/students/20ms/student.onnx --images digits/test
+    python -m export.runtimes runs/digits/students/20ms/student.onnx --images photos/test
 
 Times an ONNX classifier in every runtime, precision and number of threads that there is, all in the
 same rounds, and compares their answers with those of the file in fp32.
@@ -209,5 +209,7 @@ def how(timings: Mapping[UnitOfWork, Timing]) -> list[str]:
 
 if __name__ == "__main__":
     run_script(
-        "export.runtimes", lambda: main(tyro.cli(Settings, description=__doc__)), "run it again"
+        "export.runtimes",
+        lambda: main(tyro.cli(Settings, prog="python -m export.runtimes", description=__doc__)),
+        "run it again",
     )

@@ -93,6 +93,12 @@ def test_the_file_equals_the_module_at_any_batch_size(net: Net, path: Path, batc
     assert result.images == batch
 
 
+def test_parity_is_judged_on_the_cpu_whatever_the_provider(net: Net, path: Path) -> None:
+    unit = UnitOfWork(1, (16, 16), provider="AbacusExecutionProvider")
+    images = torch.rand(2, 3, 16, 16)
+    assert parity(net(images), onnx_logits(path, [images], unit)).passed
+
+
 def test_the_file_is_alone_valid_and_folded(path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
     model = onnx.load(path)

@@ -104,7 +104,14 @@ def test_an_unknown_provider_names_the_available_ones() -> None:
         onnx_runner(relu(), (3, 4, 5), unit)
     with pytest.raises(UserError, match=r"AbacusExecutionProvider.*CPUExecutionProvider"):
         check_provider(unit.provider)
+    with pytest.raises(UserError, match=r"AbacusExecutionProvider.*CPUExecutionProvider"):
+        list(in_onnxruntime.logits(relu(), [], unit))
     check_provider("CPUExecutionProvider")
+
+
+def test_the_cpu_comes_first_among_providers() -> None:
+    assert in_onnxruntime.providers()[0] == "CPUExecutionProvider"
+    assert set(in_onnxruntime.providers()) <= set(onnxruntime.get_available_providers())
 
 
 def test_a_provider_that_does_not_start_is_not_replaced_by_the_cpu(
