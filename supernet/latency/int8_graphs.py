@@ -2,7 +2,8 @@
 
 Quantising takes a second, and a space has hundreds of blocks. A part takes and gives whole numbers,
 as it does inside a network; a stem takes images, a head gives logits. The scales of activations are
-made up: they cost what true ones cost.
+made up: they cost what true ones cost. Where parts meet they are the same for all, as the one
+tensor there has one scale: ONNX Runtime does not fuse what is rounded and read in two ways.
 """
 
 from functools import cache
@@ -32,6 +33,8 @@ from supernet.student import Head, Stem
 QUANTISED, SUFFIX = "_QuantizeLinear_Output", "_quantized"
 # Steps of a weight on either side of 0, and the least one.
 STEPS, LEAST = 127, 1e-12
+# Where parts meet: the scale, and the zero points of unsigned and signed whole numbers.
+SCALE, ZEROS = 0.02, {False: 128, True: 0}
 
 
 def int8_part_graph(part: nn.Module, size: Size, signed: bool = False) -> onnx.ModelProto:
@@ -88,7 +91,15 @@ def _quantised(kind: Structure, signed: bool) -> onnx.ModelProto:
     found = onnx.shape_inference.infer_shapes(quantised(model, [images], signed))
     start = "x" if kind.kind is Stem else f"before{QUANTISED}"
     end = "y" if kind.kind is Head else f"y{QUANTISED}"
-    return Extractor(found).extract_model([start], [end])
+    cut = Extractor(found).extract_model([start], [end])
+    ends = {"before"} if kind.kind is Head else {"before", "y"}
+    shared = {f"{end}_scale": SCALE for end in ends}
+    shared |= {f"{end}_zero_point": ZEROS[signed] for end in ends}
+    for initializer in cut.graph.initializer:
+        if (name := initializer.name) in shared:
+            number = np.array(shared[name], helper.tensor_dtype_to_np_dtype(initializer.data_type))
+            initializer.CopyFrom(numpy_helper.from_array(number, name))
+    return cut
 
 
 def _channels(model: onnx.ModelProto) -> int:

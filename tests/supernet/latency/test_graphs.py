@@ -19,6 +19,21 @@ from supernet.space import FUSED, MBCONV, Architecture, Layer, SearchSpace
 from supernet.student import FusedMBConv, Head, MBConv, Stem, Student
 from tests.tiny import mbconv
 
+# Every structure once, and one of them twice: a part, and its channels.
+PARTS = {
+    "stem": (Stem(6, 2), 3),
+    "first": (MBConv(5, 7, Layer(MBCONV, 3, 2, False), 2, False, 8), 5),
+    "gated": (MBConv(6, 6, Layer(MBCONV, 5, 3, True), 1, True, 8), 6),
+    "same structure, other widths": (MBConv(9, 9, Layer(MBCONV, 5, 3, True), 1, True, 10), 9),
+    "separable": (MBConv(5, 7, Layer(MBCONV, 3, 1, True), 2, False, 8), 5),
+    "fused": (FusedMBConv(5, 7, Layer(FUSED, 3, 2, False), 2, False, 8), 5),
+    "fused, gated": (FusedMBConv(9, 9, Layer(FUSED, 3, 4, True), 1, True, 8), 9),
+    "dense": (FusedMBConv(5, 7, Layer(FUSED, 3, 1, False), 1, False, 8), 5),
+    "dense, gated": (FusedMBConv(6, 6, Layer(FUSED, 5, 1, True), 1, True, 8), 6),
+    "head": (Head(5, 11, 4), 5),
+    "classifier alone": (Head(5, 0, 4), 5),
+}
+
 
 def with_statistics(part: nn.Module) -> nn.Module:
     """Eval mode, with BatchNorm statistics that are not the initial ones."""
@@ -30,26 +45,7 @@ def with_statistics(part: nn.Module) -> nn.Module:
     return part.eval()
 
 
-@pytest.mark.parametrize(
-    ("part", "channels"),
-    [
-        (Stem(6, 2), 3),
-        (MBConv(5, 7, Layer(MBCONV, 3, 2, False), 2, False, 8), 5),
-        (MBConv(6, 6, Layer(MBCONV, 5, 3, True), 1, True, 8), 6),
-        (MBConv(9, 9, Layer(MBCONV, 5, 3, True), 1, True, 10), 9),
-        (MBConv(5, 7, Layer(MBCONV, 3, 1, True), 2, False, 8), 5),
-        (FusedMBConv(5, 7, Layer(FUSED, 3, 2, False), 2, False, 8), 5),
-        (FusedMBConv(9, 9, Layer(FUSED, 3, 4, True), 1, True, 8), 9),
-        (FusedMBConv(5, 7, Layer(FUSED, 3, 1, False), 1, False, 8), 5),
-        (FusedMBConv(6, 6, Layer(FUSED, 5, 1, True), 1, True, 8), 6),
-        (Head(5, 11, 4), 5),
-        (Head(5, 0, 4), 5),
-    ],
-    ids=[
-        *("stem", "first", "gated", "same structure, other widths", "separable"),
-        *("fused", "fused, gated", "dense", "dense, gated", "head", "classifier alone"),
-    ],
-)
+@pytest.mark.parametrize(("part", "channels"), PARTS.values(), ids=PARTS)
 @pytest.mark.parametrize(("batch", "size"), [(1, (8, 8)), (3, (13, 6))])
 def test_part_graph_equals_the_part(part: nn.Module, channels: int, batch: int, size: Size) -> None:
     part = with_statistics(part)
