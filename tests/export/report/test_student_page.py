@@ -57,6 +57,30 @@ def test_controls_say_what_search_and_teacher_brought() -> None:
     assert rows["without teacher"].endswith("19.50 ms predicted: the teacher brought -0.25 points")
 
 
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        ({}, "kept: -0.30 points beside fp32, 98.50% of answers agree"),
+        ({"fine_tuned": True}, "-0.30 points beside fp32, 98.50% of answers agree, after training"),
+        ({"test_accuracy": 0.985}, "kept: +0.50 points beside fp32"),
+        ({"precision_kept": False}, "TOO MUCH IS LOST: -0.30 points beside fp32"),
+    ],
+)
+@pytest.mark.parametrize("precision", ["int8", "int8-signed", "bf16"])
+def test_a_lower_precision_says_what_it_costs(precision: str, facts: dict, expected: str) -> None:
+    int8 = {"precision": precision, "test_accuracy": 0.977, "fp32_test_accuracy": 0.98}
+    rows = dict(summary_rows({**FACTS, **int8, "fp32_agreement": 0.985, **facts}, Path("s.onnx")))
+    assert expected in rows[precision]
+    assert "training on for it" in rows[precision] or not facts.get("fine_tuned")
+    assert rows["to run it"] == "so"
+    assert rows["file"] == "s.onnx"
+
+
+def test_fp32_has_nothing_to_be_compared_with() -> None:
+    rows = dict(summary_rows(FACTS, Path("student.onnx")))
+    assert not {"fp32", "int8", "bf16"} & rows.keys()
+
+
 ELSEWHERE = {
     **{"measured_ms": None, "measured_ms_spread": None, "meets_target": None},
     "not_measured": "the table is of another machine",

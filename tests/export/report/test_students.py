@@ -14,6 +14,7 @@ from export.report.students import (
     budget_kept,
     milliseconds,
     pareto,
+    promises_kept,
     read_students,
     students_text,
     write_pareto,
@@ -45,6 +46,14 @@ def test_a_student_that_was_not_measured_has_its_predicted_milliseconds() -> Non
 @pytest.mark.parametrize(("meets", "kept"), [(True, True), (False, False), (None, True)])
 def test_a_budget_is_kept_unless_measured_over_it(meets: bool | None, kept: bool) -> None:
     assert budget_kept(facts(meets_target=meets)) is kept
+
+
+@pytest.mark.parametrize("broken", [None, "meets_target", "onnx_parity", "precision_kept"])
+def test_promises_are_kept_when_all_of_them_are(broken: str | None) -> None:
+    """A budget that could not be measured is not broken."""
+    kept = facts(onnx_parity=True, precision_kept=True)
+    assert promises_kept({**kept, "meets_target": None})
+    assert promises_kept(kept if broken is None else {**kept, broken: False}) is (broken is None)
 
 
 def test_students_of_a_table_are_read_fastest_first(tmp_path: Path) -> None:
