@@ -4,8 +4,8 @@
     python search.py --list
 
 Works on the folder that train.py made, and writes students/20ms/ there. Exit status: 0 when every
-student is within its budget and equal to its ONNX file, 1 when one is not, 2 for what the user can
-mend.
+student is within its budget, equal to its ONNX file and right in the precision that ships, 1 when
+one is not, 2 for what the user can mend.
 """
 
 import sys
@@ -220,7 +220,7 @@ def make_student(
         "guide": trained.config.guide,
         "retrain_with": config.retrain_with,
         "settings": settings_of(config),
-        "cost": search_cost(config, trained.config, trained.data),
+        "cost": search_cost(config, trained.config, trained.data, student.fine_tuned),
         "controls": compared,
         "rivals": [rival.facts() for rival in beside],
         "verdict": verdict(beside, target_ms) if beside else None,

@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from export.runtimes.runtime import runtime_of
-from export.timing.unit_of_work import CPU, ONNXRUNTIME, UnitOfWork
+from export.timing.unit_of_work import UnitOfWork
 
 MAX_ABS_ERROR = 1e-4
 MIN_TOP1_AGREEMENT = 1.0
@@ -57,13 +57,12 @@ class Rounding:
 
 
 def onnx_logits(model: bytes | Path, images: Iterable[Tensor], unit: UnitOfWork) -> Tensor:
-    """Run an ONNX model on batches [B, C, H, W] as the unit of work says: logits [N, K].
+    """Run an ONNX model on batches [B, C, H, W] in the unit's runtime and precision: logits [N, K].
 
-    ONNX Runtime takes its CPU provider here. Raises `UserError` when the file cannot be opened.
+    The processor runs it, whatever the device. Raises `UserError` when the file cannot be opened.
     """
     arrays = (batch.cpu().numpy() for batch in images)
-    unit = replace(unit, provider=CPU) if unit.runtime == ONNXRUNTIME else unit
-    found = runtime_of(unit).logits(model, arrays, unit)
+    found = runtime_of(unit).logits(model, arrays, unit.on_cpu())
     return torch.cat([torch.from_numpy(answer) for answer in found])
 
 

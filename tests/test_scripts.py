@@ -187,8 +187,12 @@ def test_search_for_another_device_trains_alpha_and_predicts(
     [
         (lambda t: t["space"]["stages"][1].update(widths=[16, 24]), "stages.1.widths [16, 24]"),
         (lambda t: t["provenance"]["unit"].update(batch=9), "unit of work.batch 9, expected 8"),
+        (
+            lambda t: t["provenance"]["unit"].update(precision="int8"),
+            "unit of work.precision 'int8', expected 'fp32'",
+        ),
     ],
-    ids=["widths", "batch"],
+    ids=["widths", "batch", "precision"],
 )
 def test_tables_that_do_not_fit_are_refused(
     trained: tuple[Path, str], tmp_path: Path, change: Callable[[dict], object], expected: str

@@ -74,7 +74,9 @@ def _precision(facts: Mapping) -> list[tuple[str, str]]:
     points = 100 * (facts["test_accuracy"] - facts["fp32_test_accuracy"])
     tuned = ", after training on for it" if facts["fine_tuned"] else ""
     verdict = "kept" if facts["precision_kept"] else "TOO MUCH IS LOST"
-    told = f"{points:+.2f} points beside fp32, {facts['fp32_agreement']:.2%} of answers agree"
+    bound = f"{100 * facts['settings']['accuracy_loss']:g} may be lost, or what may be chance"
+    agree = f"{facts['fp32_agreement']:.2%} of answers agree"
+    told = f"{points:+.2f} points beside fp32 ({bound}), {agree}"
     return [(facts["precision"], f"{verdict}: {told}{tuned}")]
 
 

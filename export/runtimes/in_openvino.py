@@ -143,8 +143,10 @@ def logits(
 
 
 def machine(unit: UnitOfWork) -> dict[str, str]:
-    """Return the version of OpenVINO and the device."""
-    return {"openvino": _openvino().__version__, "device": _device_name(unit)}
+    """Return the version of OpenVINO and the device, or that there is none."""
+    is_here = unit.device in _core().available_devices
+    device = _device_name(unit) if is_here else f"no {unit.device}"
+    return {"openvino": _openvino().__version__, "device": device}
 
 
 def how(unit: UnitOfWork) -> str:

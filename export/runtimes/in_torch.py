@@ -69,8 +69,9 @@ def logits(
 
 
 def machine(unit: UnitOfWork) -> dict[str, str]:
-    """Return the versions, and what PyTorch calls the device."""
-    name = torch.cuda.get_device_name() if unit.device == "cuda" else "cpu"
+    """Return the versions, and what PyTorch calls the device, or that there is none."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no cuda"
+    name = gpu if unit.device == "cuda" else "cpu"
     return {**in_onnxruntime.machine(unit), "torch": version("torch"), "device": name}
 
 

@@ -71,6 +71,12 @@ def check_unit(unit: UnitOfWork) -> None:
     runtime_of(unit).check(unit)
 
 
+def check_answers(unit: UnitOfWork) -> None:
+    """Raise `UserError` when the processor here cannot tell what is answered elsewhere."""
+    check_precision(unit)
+    runtime_of(unit).check(unit.on_cpu())
+
+
 def check_precision(unit: UnitOfWork) -> None:
     """Raise `UserError` when the runtime does not know the precision."""
     forms = runtime_of(unit).FORMS

@@ -5,7 +5,7 @@ import os
 import platform
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from base.errors import UserError
@@ -14,6 +14,8 @@ from base.size import Size, pixels_text
 CPU = "CPUExecutionProvider"
 # Beginnings of the providers that are not ONNX Runtime's, and their runtimes' names.
 ONNXRUNTIME, RUNTIMES = "onnxruntime", {"torch": "PyTorch eager", "openvino": "OpenVINO"}
+# The provider of each that is the processor here.
+CPUS = {ONNXRUNTIME: CPU, "torch": "torch:cpu", "openvino": "openvino:CPU"}
 # int8 has unsigned activations; whether signed ones are faster depends on the processor.
 SIGNED = "int8-signed"
 PRECISIONS = ("fp32", "bf16", "int8", SIGNED)
@@ -71,6 +73,10 @@ class UnitOfWork:
     def is_int8(self) -> bool:
         """Whether weights and activations are whole numbers."""
         return self.precision.startswith("int8")
+
+    def on_cpu(self) -> "UnitOfWork":
+        """Return the same work in the same runtime on the processor here."""
+        return replace(self, provider=CPUS[self.runtime])
 
     def runtime_text(self) -> str:
         """Name runtime and device for people."""

@@ -114,7 +114,8 @@ def ship_rivals(
     """Write the trained rivals as ONNX files under their names, in the precision that ships."""
     for rival in found:
         if rival.trained is not None:
-            facts = {**metadata, "rival": rival.name, "measured_ms": f"{rival.measured_ms:.4f}"}
+            measured = {"unit_of_work": str(unit), "measured_ms": f"{rival.measured_ms:.4f}"}
+            facts = {**metadata, "rival": rival.name, **measured}
             write_model(rival.trained.model(unit), folder / f"{file_name(rival.name)}.onnx", facts)
 
 

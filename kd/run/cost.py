@@ -60,9 +60,10 @@ def _outputs(config: TrainConfig, data: Data) -> Passes:
     return Passes(sum((shape.views + 1) * shape.images for shape in shapes))
 
 
-def retraining_passes(config: SearchConfig, data: Data) -> Passes:
-    """Count what a budget adds: the training of one student from scratch."""
-    return Passes(both=config.epochs * len(data.joined(RETRAINED)))
+def retraining_passes(config: SearchConfig, data: Data, fine_tuned: bool = False) -> Passes:
+    """Count what a budget adds: the training of one student from scratch, and on for int8."""
+    epochs = config.epochs + (config.fine_tuning_epochs if fine_tuned else 0)
+    return Passes(both=epochs * len(data.joined(RETRAINED)))
 
 
 def akd_passes(data: Data) -> Passes:
@@ -79,9 +80,11 @@ def train_cost(config: TrainConfig, data: Data) -> str:
     )
 
 
-def search_cost(config: SearchConfig, settings: TrainConfig, data: Data) -> str:
+def search_cost(
+    config: SearchConfig, settings: TrainConfig, data: Data, fine_tuned: bool = False
+) -> str:
     """Say what one budget costs, beside training controls to choose among."""
-    one, supernet = retraining_passes(config, data), supernet_passes(settings, data)
+    one, supernet = retraining_passes(config, data, fine_tuned), supernet_passes(settings, data)
     controls = Passes(both=CONTROLS * one.both)
     return (
         f"{one} to retrain; training {CONTROLS} controls to choose among: {controls}, "

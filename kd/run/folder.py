@@ -20,6 +20,7 @@ RECORDED = {
     "onnxscript",
     "onnxruntime",
     "onnxruntime-gpu",
+    "openvino",
     "wandb",
 }
 

@@ -15,7 +15,7 @@ from kd.run.search_config import SearchConfig
 from kd.run.train_config import TrainConfig
 
 # What may change when a run is resumed; its folder may be moved.
-NOT_STORED = ("run", "resume", "preview", "checkpoint_seconds")
+NOT_STORED = ("run", "resume", "preview", "checkpoint_seconds", "latency_slower")
 
 
 def settings_of(config: TrainConfig | SearchConfig) -> dict:

@@ -10,7 +10,7 @@ from base.errors import UserError
 from base.files import first_difference, read_json
 from base.processes import is_main_process
 from base.size import pixels_text
-from export.runtimes.runtime import this_machine
+from export.runtimes.runtime import check_answers, this_machine
 from export.timing.measurement import Measurement, measure, new_measurement, resume_measurement
 from export.timing.stopwatch import Patience
 from export.timing.unit_of_work import UnitOfWork
@@ -77,13 +77,15 @@ def find_or_measure_table(
 def load_given_table(path: Path, space: SearchSpace) -> LatencyTable:
     """Read a table that the user gives: a run's latency.json, or a device's measurement.json.
 
-    It may come from another machine. Raises `UserError` when it is of another space or damaged.
+    It may come from another machine. Raises `UserError` when it is of another space or damaged, or
+    of a runtime or precision in which nothing can be answered here.
     """
     if "rounds" in read_json(path):
         measurement = Measurement.load(path)
         table = fit_table(timing_plan(space, measurement.seed), measurement)
     else:
         table = LatencyTable.load(path, space)
+    check_answers(unit_of_table(table))
     shape = unit_of_table(table).shape
     if shape != space.image_shape:
         raise UserError(
@@ -115,10 +117,14 @@ def check_table(table: LatencyTable, unit: UnitOfWork, path: Path) -> None:
 
 
 def load_run_table(folder: Path, space: SearchSpace) -> LatencyTable:
-    """Read the table of a run; `UserError` when it is foreign, damaged or of another machine."""
+    """Read the table of a run; `UserError` when it is foreign, damaged or of another machine.
+
+    Likewise for a runtime or precision in which nothing can be answered here.
+    """
     path = folder / "latency.json"
     table = LatencyTable.load(path, space)
     check_table(table, unit_of_table(table), path)
+    check_answers(unit_of_table(table))
     _warn(table)
     return table
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from base.files import read_json
+from base.processes import timed_now
 from export.runtimes.faster import FP32, Ratios, compare_forms, refuse_slower
 from export.runtimes.runtime import check_unit, runtime_of
 from export.timing.unit_of_work import UnitOfWork
@@ -31,6 +32,7 @@ def settle_precision(
         return (replace(asked, precision=known) if known in forms else asked), None
     students, fp32 = compared_students(space, seed), replace(asked, precision=FP32)
     units = {form: replace(fp32, precision=form) for form in (FP32, *forms)}
+    timed_now(f"fp32 and {', '.join(forms)}")
     ratios = compare_forms(
         {form: [student_runner(space, a, unit) for a in students] for form, unit in units.items()}
     )

@@ -5,13 +5,19 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
 from base.errors import UserError
 from export.runtimes import in_onnxruntime, in_openvino, in_torch
-from export.runtimes.runtime import Runtime, check_unit, runtime_of, this_machine
+from export.runtimes.runtime import (
+    Runtime,
+    check_answers,
+    check_unit,
+    runtime_of,
+    this_machine,
+)
 from export.timing.unit_of_work import PRECISIONS, UnitOfWork
 from tests.smoke import ROOT
 
@@ -117,6 +123,30 @@ def test_a_processor_without_the_instructions(monkeypatch: pytest.MonkeyPatch) -
         said = refusal(replace(OPENVINO, precision=precision))
         assert said.startswith(f"precision {precision}: Old CPU has no instructions for it")
         assert said.endswith("name another precision")
+
+
+def test_answers_of_another_device_are_told_by_the_processor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where it knows the precision; the device itself need not be here."""
+    monkeypatch.setattr(in_openvino, "_core", Core)
+    monkeypatch.setattr(in_openvino, "_openvino", lambda: SimpleNamespace(__version__="1"))
+    elsewhere = replace(OPENVINO, provider="openvino:NPU", threads=64)
+    check_answers(elsewhere)
+    assert in_openvino.machine(elsewhere)["device"] == "no NPU"
+    with pytest.raises(UserError, match="precision int8: Old CPU has no instructions"):
+        check_answers(replace(elsewhere, precision="int8"))
+    check_answers(replace(ONNXRUNTIME, provider="AbacusExecutionProvider", precision="int8"))
+    with pytest.raises(UserError, match="precision bf16: not of ONNX Runtime Abacus"):
+        check_answers(replace(ONNXRUNTIME, provider="AbacusExecutionProvider", precision="bf16"))
+
+
+def test_a_gpu_that_is_not_here_is_another_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its table may be brought all the same."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    unit = replace(TORCH, provider="torch:cuda")
+    check_answers(unit)
+    assert this_machine(unit)["device"] == "no cuda"
 
 
 @pytest.mark.parametrize("device", ["NPU", "cpu", ""])

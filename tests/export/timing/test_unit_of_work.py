@@ -44,6 +44,21 @@ def test_a_foreign_precision_is_refused() -> None:
         UnitOfWork(1, (16, 16), precision="int4")
 
 
+@pytest.mark.parametrize(
+    ("provider", "processor"),
+    [
+        ("QNNExecutionProvider", "CPUExecutionProvider"),
+        ("CPUExecutionProvider", "CPUExecutionProvider"),
+        ("openvino:GPU.1", "openvino:CPU"),
+        ("torch:cuda", "torch:cpu"),
+    ],
+)
+def test_the_same_work_on_the_processor(provider: str, processor: str) -> None:
+    """In the same runtime and precision."""
+    unit = UnitOfWork(3, (16, 8), 4, provider, "bf16", channels=1)
+    assert unit.on_cpu() == UnitOfWork(3, (16, 8), 4, processor, "bf16", channels=1)
+
+
 SENTENCES = {
     "batch of 64 images at 16×16, 1 thread, fp32, ONNX Runtime CPUExecutionProvider": (
         UnitOfWork(64, (16, 16))

@@ -172,6 +172,7 @@ def test_trained_rivals_are_shipped(tmp_path: Path) -> None:
     (logits,) = session.run(None, {"images": images.numpy()})
     np.testing.assert_allclose(logits, network(images).detach().numpy(), atol=1e-5)
     assert session.get_modelmeta().custom_metadata_map["rival"] == "plain:1-2"
+    assert "fp32" in session.get_modelmeta().custom_metadata_map["unit_of_work"]
 
 
 def test_names_become_names_of_files() -> None:

@@ -45,6 +45,7 @@ def test_supernet_without_a_teacher_at_hand_or_with_it_online(data: Data) -> Non
 
 def test_a_retraining_and_akd(data: Data) -> None:
     assert retraining_passes(SearchConfig(epochs=9), data) == Passes(both=9 * 200)
+    assert retraining_passes(SearchConfig(epochs=9), data, True) == Passes(both=(9 + 4) * 200)
     assert akd_passes(data) == Passes(both=10_000 * 5 * 160)
 
 

@@ -43,6 +43,12 @@ def test_default_settings_survive_json() -> None:
     assert restored(stored, TrainConfig().run) == TrainConfig()
 
 
+def test_a_run_may_be_resumed_on_terms_that_change_nothing() -> None:
+    """A precision that was faster once may be slower the next time: then it is asked for."""
+    assert settings_of(TrainConfig(latency_slower=True)) == settings_of(TrainConfig())
+    assert settings_of(TrainConfig(latency_precision="int8")) != settings_of(TrainConfig())
+
+
 def test_settings_of_another_version_are_refused() -> None:
     stored = settings_of(TrainConfig())
     with pytest.raises(UserError, match=r"another version \(novelty\)"):

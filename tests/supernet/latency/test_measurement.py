@@ -1,7 +1,7 @@
 """Tables measured here, continued, brought from elsewhere, and refused where they do not belong."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -157,6 +157,37 @@ def test_brought_tables_may_be_of_another_machine(
     assert "another" in dict(describe_table(again, (1.0, 2.0)))["measured on"]
     with pytest.raises(UserError, match=r"batch 2, expected 3"):
         find_or_measure_table(tmp_path, space, replace(UNIT, batch=3), PATIENCE, 0)
+
+
+@pytest.mark.parametrize(
+    ("unit", "says"),
+    [
+        ({"provider": "QNNExecutionProvider", "precision": "int8"}, None),
+        ({"provider": "torch:cuda"}, None),
+        ({"precision": "bf16"}, "precision bf16: not of ONNX Runtime CPU"),
+        ({"provider": "torch:cuda", "precision": "int8"}, "precision int8: not of PyTorch"),
+        ({"provider": "openvino:NPU", "precision": "int8-signed"}, "int8-signed: not of OpenVINO"),
+    ],
+)
+def test_brought_tables_of_a_precision_in_which_nobody_answers_here(
+    measured: LatencyTable, space: SearchSpace, tmp_path: Path, unit: dict, says: str | None
+) -> None:
+    """Said before anything is trained; that the device is elsewhere is no fault."""
+    whole = replace(UNIT, **unit)
+    table = replace(measured, provenance={**measured.provenance, "unit": asdict(whole)})
+    table.save(tmp_path / "latency.json")
+    brought = replace(table, provenance={**table.provenance, "brought": True})
+    brought.save(tmp_path / "run" / "latency.json")
+    if says is None:
+        assert unit_of_table(load_given_table(tmp_path / "latency.json", space)) == whole
+        assert unit_of_table(load_run_table(tmp_path / "run", space)) == whole
+        return
+    for load in (
+        lambda: load_given_table(tmp_path / "latency.json", space),
+        lambda: load_run_table(tmp_path / "run", space),
+    ):
+        with pytest.raises(UserError, match=says):
+            load()
 
 
 def test_pytorch_measures_a_table_too(space: SearchSpace, tmp_path: Path) -> None:
