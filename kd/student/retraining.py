@@ -114,7 +114,7 @@ class Retrainer:
 
     def _in_int8(self, network: nn.Module) -> Trained:
         batch, train = self.settings.batch, self.data.train
-        seen = (min(CALIBRATION_BATCH, len(train)), self.config.seed, CALIBRATION_BATCHES)
+        seen = (CALIBRATION_BATCH, self.config.seed, CALIBRATION_BATCHES)
         images = calibration_images(train, *seen)
         judge = partial(in_int8, network, images, self.data.search, self.unit, batch)
         return Trained(network, *from_main_process(judge))
