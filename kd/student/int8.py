@@ -28,15 +28,21 @@ class Int8(NamedTuple):
 
 
 def in_int8(
-    network: nn.Module, images: Sequence[Tensor], judged: Split, unit: UnitOfWork, batch: int
+    network: nn.Module,
+    exact: nn.Module,
+    images: Sequence[Tensor],
+    judged: Split,
+    unit: UnitOfWork,
+    batch: int,
 ) -> Int8:
-    """Quantise a network with ranges found on `images`, and compare both on plain images.
+    """Quantise a network with ranges found on `images`, and compare it on plain images.
 
-    Neither may be of the test split. Raises `UserError` when it cannot be quantised.
+    It is compared with `exact` in fp32: itself, or what it was before it was trained on. No image
+    may be of the test split. Raises `UserError` when it cannot be quantised.
     """
-    exact = to_onnx(network, torch.zeros(2, *unit.shape))
-    model = quantised(exact, images, signed=unit.precision == SIGNED).SerializeToString()
-    logits, labels = predict(network, judged.view(None), batch)
+    graph = to_onnx(network, torch.zeros(2, *unit.shape))
+    model = quantised(graph, images, signed=unit.precision == SIGNED).SerializeToString()
+    logits, labels = predict(exact, judged.view(None), batch)
     return Int8(model, rounding(logits, answers(model, judged, unit, batch), labels))
 
 

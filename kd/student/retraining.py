@@ -84,7 +84,7 @@ class Retrainer:
         network = self._fitted(own, recipe)
         if not self.unit.is_int8:
             return Trained(network)
-        found = self._in_int8(network)
+        found = self._in_int8(network, network)
         if found.rounding.within(self.config.accuracy_loss):
             return found
         tuned = copy.deepcopy(network)
@@ -93,7 +93,7 @@ class Retrainer:
                 replace(own, name=f"{own.name}-int8", network=tuned),
                 self.config.fine_tuning(self.settings.accumulate),
             )
-        tuned = replace(self._in_int8(tuned.eval()), network=network, fine_tuned=True)
+        tuned = replace(self._in_int8(tuned.eval(), network), fine_tuned=True)
         return min(found, tuned, key=lambda one: one.rounding.lost)
 
     def _fitted(self, own: Retraining, recipe: FitSettings) -> nn.Module:
@@ -112,12 +112,13 @@ class Retrainer:
         )
         return network.cpu().eval()
 
-    def _in_int8(self, network: nn.Module) -> Trained:
+    def _in_int8(self, network: nn.Module, exact: nn.Module) -> Trained:
+        """Round `network`, which stands for `exact`."""
         batch, train = self.settings.batch, self.data.train
         seen = (CALIBRATION_BATCH, self.config.seed, CALIBRATION_BATCHES)
         images = calibration_images(train, *seen)
-        judge = partial(in_int8, network, images, self.data.search, self.unit, batch)
-        return Trained(network, *from_main_process(judge))
+        judge = partial(in_int8, network, exact, images, self.data.search, self.unit, batch)
+        return Trained(exact, *from_main_process(judge))
 
     def final_evaluation(self, trained: Trained, exact: Path, ships: Path) -> FinalEvaluation:
         """Judge a student and its files by the test split, to report."""

@@ -1,5 +1,6 @@
 """A network in int8: what it answers, and what the rounding costs, counted by hand."""
 
+import copy
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -61,7 +62,7 @@ def test_an_int8_network_answers_nearly_the_same(
 ) -> None:
     """Its numbers are those of the answers of both, counted one by one."""
     unit = replace(UNIT, precision=precision)
-    found = in_int8(network, images, data.search, unit, BATCH)
+    found = in_int8(network, network, images, data.search, unit, BATCH)
     zeros = {
         initializer.data_type
         for initializer in onnx.load_from_string(found.model).graph.initializer
@@ -83,11 +84,21 @@ def test_an_int8_network_answers_nearly_the_same(
     assert cost.agreement > 0.95
 
 
-def test_the_shared_network_stays_as_it_is(
+def test_what_was_trained_on_is_compared_with_what_it_was(
     network: nn.Module, images: list[Tensor], data: Data
 ) -> None:
+    """Else one that has got worse in fp32, too, would seem to lose nothing."""
+    dull = copy.deepcopy(network)
+    dull[-1].weight.detach().zero_()
+    found = in_int8(dull, network, images, data.search, UNIT, BATCH).rounding
+    assert found.fp32_accuracy > 0.8
+    assert found.lost > 0.5
+    assert in_int8(dull, dull, images, data.search, UNIT, BATCH).rounding.lost == 0
+
+
+def test_the_network_stays_as_it_is(network: nn.Module, images: list[Tensor], data: Data) -> None:
     before = {name: part.clone() for name, part in network.state_dict().items()}
-    in_int8(network, images, data.search, UNIT, BATCH)
+    in_int8(network, network, images, data.search, UNIT, BATCH)
     assert all(torch.equal(part, before[name]) for name, part in network.state_dict().items())
     assert not network.training
 
@@ -109,7 +120,8 @@ def test_answers_are_to_the_plain_images_in_order(
 def test_grey_images() -> None:
     data = load_data(DataSettings(resolution=(8, 8), channels=1, limit=100))
     images, unit = calibration_images(data.train, 20, 0, 2), replace(UNIT, channels=1)
-    found = in_int8(small_network(1).eval(), images, data.search, unit, BATCH)
+    grey = small_network(1).eval()
+    found = in_int8(grey, grey, images, data.search, unit, BATCH)
     x = onnx.load_from_string(found.model).graph.input[0].type.tensor_type.shape.dim
     assert x[1].dim_value == 1
     assert found.rounding.agreement > 0.8
@@ -117,14 +129,14 @@ def test_grey_images() -> None:
 
 def test_without_images_it_is_refused(network: nn.Module, data: Data) -> None:
     with pytest.raises(UserError, match="no calibration images"):
-        in_int8(network, [], data.search, UNIT, BATCH)
+        in_int8(network, network, [], data.search, UNIT, BATCH)
 
 
 def test_in_openvino(network: nn.Module, images: list[Tensor], data: Data) -> None:
     """The same file, run there; and bf16, which is fp32's file."""
     pytest.importorskip("openvino")
     unit = replace(UNIT, provider="openvino:CPU")
-    found = in_int8(network, images, data.search, unit, BATCH)
-    assert found.model == in_int8(network, images, data.search, UNIT, BATCH).model
+    found = in_int8(network, network, images, data.search, unit, BATCH)
+    assert found.model == in_int8(network, network, images, data.search, UNIT, BATCH).model
     assert found.rounding.agreement > 0.95
     assert math.isfinite(found.rounding.error)

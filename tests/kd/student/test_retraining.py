@@ -91,8 +91,9 @@ def judged_as(monkeypatch: pytest.MonkeyPatch, *lost: float) -> list[dict[str, T
     """Let int8 cost so much, one time after the other; return the networks that were judged."""
     left, judged = iter(lost), []
 
-    def told(network: nn.Module, *_: object) -> Int8:
+    def told(network: nn.Module, exact: nn.Module, *_: object) -> Int8:
         assert not network.training
+        assert same(state(exact), judged[0] if judged else state(network))
         judged.append(state(network))
         return Int8(str(len(judged)).encode(), costs(next(left)))
 
@@ -181,10 +182,15 @@ def test_ranges_are_found_on_the_train_split(
     seen = []
 
     def told(
-        network: nn.Module, images: Sequence[Tensor], judged: Split, unit: UnitOfWork, batch: int
+        network: nn.Module,
+        exact: nn.Module,
+        images: Sequence[Tensor],
+        judged: Split,
+        unit: UnitOfWork,
+        batch: int,
     ) -> Int8:
         seen.append((images, judged, unit))
-        return in_int8(network, images, judged, unit, batch)
+        return in_int8(network, exact, images, judged, unit, batch)
 
     monkeypatch.setattr(retraining, "in_int8", told)
     retrainer.train(own())
