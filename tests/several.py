@@ -3,6 +3,7 @@
 torchrun --nproc-per-node 2 -m tests.several FOLDER ACCUMULATE
 """
 
+import copy
 import sys
 from collections.abc import Iterator
 from functools import partial
@@ -14,6 +15,7 @@ from torch import nn
 from base.phase import Phase
 from base.processes import gather_dict, join_processes, rank_shard
 from base.tensor_files import write_tensors
+from export.int8.fake_quantised import fake_quantised
 from kd.batches import Batch, LabelOutputs, LoaderSettings, endless
 from kd.fit import FitSettings, fit
 from kd.images.splits import DataSettings, load_data
@@ -57,6 +59,10 @@ def main(folder: Path, accumulate: int) -> None:
     network = nn.Sequential(*layers)
     settings = FitSettings(2, 0.05, accumulate=accumulate)
     fit(network, stream, label_loss, settings, STEPS, Phase("fit", partial(log, "fit")))
+    tuned = copy.deepcopy(network)
+    with fake_quantised(tuned):
+        fit(tuned, stream, label_loss, settings, STEPS, Phase("int8", partial(log, "int8")))
+        ranges = {name: part for name, part in tuned.named_buffers() if name.endswith("_range")}
 
     space = tiny_space(classes=10)
     table = tiny_table(space)
@@ -72,6 +78,9 @@ def main(folder: Path, accumulate: int) -> None:
     alpha = train_alpha(supernet, problem, in_float64, label_loss, own, phase, log_choices)
 
     found = {f"network.{name}": part for name, part in network.state_dict().items()}
+    found |= {
+        f"tuned.{name}": part for name, part in [*tuned.state_dict().items(), *ranges.items()]
+    }
     found |= {f"w.{name}": part for name, part in supernet.named_parameters()}
     found |= {f"alpha.{name}": part for name, part in alpha.state_dict().items()}
     for count in (1, 7):  # fewer than there are processes, and no multiple of them

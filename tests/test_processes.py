@@ -54,7 +54,7 @@ def test_two_processes_learn_what_one_learns(ends: dict[str, dict[str, Tensor]])
     one, two = ends["1-0"], ends["2-0"]
     assert one.keys() == two.keys()
     kinds = {name.split(".")[0] for name in one}
-    assert kinds == {"network", "w", "alpha", "fit", "choices", "squares"}
+    assert kinds == {"network", "tuned", "w", "alpha", "fit", "int8", "choices", "squares"}
     for name, part in one.items():
         assert torch.allclose(part.double(), two[name].double(), rtol=1e-4, atol=1e-5), name
 
