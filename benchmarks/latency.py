@@ -64,9 +64,8 @@ def main(settings: Settings) -> None:
     results = read_json(path) if path.exists() else {}
     for preset in settings.presets:
         own = replace(settings, presets=(preset,))
-        name = preset
-        if (settings.precision, settings.provider) != ("fp32", CPU):
-            name = f"{preset}, {settings.precision}, {settings.provider}"
+        usual = {"fp32", CPU}
+        name = ", ".join([preset, *(w for w in (own.precision, own.provider) if w not in usual)])
         results[name] = {**provenance("latency", own), **measured(settings, preset)}
         write_json(path, results)
     panels = {
