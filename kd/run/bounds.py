@@ -49,10 +49,10 @@ def check_settings(config: TrainConfig | SearchConfig) -> None:
         if not (math.isfinite(value) and holds(value)):
             raise UserError(f"{_option(field.name)} {value}: expected {expected}")
     if isinstance(config, SearchConfig):
-        if not (config.target_latency or config.list):
-            raise UserError("--target-latency is missing; give one or more budgets in milliseconds")
         if config.compile:
             check_compiler()
+        if not (config.target_latency or config.list):
+            raise UserError("--target-latency is missing; give one or more budgets in milliseconds")
 
 
 def check_batches(config: TrainConfig, data: Data, processes: int) -> None:
