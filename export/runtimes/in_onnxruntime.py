@@ -75,4 +75,4 @@ def machine(unit: UnitOfWork) -> dict[str, str]:
 
 def how(unit: UnitOfWork) -> str:
     """Say how a program gets the unit's milliseconds."""
-    return f"onnxruntime.InferenceSession, {unit.provider}, {unit.threads} intra-op threads"
+    return f"onnxruntime.InferenceSession, {unit.provider}, intra_op_num_threads={unit.threads}"

@@ -14,7 +14,7 @@ from export.timing.stopwatch import Runner
 from export.timing.unit_of_work import UnitOfWork
 
 if TYPE_CHECKING:
-    from openvino import CompiledModel, Model, Output, Tensor
+    from openvino import CompiledModel, Core, Model, Output, Tensor
 
 FORMS = {"fp32": ("fp32",), "bf16": ("bf16",), "int8": ("int8",)}
 # Left alone, OpenVINO takes bf16 wherever the processor has it. Of int8 networks this is the rest.
@@ -35,7 +35,7 @@ def _openvino() -> ModuleType:
 
 
 @cache
-def _core() -> "ModuleType":
+def _core() -> "Core":
     return _openvino().Core()
 
 
