@@ -12,12 +12,14 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from supernet.choice.programme import programme
 from supernet.latency_table import LatencyTable
@@ -92,6 +94,8 @@ def _run(
     # torch makes a forked process's thread pool anew at its first use, and two threads that use it
     # at once, after an export say, end the process; here there is only one.
     torch.set_num_threads(1)
+    # tqdm's own lock is one for all that the server forks: killed with it, one would stop the rest.
+    tqdm.set_lock(threading.RLock())
     sys.argv = list(words)
     runpy.run_path(str(ROOT / words[0]), run_name="__main__")
 
