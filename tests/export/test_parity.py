@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from export.parity import MAX_ABS_ERROR, Rounding, parity, rounding
+from export.parity import MAX_ERROR, Rounding, parity, rounding
 
 LOGITS = torch.tensor([[3.0, 1.0, 0.0], [0.0, 2.0, 1.0], [0.0, 1.0, 2.0], [5.0, 0.0, 1.0]])
 
@@ -16,25 +16,37 @@ def test_equal_logits_pass() -> None:
     assert result.passed
 
 
+@pytest.mark.parametrize("scale", [1.0, 100.0])
 @pytest.mark.parametrize(("factor", "passed"), [(0.5, True), (2.0, False)])
-def test_one_perturbed_logit_is_judged_by_the_bound(factor: float, passed: bool) -> None:
-    exported = LOGITS.clone()
-    exported[2, 0] -= factor * MAX_ABS_ERROR
-    result = parity(LOGITS, exported)
-    assert result.max_abs_error == pytest.approx(factor * MAX_ABS_ERROR)
+def test_one_perturbed_logit_is_judged_beside_the_largest(
+    scale: float, factor: float, passed: bool
+) -> None:
+    """The largest is 5: rounding errors grow with the logits, so the bound does."""
+    reference = scale * LOGITS.double()
+    exported = reference.clone()
+    exported[2, 0] -= factor * 5 * scale * MAX_ERROR
+    result = parity(reference, exported)
+    assert result.max_abs_error == pytest.approx(factor * 5 * scale * MAX_ERROR)
+    assert result.bound == pytest.approx(5 * scale * MAX_ERROR)
     assert result.top1_agreement == 1.0
     assert result.passed is passed
 
 
-def test_a_flipped_class_fails_even_within_the_error_bound() -> None:
-    reference = LOGITS.clone()
-    reference[1] = torch.tensor([0.0, 1.0, 1.0 - 1e-5])
+def test_small_logits_have_the_bound_of_one() -> None:
+    assert parity(LOGITS / 100, LOGITS / 100).bound == MAX_ERROR
+
+
+@pytest.mark.parametrize(("margin", "passed"), [(1.9, True), (2.1, False)])
+def test_another_answer_passes_between_near_ties_alone(margin: float, passed: bool) -> None:
+    """Two logits that are apart by less than two errors may change places."""
+    reference = LOGITS.double()
+    reference[1] = torch.tensor([0.0, 1.0, 1.0 - margin * 5 * MAX_ERROR])
     exported = reference.clone()
-    exported[1] = torch.tensor([0.0, 1.0 - 1e-5, 1.0])
+    exported[1, 1] -= margin * 5 * MAX_ERROR / 2 + 1e-9
+    exported[1, 2] += margin * 5 * MAX_ERROR / 2 + 1e-9
     result = parity(reference, exported)
-    assert result.max_abs_error < MAX_ABS_ERROR
     assert result.top1_agreement == 0.75
-    assert not result.passed
+    assert result.passed is passed
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
