@@ -45,7 +45,7 @@ from kd.teacher.prepare import reload_teacher
 from kd.teacher.saved import read_facts
 from supernet.alpha import Alpha
 from supernet.choice.pick import Pick, cached_pick, pick_measured, pick_predicted
-from supernet.choice.programme import Programme, check_budget, programme
+from supernet.choice.programme import Programme, candidates, check_budget, programme
 from supernet.choice.ship import EXACT, ship, shipped_file
 from supernet.latency.measurement import (
     describe_table,
@@ -248,15 +248,15 @@ def search(config: SearchConfig, trained: TrainedRun, alpha: Alpha, target_ms: f
     draws = np.random.default_rng(config.seed)
     with torch.no_grad():
         log_p = alpha(target_ms)
+    propose = partial(candidates, trained.problem, log_p, count=config.candidates, generator=draws)
     if machine_difference(table):
-        return pick_predicted(trained.problem, log_p, target_ms, config.candidates, expect, draws)
+        return pick_predicted(trained.problem, propose, target_ms, expect)
     measure = partial(measure_architectures, table, config.patience(), config.seed)
-    counts = (config.candidates, config.finalists)
 
     def shared(students: Sequence[Architecture]) -> Mapping[Architecture, Timing]:
         return from_main_process(partial(measure, students))
 
-    return pick_measured(trained.problem, log_p, target_ms, counts, expect, shared, draws)
+    return pick_measured(trained.problem, propose, target_ms, config.finalists, expect, shared)
 
 
 def new_student(config: SearchConfig, trained: TrainedRun, architecture: Architecture) -> Student:

@@ -46,11 +46,11 @@ from kd.fit import FitSettings, fit
 from kd.loss import label_loss
 from kd.teacher.model import Teacher
 from supernet.alpha import preferences
-from supernet.choice.pick import pick_predicted
-from supernet.choice.programme import Programme, programme
+from supernet.choice.pick import PredictLoss, pick_predicted
+from supernet.choice.programme import Programme, candidates, programme
 from supernet.presets import fused, mbconv
 from supernet.sampling import fair_sampler, random_as_fast
-from supernet.space import Architecture, SearchSpace, StageSpace
+from supernet.space import Architecture, Choices, SearchSpace, StageSpace
 from supernet.student import parameters_and_macs
 
 SPACE = SearchSpace(
@@ -163,20 +163,25 @@ def picked(
         score = partial(shared_loss, supernet, world, loss, calibration_images(world))
         expect = surveyed(problem, score, SURVEYED, seed).loss
         for target_ms in budgets:
-            draws = np.random.default_rng(seed)
             with torch.no_grad():
                 log_p = alpha(target_ms)
-            pick = pick_predicted(problem, log_p, target_ms, CANDIDATES, expect, draws)
-            found[guide, target_ms] = pick.architecture
+            found[guide, target_ms] = best_candidate(problem, log_p, target_ms, seed, expect)
             if guide == RESNET:
-                draws = np.random.default_rng(seed)
-                pick = pick_predicted(problem, log_p, target_ms, CANDIDATES, score, draws)
-                found[OWN, target_ms] = pick.architecture
+                found[OWN, target_ms] = best_candidate(problem, log_p, target_ms, seed, score)
     sampler = fair_sampler(problem.table, *problem.range_ms())
     draws = np.random.default_rng(seed)
     for target_ms in budgets if RESNET in settings.guides else []:
         found["random", target_ms] = random_as_fast(sampler, found[RESNET, target_ms], draws)
     return found
+
+
+def best_candidate(
+    problem: Programme, log_p: Choices, target_ms: float, seed: int, expect: PredictLoss
+) -> Architecture:
+    """Return the one of alpha's candidates for a budget whose expected loss is least."""
+    draws = np.random.default_rng(seed)
+    propose = partial(candidates, problem, log_p, count=CANDIDATES, generator=draws)
+    return pick_predicted(problem, propose, target_ms, expect).architecture
 
 
 def report(lines: list[dict[str, str]]) -> None:

@@ -33,7 +33,7 @@ from export.timing.unit_of_work import CPU, UnitOfWork
 from kd.run.recipes import TRAIN_RECIPES
 from kd.run.search_config import SearchConfig
 from supernet.choice.pick import pick_measured
-from supernet.choice.programme import Programme, programme
+from supernet.choice.programme import Programme, candidates, programme
 from supernet.latency.measurement import find_or_measure_table
 from supernet.latency.plan import timing_plan
 from supernet.latency.runners import part_runner, student_runner, unit_of_table
@@ -173,16 +173,10 @@ def hit(
     generator = torch.Generator().manual_seed(round(1000 * target_ms))
     log_p = random_alpha(problem, generator)
     time_whole = partial(measure_architectures, table, search.patience(), settings.seed)
-    counts = (search.candidates, search.finalists)
+    propose = partial(candidates, problem, log_p, count=search.candidates, generator=draws)
     try:
         pick = pick_measured(
-            problem,
-            log_p,
-            target_ms,
-            counts,
-            expect=lambda _: draws.random(),
-            measure=time_whole,
-            draws=draws,
+            problem, propose, target_ms, search.finalists, lambda _: draws.random(), time_whole
         )
     except UserError as error:
         return {"target_ms": target_ms, "missed": str(error)}

@@ -19,7 +19,7 @@ from kd.images.loader import shuffled
 from kd.loss import Loss
 from supernet.alpha import Alpha
 from supernet.choice.pick import pick_measured, pick_predicted
-from supernet.choice.programme import Programme
+from supernet.choice.programme import Programme, candidates
 from supernet.choice.surrogate import Surrogate, fit_surrogate
 from supernet.latency.students import measure_architectures
 from supernet.latency_table import LatencyTable
@@ -31,7 +31,8 @@ from supernet.training.weights import WSettings, train_w
 
 CALIBRATION_BATCHES = 4
 SURVEYED = 128
-COUNTS, PATIENCE = (16, 4), Patience(0.004, 30, share=1.0, least_rounds=30)
+CANDIDATES, FINALISTS = 16, 4
+PATIENCE = Patience(0.004, 30, share=1.0, least_rounds=30)
 ALPHA = AlphaSettings(
     alpha_steps=800,
     alpha_learning_rate=0.05,
@@ -151,10 +152,11 @@ def picker(
         draws = np.random.default_rng(seed)
         with torch.no_grad():
             log_p = alpha(target_ms)
+        propose = partial(candidates, problem, log_p, count=CANDIDATES, generator=draws)
         if measured:
-            found = pick_measured(problem, log_p, target_ms, COUNTS, expect, measure, draws)
+            found = pick_measured(problem, propose, target_ms, FINALISTS, expect, measure)
         else:
-            found = pick_predicted(problem, log_p, target_ms, COUNTS[0], expect, draws)
+            found = pick_predicted(problem, propose, target_ms, expect)
         return found.architecture
 
     return pick

@@ -10,8 +10,8 @@ from base.errors import UserError
 from base.files import PARSE_ERRORS, read_json, write_json
 from base.processes import is_main_process
 from export.timing.stopwatch import Timing
-from supernet.choice.programme import BUDGET_USES, Programme, candidates
-from supernet.space import Architecture, Choices
+from supernet.choice.programme import BUDGET_USES, Programme
+from supernet.space import Architecture
 
 # A finalist leaves this share of the budget, or its own standard error, to being timed again.
 MARGIN = 0.012
@@ -19,6 +19,8 @@ MARGIN = 0.012
 MIN_BUDGET_USE = 0.99
 ATTEMPTS = 6
 
+# Return architectures that the table predicts to fill a budget of so many milliseconds.
+Propose = Callable[[float], Sequence[Architecture]]
 PredictLoss = Callable[[Architecture], float]
 Measure = Callable[[Sequence[Architecture]], Mapping[Architecture, Timing]]
 
@@ -57,38 +59,42 @@ def cached_pick(path: Path, identity: Mapping[str, str], find: Callable[[], Pick
     return pick
 
 
+def budget_asked(problem: Programme, target_ms: float) -> float:
+    """Return what to ask of the table for a budget, so that what is measured is within it."""
+    return min(target_ms / (1 + MARGIN), problem.range_ms()[1])
+
+
 def pick_measured(
     problem: Programme,
-    log_p: Choices,
+    propose: Propose,
     target_ms: float,
-    counts: tuple[int, int],
+    finalists: int,
     expect: PredictLoss,
     measure: Measure,
-    draws: np.random.Generator,
+    least_use: float = MIN_BUDGET_USE,
 ) -> Pick:
-    """Return the candidate of least loss among those measured within the budget and filling it.
+    """Return the proposed architecture of least loss among those measured within the budget.
 
-    `counts` are (candidates, finalists) of an attempt; `expect` gives the loss of one. What is
-    measured tells how far the table is off near this budget, and the next attempt asks the table
-    for that much more or less. Raises `UserError` when nothing was measured within the budget.
+    It should use `least_use` of the budget. `expect` gives the loss of one; the `finalists` of
+    least loss are measured in every attempt. They tell how far the table is off near this budget,
+    and the next attempt asks the table for that much more or less. Raises `UserError` when nothing
+    was measured within the budget.
     """
-    slowest_ms = problem.range_ms()[1]
-    asked_ms = min(target_ms / (1 + MARGIN), slowest_ms)
+    slowest_ms, asked_ms = problem.range_ms()[1], budget_asked(problem, target_ms)
     timings: dict[Architecture, Timing] = {}
     twice: set[Architecture] = set()
     best = None
     for _ in range(ATTEMPTS):
-        found = candidates(problem, log_p, asked_ms, counts[0], draws)
-        fresh = [a for a in found if a not in timings]
+        fresh = [a for a in propose(asked_ms) if a not in timings]
         if not fresh:
             break
-        finalists = sorted(fresh, key=expect)[: counts[1]]
-        timings |= measure(finalists)
-        least_ms = MIN_BUDGET_USE * target_ms if asked_ms < slowest_ms else 0.0
+        timed = sorted(fresh, key=expect)[:finalists]
+        timings |= measure(timed)
+        least_ms = least_use * target_ms if asked_ms < slowest_ms else 0.0
         best = _confirmed(timings, twice, expect, (least_ms, target_ms), measure)
         if best is not None:
             break
-        off = np.median([_safe_ms(timings[a]) / problem.table.predicted_ms(a) for a in finalists])
+        off = np.median([_safe_ms(timings[a]) / problem.table.predicted_ms(a) for a in timed])
         asked_ms = min(target_ms / float(off), slowest_ms)
     for fill in BUDGET_USES:
         bounds_ms = (fill * target_ms, target_ms)
@@ -128,24 +134,29 @@ def _safe_ms(timing: Timing) -> float:
 
 
 def pick_predicted(
-    problem: Programme,
-    log_p: Choices,
-    target_ms: float,
-    count: int,
-    expect: PredictLoss,
-    draws: np.random.Generator,
+    problem: Programme, propose: Propose, target_ms: float, expect: PredictLoss
 ) -> Pick:
-    """Return the candidate of least loss by the table alone, for a device that is not here.
+    """Return the proposed architecture of least loss, for a device that is not here.
 
     The table's own error is left free in the budget. Raises `UserError` when nothing is predicted
     within the rest.
     """
-    error = float(problem.table.provenance.get("check", {}).get("error", MARGIN))
-    found = candidates(problem, log_p, target_ms * (1 - error), count, draws)
+    found = propose(budget_predicted(problem, target_ms))
     if not found:
+        error = table_error(problem)
         raise UserError(
             f"--target-latency {target_ms:g}: no student is predicted within it with the table's "
             f"error of {error:.1%} to spare; ask for a little more"
         )
     best = min(found, key=expect)
     return Pick(best, problem.table.predicted_ms(best), None, expect(best))
+
+
+def budget_predicted(problem: Programme, target_ms: float) -> float:
+    """Return what to ask of the table for a budget, where its own error is to be left free."""
+    return target_ms * (1 - table_error(problem))
+
+
+def table_error(problem: Programme) -> float:
+    """Return by how much the table was off where it was checked."""
+    return float(problem.table.provenance.get("check", {}).get("error", MARGIN))

@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,13 +12,19 @@ import torch
 from base.errors import UserError
 from export.timing.stopwatch import Timing
 from supernet.alpha import Alpha
-from supernet.choice.pick import MARGIN, MIN_BUDGET_USE, pick_measured, pick_predicted
+from supernet.choice.pick import (
+    MARGIN,
+    MIN_BUDGET_USE,
+    Propose,
+    pick_measured,
+    pick_predicted,
+)
 from supernet.choice.programme import BUDGET_USES, Programme, candidates, programme
 from supernet.latency_table import LatencyTable, table_shapes
 from supernet.presets import preset_space
-from supernet.space import Architecture
+from supernet.space import Architecture, Choices
 
-COUNTS = (3, 2)
+FINALISTS = 2
 
 
 @dataclass
@@ -44,6 +51,12 @@ class Device:
 def expect(architecture: Architecture) -> float:
     """A loss that has nothing to do with the latency."""
     return zlib.crc32(repr(architecture.to_json()).encode()) / 2**32
+
+
+def proposing(
+    problem: Programme, log_p: Choices, draws: np.random.Generator, count: int = 3
+) -> Propose:
+    return partial(candidates, problem, log_p, count=count, generator=draws)
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +92,8 @@ def test_picks_keep_the_budget_and_fill_it(
     fastest_ms, slowest_ms = problem.range_ms()
     for target_ms in np.geomspace(1.5 * bias * fastest_ms, 0.9 * bias * slowest_ms, 10):
         device = Device(problem.table, bias)
-        log_p = alpha(target_ms)
-        pick = pick_measured(problem, log_p, target_ms, (8, 4), expect, device.measure, random)
+        propose = proposing(problem, alpha(target_ms), random, 8)
+        pick = pick_measured(problem, propose, target_ms, 4, expect, device.measure)
         mean_ms = {a: sum(timings) / len(timings) for a, timings in device.timed.items()}
         assert len(device.timed[pick.architecture]) == 2
         assert pick.measured.ms == pytest.approx(mean_ms[pick.architecture])
@@ -104,7 +117,8 @@ def test_only_the_best_expected_are_measured(
 ) -> None:
     target_ms, device, again = 0.8, Device(problem.table, 1.0), np.random.default_rng(0)
     log_p = alpha(target_ms)
-    pick_measured(problem, log_p, target_ms, (6, 2), expect, device.measure, random)
+    propose = proposing(problem, log_p, random, 6)
+    pick_measured(problem, propose, target_ms, 2, expect, device.measure)
     first = candidates(problem, log_p, target_ms / (1 + MARGIN), 6, again)
     assert device.calls[0] == sorted(first, key=expect)[:2]
 
@@ -122,7 +136,8 @@ def test_a_flattered_student_is_not_taken(
         slower.extend(again if not slower else [])
         return timings | {a: Timing(1.05 * timings[a].ms, 0.0) for a in again if a in slower}
 
-    pick = pick_measured(problem, alpha(target_ms), target_ms, COUNTS, expect, flattering, random)
+    propose = proposing(problem, alpha(target_ms), random)
+    pick = pick_measured(problem, propose, target_ms, FINALISTS, expect, flattering)
     (flattered,) = slower
     assert device.timed[flattered][0] * (1 + MARGIN) <= target_ms
     assert len(device.timed[flattered]) == 2
@@ -135,7 +150,8 @@ def test_uncertain_timings_keep_their_distance(
 ) -> None:
     """The standard error is left of the budget, where that is more than the margin."""
     device = Device(problem.table, 1.0, noise=0.0, spread=0.04)
-    pick = pick_measured(problem, alpha(0.8), 0.8, COUNTS, expect, device.measure, random)
+    propose = proposing(problem, alpha(0.8), random)
+    pick = pick_measured(problem, propose, 0.8, FINALISTS, expect, device.measure)
     assert MIN_BUDGET_USE * 0.8 <= pick.measured.ms * 1.04 <= 0.8
 
 
@@ -145,8 +161,9 @@ def test_nothing_measured_within_the_budget_is_an_error(
     """The device is so slow that the fastest student is not within it either."""
     target_ms = 1.5 * problem.range_ms()[0]
     device = Device(problem.table, 2.0)
+    propose = proposing(problem, alpha(target_ms), random)
     with pytest.raises(UserError, match=r"--target-latency .*no student was measured within it"):
-        pick_measured(problem, alpha(target_ms), target_ms, COUNTS, expect, device.measure, random)
+        pick_measured(problem, propose, target_ms, FINALISTS, expect, device.measure)
     assert device.timed
 
 
@@ -155,8 +172,8 @@ def test_a_generous_budget_gets_one_of_the_slowest_that_the_space_has(
 ) -> None:
     slowest_ms = problem.range_ms()[1]
     device = Device(problem.table, 1.0)
-    log_p = alpha(3 * slowest_ms)
-    pick = pick_measured(problem, log_p, 3 * slowest_ms, COUNTS, expect, device.measure, random)
+    propose = proposing(problem, alpha(3 * slowest_ms), random)
+    pick = pick_measured(problem, propose, 3 * slowest_ms, FINALISTS, expect, device.measure)
     assert pick.predicted_ms >= BUDGET_USES[2] * slowest_ms
     assert pick.architecture == min(device.timed, key=expect)
     # One attempt is enough, and the pick is timed once more.
@@ -168,7 +185,7 @@ def test_unmeasured_picks_leave_the_tables_error_free(problem: Programme, alpha:
     for target_ms in np.geomspace(1.5 * fastest_ms, 0.9 * slowest_ms, 5):
         log_p = alpha(target_ms)
         draws, again = np.random.default_rng(3), np.random.default_rng(3)
-        pick = pick_predicted(problem, log_p, target_ms, 4, expect, draws)
+        pick = pick_predicted(problem, proposing(problem, log_p, draws, 4), target_ms, expect)
         within_ms = 0.97 * target_ms
         assert 0.97 * within_ms <= pick.predicted_ms <= within_ms
         assert pick.measured is None
@@ -180,7 +197,7 @@ def test_unmeasured_picks_leave_the_tables_error_free(problem: Programme, alpha:
 def test_unchecked_tables_leave_the_margin(problem: Programme, alpha: Alpha) -> None:
     table = replace(problem.table, provenance={"unit_of_work": "made up", "check": {"networks": 1}})
     unchecked, draws = replace(problem, table=table), np.random.default_rng(3)
-    pick = pick_predicted(unchecked, alpha(0.8), 0.8, 3, expect, draws)
+    pick = pick_predicted(unchecked, proposing(problem, alpha(0.8), draws), 0.8, expect)
     assert 0.97 * 0.8 * (1 - MARGIN) <= pick.predicted_ms <= 0.8 * (1 - MARGIN)
 
 
@@ -189,8 +206,9 @@ def test_nothing_predicted_within_the_rest_is_an_error(
 ) -> None:
     """The fastest student is within the budget, but not by the table's error of 3 %."""
     target_ms = 1.01 * problem.range_ms()[0]
+    propose = proposing(problem, alpha(target_ms), random)
     with pytest.raises(UserError, match=r"error of 3\.0% to spare"):
-        pick_predicted(problem, alpha(target_ms), target_ms, 3, expect, random)
+        pick_predicted(problem, propose, target_ms, expect)
 
 
 def test_a_sure_alpha_gets_its_way(problem: Programme, random: np.random.Generator) -> None:
@@ -204,5 +222,6 @@ def test_a_sure_alpha_gets_its_way(problem: Programme, random: np.random.Generat
     def favour(architecture: Architecture) -> float:
         return float(architecture != wanted)
 
-    pick = pick_measured(problem, log_p, target_ms, COUNTS, favour, device.measure, random)
+    propose = proposing(problem, log_p, random)
+    pick = pick_measured(problem, propose, target_ms, FINALISTS, favour, device.measure)
     assert pick.architecture == wanted
