@@ -8,8 +8,9 @@ student is within its budget, equal to its ONNX file and right in the precision 
 one is not, 2 for what the user can mend.
 """
 
+import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from glob import escape
@@ -21,32 +22,41 @@ from torch import nn
 from base.errors import UserError
 from base.exit_status import run_script
 from base.files import write_json
-from base.processes import from_main_process, join_processes, print_once, this_process
+from base.processes import by_main_process, join_processes, print_once, this_process
 from export.report.page import table_text
 from export.report.student_page import summary_rows, write_student_report
 from export.report.students import promises_kept, read_students, students_text, write_pareto
-from export.timing.stopwatch import Patience, Timing, timed
+from export.timing.stopwatch import timed
 from kd.batches import endless
 from kd.images.copies import found_copies
 from kd.images.splits import Data, load_data
 from kd.rivals.compare import compare_rivals, ship_rivals, verdict
 from kd.rivals.rival import Outline, build_rivals
 from kd.run.bounds import check_settings
-from kd.run.cost import search_cost
-from kd.run.folder import read_metrics, refuse_other_images
+from kd.run.folder import last_lines, refuse_other_images
 from kd.run.metrics import AnyMetrics, open_metrics, open_phase
 from kd.run.recipes import parse_search
 from kd.run.search_config import SearchConfig
 from kd.run.settings import onnx_metadata, searched_config, settings_of
 from kd.run.train_config import TrainConfig
 from kd.student.retraining import Retrainer, Retraining
+from kd.student.tryouts import Tryouts
 from kd.teacher.outputs import TeacherOutputs, prepare_outputs
 from kd.teacher.prepare import reload_teacher
 from kd.teacher.saved import read_facts
 from supernet.alpha import Alpha
-from supernet.choice.pick import Pick, cached_pick, pick_measured, pick_predicted
+from supernet.choice.pick import (
+    MIN_BUDGET_USE,
+    Pick,
+    budget_asked,
+    budget_predicted,
+    cached_pick,
+    pick_measured,
+    pick_predicted,
+)
 from supernet.choice.programme import Programme, candidates, check_budget, programme
 from supernet.choice.ship import EXACT, ship, shipped_file
+from supernet.choice.trials import TRIED_USE, trial_facts, try_students
 from supernet.latency.measurement import (
     describe_table,
     load_given_table,
@@ -57,7 +67,7 @@ from supernet.latency.runners import unit_of_table
 from supernet.latency.students import measure_architectures, measure_beside, module_runners
 from supernet.latency_table import LatencyTable
 from supernet.sampling import fair_sampler, random_as_fast
-from supernet.space import Architecture, SearchSpace
+from supernet.space import Architecture
 from supernet.space_files import run_preset
 from supernet.student import Student
 from supernet.supernet import Supernet
@@ -166,16 +176,11 @@ def open_rivals(config: SearchConfig, table: LatencyTable) -> dict[str, nn.Modul
     """Build the rivals that are named, and run each once, before anything is spent."""
     if config.rivals and (elsewhere := machine_difference(table)):
         raise UserError(f"--rivals: cannot be timed here: {elsewhere}; search without them")
-    names, checkpoints = config.rivals, config.rival_checkpoint
-    networks = build_rivals(names, checkpoints, outline_of(table.space), config.seed)
+    space, checkpoints = table.space, config.rival_checkpoint
+    outline = Outline(space.image_shape, space.classes, space.strides)
+    networks = build_rivals(config.rivals, checkpoints, outline, config.seed)
     module_runners(networks, table)
     return networks
-
-
-def outline_of(space: SearchSpace) -> Outline:
-    """Return what a rival has in common with the students of a space."""
-    strides = (stage.stride for stage in space.stages if stage.stride > 1)
-    return Outline(space.image_shape, space.classes, (space.stem_stride, *strides))
 
 
 def make_student(
@@ -188,46 +193,40 @@ def make_student(
 ) -> bool:
     """Search, retrain, export and verify one student; return whether it kept its promises."""
     name = config.student_name(target_ms)
-    cache = config.run / "checkpoint" / f"pick_{name}.json"
-    find = partial(search, config, trained, alpha, target_ms)
+    folder, cache = config.run / "students" / name, config.run / "checkpoint" / f"pick_{name}.json"
+    tryouts = Tryouts(retrainer, name)
+    find = partial(search, config, trained, alpha, tryouts, target_ms)
     pick, search_seconds = timed(lambda: cached_pick(cache, retrainer.identity(), find))
     start = new_student(config, trained, pick.architecture)
     own = Retraining(name, pick.architecture, start, config.retrain_with)
     student, retrain_seconds = timed(lambda: retrainer.train(own))
     compared = controls(config, trained, own, retrainer) if config.controls else {}
-    measure = partial(measure_together, trained, config, pick.architecture)
-    outline = outline_of(trained.table.space)
+    patience, table, space = config.patience(), trained.table, trained.table.space
+    timing = (pick.architecture, table, patience, config.seed)
+    measure = by_main_process(partial(measure_beside, *timing))
+    outline = Outline(space.image_shape, space.classes, space.strides)
     beside = compare_rivals(rivals, outline, own, student, target_ms, measure, retrainer)
     if not this_process().is_main_process:
         return True
-    folder, patience, table = config.run / "students" / name, config.patience(), trained.table
     metadata = onnx_metadata(target_ms, trained.data.classes, trained.config)
     what = (student.network, own.what, table, folder, metadata, patience, config.seed)
     shipped, onnx_path = ship(*what, student.int8), shipped_file(folder, table)
     ship_rivals(beside, folder / "rivals", retrainer.unit, metadata)
-    evaluation = retrainer.final_evaluation(student, folder / EXACT, onnx_path)
-    measured_ms = shipped["measured_ms"]
+    measured_ms, tried = shipped["measured_ms"], tryouts.scores()
     facts = {
         "target_ms": target_ms,
         **shipped,
         "meets_target": None if measured_ms is None else measured_ms <= target_ms,
-        **evaluation.facts(),
-        "precision_kept": evaluation.rounding.within(config.accuracy_loss),
-        "fine_tuned": student.fine_tuned,
+        **retrainer.facts(student, folder / EXACT, onnx_path, len(tried)),
         "search_seconds": search_seconds,
         "retrain_seconds": retrain_seconds,
-        "seed": config.seed,
-        "guide": trained.config.guide,
-        "retrain_with": config.retrain_with,
-        "settings": settings_of(config),
-        "cost": search_cost(config, trained.config, trained.data, student.fine_tuned),
+        "trials": trial_facts(table, tried),
         "controls": compared,
         "rivals": [rival.facts() for rival in beside],
         "verdict": verdict(beside, target_ms) if beside else None,
     }
     write_json(folder / "metrics.json", facts)
-    curve = [row for row in read_metrics(config.run) if row["phase"] == f"student_{name}"]
-    curve = curve[-config.epochs :]  # an earlier search for this budget left its lines too
+    curve = last_lines(config.run, f"student_{name}", config.epochs)
     write_student_report(folder, onnx_path, facts, own.what.to_json(), curve)
     retrainer.metrics.summary(**{f"{name}/{key}": value for key, value in facts.items()})
     retrainer.metrics.artifact(onnx_path, f"student-{name}", "model")
@@ -237,26 +236,39 @@ def make_student(
     return promises_kept(facts)
 
 
-def search(config: SearchConfig, trained: TrainedRun, alpha: Alpha, target_ms: float) -> Pick:
+def search(
+    config: SearchConfig, trained: TrainedRun, alpha: Alpha, tryouts: Tryouts, target_ms: float
+) -> Pick:
     """Return the architecture for a budget.
 
-    Candidates are derived from alpha at the budget and ranked by the loss that the surrogate
-    expects; the best are measured whole where they can be.
+    The candidate of alpha that the surrogate likes best is trained briefly, and so are others that
+    may be better; the best are measured whole where they can be.
     """
-    path, table = config.run / "supernet.safetensors", trained.table
-    expect = load_surrogate(path, table.space).loss
+    problem, table = trained.problem, trained.table
+    surrogate = load_surrogate(config.run / "supernet.safetensors", table.space)
     draws = np.random.default_rng(config.seed)
     with torch.no_grad():
         log_p = alpha(target_ms)
-    propose = partial(candidates, trained.problem, log_p, count=config.candidates, generator=draws)
-    if machine_difference(table):
-        return pick_predicted(trained.problem, propose, target_ms, expect)
+    propose = partial(candidates, problem, log_p, count=config.candidates, generator=draws)
+    expect, least_use, elsewhere = surrogate.loss, MIN_BUDGET_USE, machine_difference(table)
+    asked_ms = (budget_predicted if elsewhere else budget_asked)(problem, target_ms)
+    if config.trials and (found := propose(asked_ms)):
+        first, train = min(found, key=expect), partial(train_briefly, config, trained, tryouts)
+        tried = try_students(problem, surrogate, first, asked_ms, config.trials, train, draws)
+        propose, expect, least_use = tried.propose, tried.loss, TRIED_USE
+    if elsewhere:
+        return pick_predicted(problem, propose, target_ms, expect)
     measure = partial(measure_architectures, table, config.patience(), config.seed)
+    seen = (config.finalists, expect, by_main_process(measure), least_use)
+    return pick_measured(problem, propose, target_ms, *seen)
 
-    def shared(students: Sequence[Architecture]) -> Mapping[Architecture, Timing]:
-        return from_main_process(partial(measure, students))
 
-    return pick_measured(trained.problem, propose, target_ms, config.finalists, expect, shared)
+def train_briefly(
+    config: SearchConfig, trained: TrainedRun, tryouts: Tryouts, architecture: Architecture
+) -> float:
+    """Return the loss of a student that is trained briefly from scratch."""
+    what = json.dumps(architecture.to_json())
+    return tryouts.loss(what, new_student(config, trained, architecture))
 
 
 def new_student(config: SearchConfig, trained: TrainedRun, architecture: Architecture) -> Student:
@@ -282,18 +294,6 @@ def controls(
             "architecture": architecture.to_json(),
         }
     return found
-
-
-def measure_together(
-    trained: TrainedRun,
-    config: SearchConfig,
-    student: Architecture,
-    patience: Patience,
-    networks: Mapping[str, nn.Module],
-) -> dict[str, float]:
-    """Return the milliseconds of rivals, timed beside the student."""
-    asked = (networks, student, trained.table, patience, config.seed)
-    return from_main_process(partial(measure_beside, *asked))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -153,6 +154,11 @@ def timed_now(what: str) -> None:
 def from_main_process(call: Callable[[], Result]) -> Result:
     """Call in the main process, and return what it returns in all processes."""
     return broadcast_object_list([call() if is_main_process() else None])[0]
+
+
+def by_main_process(function: Callable[..., Result]) -> Callable[..., Result]:
+    """Return `function` as one that all processes call, and the main process alone runs."""
+    return lambda *arguments: from_main_process(partial(function, *arguments))
 
 
 def rank_shard(items: Sequence[Key]) -> Sequence[Key]:

@@ -78,8 +78,7 @@ class Settings:
 def main(settings: Settings) -> None:
     """Search, train and quantise what is not done yet, time all together, and compare."""
     world = open_world(settings.data, settings.limit, settings.run, SPACE)
-    strides = SPACE.stem_stride, *(stage.stride for stage in SPACE.stages if stage.stride > 1)
-    outline = Outline(SPACE.image_shape, SPACE.classes, strides)
+    outline = Outline(SPACE.image_shape, SPACE.classes, SPACE.strides)
     tables = {precision: table_of(settings, precision) for precision in ("fp32", "int8")}
     rivals = filling(tables["int8"], outline, settings.budgets, PATIENCE)
     for seed in settings.seeds:

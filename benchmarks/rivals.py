@@ -81,8 +81,7 @@ def main(settings: Settings) -> None:
     space = replace(SPACE, resolution=size)
     if settings.preset:
         space = preset(settings.preset).space(SPACE.classes, size)
-    strides = space.stem_stride, *(stage.stride for stage in space.stages if stage.stride > 1)
-    outline = Outline(space.image_shape, space.classes, strides)
+    outline = Outline(space.image_shape, space.classes, space.strides)
     if settings.networks == "timed":
         rivals_of(settings, world_table(settings.run, space), outline)
     elif settings.networks != "none":

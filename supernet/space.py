@@ -142,6 +142,11 @@ class SearchSpace:
         """Shape [C, H, W] of an image."""
         return self.channels, *self.resolution
 
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Return the stem's stride, and those of stages that halve the image."""
+        return self.stem_stride, *(stage.stride for stage in self.stages if stage.stride > 1)
+
     def decisions(self) -> tuple[Decision, ...]:
         """Return every decision: the stem's, stage by stage width, depth and layers, the head's."""
         return self._decisions

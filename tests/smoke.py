@@ -32,7 +32,10 @@ SMOKE = (
     # At this rate twelve steps decide nothing, whatever latency is measured.
     *("--alpha-learning-rate", "0.02", "--latency-batch", "8", "--latency-seconds", "1"),
 )
-QUICK_SEARCH = ("--epochs", "2", "--candidates", "3", "--finalists", "2", "--measure-seconds", "1")
+QUICK_SEARCH = (
+    *("--epochs", "2", "--candidates", "3", "--finalists", "2", "--measure-seconds", "1"),
+    *("--trials", "3", "--trial-epochs", "1"),
+)
 LONGEST = 600  # seconds of one process, on a busy machine
 
 SERVER = multiprocessing.get_context("forkserver")

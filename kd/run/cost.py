@@ -66,6 +66,12 @@ def retraining_passes(config: SearchConfig, data: Data, fine_tuned: bool = False
     return Passes(both=epochs * len(data.joined(RETRAINED)))
 
 
+def trials_passes(config: SearchConfig, data: Data, tried: int) -> Passes:
+    """Count the brief trainings of students that were tried for a budget."""
+    learned = config.trial_epochs * len(data.joined(LEARNED))
+    return Passes(tried * len(data.search), tried * learned)
+
+
 def akd_passes(data: Data) -> Passes:
     """Count the search of AKD for one budget."""
     return Passes(both=AKD_CANDIDATES * AKD_EPOCHS * len(data.train))
@@ -81,12 +87,13 @@ def train_cost(config: TrainConfig, data: Data) -> str:
 
 
 def search_cost(
-    config: SearchConfig, settings: TrainConfig, data: Data, fine_tuned: bool = False
+    config: SearchConfig, settings: TrainConfig, data: Data, tried: int, fine_tuned: bool = False
 ) -> str:
     """Say what one budget costs, beside training controls to choose among."""
+    trials = f"{trials_passes(config, data, tried)} to try {tried} students; " if tried else ""
     one, supernet = retraining_passes(config, data, fine_tuned), supernet_passes(settings, data)
     controls = Passes(both=CONTROLS * one.both)
     return (
-        f"{one} to retrain; training {CONTROLS} controls to choose among: {controls}, "
+        f"{trials}{one} to retrain; training {CONTROLS} controls to choose among: {controls}, "
         f"{controls.over(supernet):.2g} times train.py's"
     )

@@ -99,6 +99,11 @@ def read_metrics(folder: Path) -> list[dict]:
     return rows
 
 
+def last_lines(folder: Path, phase: str, count: int) -> list[dict]:
+    """Return the last `count` lines of a phase; one that was run before left its own."""
+    return [row for row in read_metrics(folder) if row["phase"] == phase][-count:]
+
+
 def _is_of_metrics(row: object) -> bool:
     if not isinstance(row, dict) or not isinstance(row.get("phase"), str):
         return False

@@ -1,6 +1,6 @@
 """Every setting of search.py, and the groups in which the rest of the code takes them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -28,6 +28,11 @@ class SearchConfig:
     """Architectures derived within the budget and ranked by the surrogate."""
     finalists: int = 4
     """Best of them that are measured whole."""
+    trials: int = 16
+    """Different students of a budget that are trained briefly, the best of which is taken; 0 takes
+    the surrogate's word for it."""
+    trial_epochs: int = 10
+    """Of each."""
     measure_spread: float = 0.004
     """Whole students are timed until every one's relative standard error is this small."""
     measure_seconds: float = 45
@@ -75,6 +80,10 @@ class SearchConfig:
             accumulate=accumulate,
             compile=self.compile,
         )
+
+    def trial(self, accumulate: int) -> FitSettings:
+        """Return how a student is trained on trial: as at the end, but briefly."""
+        return replace(self.retraining(accumulate), epochs=self.trial_epochs, compile=False)
 
     def fine_tuning(self, accumulate: int) -> FitSettings:
         """Return how a student is trained on for int8."""

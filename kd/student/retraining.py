@@ -17,11 +17,12 @@ from kd.evaluate import accuracy, balanced_accuracy, calibration_images, predict
 from kd.fit import FitSettings
 from kd.images.splits import RETRAINED, Data, learnable
 from kd.retrain import retrain
+from kd.run.cost import search_cost
 from kd.run.metrics import AnyMetrics, open_phase
 from kd.run.search_config import SearchConfig
-from kd.run.settings import search_identity
+from kd.run.settings import search_identity, settings_of
 from kd.run.train_config import TrainConfig
-from kd.student.final_evaluation import FinalEvaluation, final_evaluation
+from kd.student.final_evaluation import final_evaluation
 from kd.student.int8 import CALIBRATION_BATCH, CALIBRATION_BATCHES, answers, in_int8
 from kd.teacher.outputs import TeacherOutputs
 
@@ -120,10 +121,24 @@ class Retrainer:
         judge = partial(in_int8, network, exact, images, self.data.search, self.unit, batch)
         return Trained(exact, *from_main_process(judge))
 
-    def final_evaluation(self, trained: Trained, exact: Path, ships: Path) -> FinalEvaluation:
-        """Judge a student and its files by the test split, to report."""
-        test, settings = (self.outputs.test, self.data.test), (self.unit, self.settings.batch)
-        return final_evaluation(*test, trained.network, exact, ships, *settings)
+    def facts(self, student: Trained, exact: Path, ships: Path, tried: int) -> dict[str, object]:
+        """Judge a student and its files by the test split, to report; say how it was made.
+
+        `tried` says how many students were trained briefly for its budget.
+        """
+        config, settings, data = self.config, self.settings, self.data
+        asked = (student.network, exact, ships, self.unit, settings.batch)
+        evaluation = final_evaluation(self.outputs.test, data.test, *asked)
+        return {
+            **evaluation.facts(),
+            "precision_kept": evaluation.rounding.within(config.accuracy_loss),
+            "fine_tuned": student.fine_tuned,
+            "seed": config.seed,
+            "guide": settings.guide,
+            "retrain_with": config.retrain_with,
+            "settings": settings_of(config),
+            "cost": search_cost(config, settings, data, tried, student.fine_tuned),
+        }
 
     def test_answers(self, trained: Trained) -> tuple[Tensor, Tensor]:
         """Return logits [N, K] and labels [N] of the test split, to report, as it ships."""

@@ -123,11 +123,11 @@ def module_runners(modules: Mapping[str, nn.Module], table: LatencyTable) -> dic
 
 
 def measure_beside(
-    modules: Mapping[str, nn.Module],
     architecture: Architecture,
     table: LatencyTable,
     patience: Patience,
     seed: int,
+    modules: Mapping[str, nn.Module],
 ) -> dict[str, float]:
     """Return the milliseconds of any networks, timed together with one student."""
     runners = module_runners(modules, table)

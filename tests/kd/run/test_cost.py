@@ -12,6 +12,7 @@ from kd.run.cost import (
     search_cost,
     supernet_passes,
     train_cost,
+    trials_passes,
 )
 from kd.run.search_config import SearchConfig
 from kd.run.train_config import TrainConfig
@@ -59,6 +60,14 @@ def test_what_is_said(data: Data) -> None:
     said = train_cost(CONFIG, data)
     assert said.startswith("2,008 images forward, 856 forward and backward, once for all budgets")
     assert said.endswith(f"8,000,000 forward and backward, {times:,.0f} times as much")
-    said = search_cost(SearchConfig(epochs=9), CONFIG, data)
+    said = search_cost(SearchConfig(epochs=9), CONFIG, data, tried=0)
     assert said.startswith("1,800 forward and backward to retrain;")
     assert said.endswith(f"{3 * 18_000 / (2008 + 3 * 856):.2g} times train.py's")
+
+
+def test_trials_are_counted_and_said(data: Data) -> None:
+    """Each of five passes 160 images three times, and is judged on 40."""
+    config = SearchConfig(epochs=9, trial_epochs=3)
+    assert trials_passes(config, data, 5) == Passes(forward=5 * 40, both=5 * 3 * 160)
+    said = search_cost(config, CONFIG, data, tried=5)
+    assert said.startswith("200 images forward, 2,400 forward and backward to try 5 students; 1,80")
