@@ -4,15 +4,16 @@
     python -m benchmarks.int8_search --data PATH
 
 With the same shared weights, students are searched for milliseconds in int8 and for the same
-milliseconds in fp32. Beside them stands what a user would do instead: search in fp32 for the larger
-budget whose student takes these milliseconds once it is quantised, and plain networks and ResNets
-that fill the budget in int8. All are trained alike, quantised alike and timed together. Every
-training is a line of benchmarks/results/int8_search.csv, and is not done again.
+milliseconds in fp32, with trials and without. Beside them stands what a user would do instead:
+search in fp32 for the larger budget whose student takes these milliseconds once it is quantised,
+and plain networks and ResNets that fill the budget in int8. All are trained alike, quantised alike
+and timed together. Every training is a line of benchmarks/results/int8_search.csv, and is not done
+again.
 """
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
@@ -24,11 +25,22 @@ import tyro
 from torch import nn
 
 from base.errors import UserError
-from base.files import write_json
+from base.files import read_json, write_json
 from benchmarks.akd import SPACE, difference, mean_std
 from benchmarks.csv_lines import append_lines, read_lines
 from benchmarks.provenance import provenance
-from benchmarks.shared_search import calibration_images, picker, trained_weights
+from benchmarks.shared_search import (
+    SEARCHED,
+    TRIAL_SHARE,
+    UNTRIED,
+    Searched,
+    calibration_images,
+    measured_picks,
+    searched,
+    trained_weights,
+    tried,
+    untried,
+)
 from benchmarks.shelf import filling, measured_ms, network
 from benchmarks.world import KD_LOSS, Images, World, accuracy, open_world, trained_network
 from export.int8.quantise import quantised
@@ -38,6 +50,7 @@ from export.timing.stopwatch import Patience
 from export.timing.unit_of_work import UnitOfWork
 from kd.evaluate import accuracy as share_right
 from kd.rivals.rival import Outline
+from supernet.choice.pick import budget_predicted, pick_predicted
 from supernet.choice.programme import programme
 from supernet.latency.measurement import find_or_measure_table
 from supernet.latency.runners import module_runner, student_runner, unit_of_table
@@ -82,7 +95,7 @@ def main(settings: Settings) -> None:
     tables = {precision: table_of(settings, precision) for precision in ("fp32", "int8")}
     rivals = filling(tables["int8"], outline, settings.budgets, PATIENCE)
     for seed in settings.seeds:
-        networks = searched(settings, world, tables, seed)
+        networks = searched_networks(settings, world, tables, seed)
         networks |= {(f, ms): name for (ms, f), name in rivals.items() if f in settings.families}
         for (way, target_ms), name in networks.items():
             train(settings, world, outline, (way, target_ms, seed), name)
@@ -101,37 +114,60 @@ def table_of(settings: Settings, precision: str) -> LatencyTable:
     return find_or_measure_table(folder, SPACE, unit, Patience(0.01, 60), seed=0)
 
 
-def searched(
+def searched_networks(
     settings: Settings, world: World, tables: Mapping[str, LatencyTable], seed: int
 ) -> dict[tuple[str, float], str]:
-    """Return the students of a seed by the way they were searched and the budget."""
-    folder, found = settings.run / f"searched-{seed}", {}
-    old = programme(world.table)
-    supernet = trained_weights(world, old, KD_LOSS, settings.w_epochs, seed, folder)
+    """Search the students of a seed, or find them in the run; by way and budget.
 
-    def pick(precision: str, measured: bool = True) -> Callable[[float], Architecture]:
-        own = replace(world, table=tables[precision])
-        path = folder / f"alpha-{precision}.pt"
-        return picker(own, programme(own.table), supernet, KD_LOSS, seed, path, measured)
+    Each is searched with trials, of a share of the epochs that it will be trained for, and without.
+    """
+    folder = settings.run / f"searched-{seed}"
+    path = folder / f"int8-picks-{settings.epochs}.json"
+    known = [tuple(place) for place in read_json(path)["picks"]] if path.exists() else []
+    if missing := [ms for ms in settings.budgets if ms not in {ms for _, ms, _ in known}]:
+        old, epochs = programme(world.table), round(TRIAL_SHARE * settings.epochs)
+        supernet = trained_weights(world, old, KD_LOSS, settings.w_epochs, seed, folder)
 
-    in_int8, in_fp32, roughly = pick("int8"), pick("fp32"), pick("fp32", measured=False)
-    for target_ms in settings.budgets:
-        found[INT8, target_ms] = in_int8(target_ms)
-        found[FP32, target_ms] = in_fp32(target_ms)
-        found[LARGER, target_ms] = as_fast_in_int8(roughly, tables["int8"], target_ms)
-    return {place: json.dumps(a.to_json()) for place, a in found.items()}
+        def search_in(precision: str) -> Searched:
+            own, alpha = replace(world, table=tables[precision]), folder / f"alpha-{precision}.pt"
+            return searched(own, programme(own.table), supernet, KD_LOSS, seed, alpha)
+
+        in_int8, in_fp32 = search_in("int8"), search_in("fp32")
+        for target_ms in missing:
+            ways = {
+                INT8: measured_picks(in_int8, target_ms, epochs),
+                FP32: measured_picks(in_fp32, target_ms, epochs),
+                LARGER: as_fast_in_int8(in_fp32, tables["int8"], target_ms, epochs),
+            }
+            known += [
+                (way + how.removeprefix(SEARCHED), target_ms, architecture.to_json())
+                for way, found in ways.items()
+                for how, architecture in found.items()
+            ]
+            write_json(path, {"picks": known})
+    return {(way, ms): json.dumps(one) for way, ms, one in known}
 
 
 def as_fast_in_int8(
-    pick: Callable[[float], Architecture], table: LatencyTable, target_ms: float
-) -> Architecture:
-    """Return the pick for the largest budget in fp32 that is within `target_ms` in int8."""
+    found: Searched, table: LatencyTable, target_ms: float, epochs: int
+) -> dict[str, Architecture]:
+    """Return what is picked in fp32 for the largest budget whose pick is within it in int8."""
+
+    def pick(share: float) -> Architecture:
+        budget_ms = share * target_ms
+        propose, expect, _ = untried(found, budget_ms)
+        return pick_predicted(found.problem, propose, budget_ms, expect).architecture
+
     fits, over = 0, len(LONGER)
     while over - fits > 1:
         middle = (fits + over) // 2
-        within = table.predicted_ms(pick(LONGER[middle] * target_ms)) <= target_ms
+        within = table.predicted_ms(pick(LONGER[middle])) <= target_ms
         fits, over = (middle, over) if within else (fits, middle)
-    return pick(LONGER[fits] * target_ms)
+    budget_ms = LONGER[fits] * target_ms
+    asked_ms = budget_predicted(found.problem, budget_ms)
+    propose, expect, _ = tried(found, budget_ms, asked_ms, epochs)
+    within = [a for a in propose(asked_ms) if table.predicted_ms(a) <= target_ms]
+    return {SEARCHED: min(within, key=expect), UNTRIED: pick(LONGER[fits])}
 
 
 def built(name: str, outline: Outline) -> nn.Module:

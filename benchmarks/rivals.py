@@ -3,10 +3,10 @@
     python -m benchmarks.rivals --data PATH
 
 Plain networks, ResNets and timm's mobile families, each scaled to fill every budget, beside the
-student that the search picks for it: same images, teacher, distillation, optimiser and seeds. Every
-training is a line of benchmarks/results/rivals.csv, and is not done again. As many processes may
-run as there are cores: each takes what no other trains. With --device cuda on another machine,
-begin with --networks timed here, and end with --networks none.
+students that the search picks for it, with trials and without: same images, teacher, distillation,
+optimiser and seeds. Every training is a line of benchmarks/results/rivals.csv, and is not done
+again. As many processes may run as there are cores: each takes what no other trains. With --device
+cuda on another machine, begin with --networks timed here, and end with --networks none.
 """
 
 import json
@@ -33,7 +33,15 @@ from base.files import read_json, write_json
 from benchmarks.akd import SPACE, difference, mean_std
 from benchmarks.csv_lines import append_lines, read_lines
 from benchmarks.provenance import provenance
-from benchmarks.shared_search import searched_students
+from benchmarks.shared_search import (
+    SEARCHED,
+    TRIAL_SHARE,
+    UNTRIED,
+    measured_picks,
+    predicted_picks,
+    searched,
+    trained_weights,
+)
 from benchmarks.shelf import filling, measured_ms, network
 from benchmarks.world import KD_LOSS, World, accuracy, open_world, trained_network, world_table
 from export.timing.stopwatch import Patience
@@ -45,7 +53,7 @@ from supernet.presets import preset
 from supernet.space import Architecture, SearchSpace
 from supernet.student import Student
 
-SEARCHED = "searched"
+OWN = (SEARCHED, UNTRIED)
 PATIENCE = Patience(0.004, 90, least_rounds=20)
 
 
@@ -62,7 +70,7 @@ class Settings:
     preset: str | None = None
     """A space that comes with Oyster, or that of benchmarks.akd."""
     resolution: int = 16
-    w_epochs: int = 40
+    w_epochs: int = 64
     epochs: tuple[int, ...] = (12, 48)
     """Of a student or a rival."""
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -103,9 +111,9 @@ def train_all(settings: Settings, space: SearchSpace, outline: Outline) -> None:
                 train(settings, world, line, partial(network, name, outline))
     if settings.networks in ("all", "searched"):
         for epochs, seed in product(settings.epochs, settings.seeds):
-            for target_ms, architecture in picks(settings, world, seed).items():
+            for (way, target_ms), architecture in picks(settings, world, epochs, seed).items():
                 name = json.dumps(architecture.to_json())
-                line = Line(SEARCHED, target_ms, epochs, seed, name)
+                line = Line(way, target_ms, epochs, seed, name)
                 train(settings, world, line, partial(Student, space, architecture))
 
 
@@ -162,17 +170,26 @@ def rivals_of(
     return {(ms, family): name for ms, family, name in read_json(path)["rivals"]}
 
 
-def picks(settings: Settings, world: World, seed: int) -> dict[float, Architecture]:
-    """Search a student for every budget with the supernet of a seed, or find them in the run."""
+def picks(
+    settings: Settings, world: World, epochs: int, seed: int
+) -> dict[tuple[str, float], Architecture]:
+    """Search students for every budget with the supernet of a seed, or find them in the run.
+
+    Students are tried for a share of the `epochs` that the picks are trained for, or not at all.
+    """
     folder = settings.run / f"searched-{seed}"
-    path = folder / "picks.json"
-    if not path.exists():
+    path = folder / f"picks-{epochs}.json"
+    known = [tuple(place) for place in read_json(path)["picks"]] if path.exists() else []
+    if missing := [ms for ms in settings.budgets if ms not in {ms for _, ms, _ in known}]:
         problem = programme(world.table)
-        measured = world.device.type == "cpu"
-        pick = searched_students(world, problem, KD_LOSS, settings.w_epochs, seed, folder, measured)
-        found = [[target_ms, pick(target_ms).to_json()] for target_ms in settings.budgets]
-        write_json(path, {"picks": found})
-    return {ms: Architecture.from_json(value) for ms, value in read_json(path)["picks"]}
+        supernet = trained_weights(world, problem, KD_LOSS, settings.w_epochs, seed, folder)
+        found = searched(world, problem, supernet, KD_LOSS, seed, folder / "alpha.pt")
+        pick = measured_picks if world.device.type == "cpu" else predicted_picks
+        for target_ms in missing:
+            ways = pick(found, target_ms, round(TRIAL_SHARE * epochs))
+            known += [(way, target_ms, one.to_json()) for way, one in ways.items()]
+            write_json(path, {"picks": known})
+    return {(way, ms): Architecture.from_json(one) for way, ms, one in known}
 
 
 def timed_together(table: LatencyTable, outline: Outline, names: set[str]) -> dict[str, float]:
@@ -197,7 +214,7 @@ def report(lines: Sequence[Mapping[str, str]], ms: Mapping[str, float]) -> None:
         known[place[1:]][line["network"]] = ms[line["network"]]
     for (epochs, target_ms, family), own in sorted(points.items()):
         measured = np.mean(list(known[target_ms, family].values()))
-        name = next(iter(known[target_ms, family])) if family != SEARCHED else ""
+        name = next(iter(known[target_ms, family])) if family not in OWN else ""
         searched = points.get((epochs, target_ms, SEARCHED), {})
         both = sorted(own.keys() & searched.keys())
         beside = ""
@@ -219,7 +236,7 @@ def over_all(points: Mapping[tuple[int, float, str], Mapping[int, float]], epoch
         rivals = [
             found
             for (e, ms, family), found in points.items()
-            if (e, ms) == (epochs, target_ms) and family != SEARCHED
+            if (e, ms) == (epochs, target_ms) and family not in OWN
         ]
         if not searched or not rivals:
             continue
@@ -240,7 +257,8 @@ def draw(path: Path, lines: Sequence[Mapping[str, str]], ms: Mapping[str, float]
         found: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
         for line in lines:
             if int(line["epochs"]) == epochs:
-                kind = line["family"].partition(",")[0]
+                kind = line["family"]
+                kind = kind if kind in OWN else kind.partition(",")[0]
                 point = ms[line["network"]], 100 * float(line["test_accuracy"])
                 found[kind, f"{line['family']} {line['target_ms']}"].append(point)
         kinds = list(dict.fromkeys(kind for kind, _ in found))
