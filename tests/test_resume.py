@@ -16,11 +16,15 @@ from base.files import UNFINISHED
 from tests.smoke import LONGEST, QUICK_SEARCH, SMOKE, Started, middle_ms, run
 
 # How often each phase is killed, in the order in which they come.
-KILLS = {"teacher": 4, "outputs": 3, "table": 3, "w": 4, "alpha": 3, "survey": 2, "student": 5}
+KILLS = {
+    **{"teacher": 4, "outputs": 3, "table": 3, "w": 4, "alpha": 3, "survey": 2},
+    **{"trial": 4, "student": 5},
+}
 # How the bar of each begins.
 BARS = {
     **{phase: f"\r{phase}:" for phase in ("teacher", "w", "alpha", "survey")},
-    **{"outputs": "\rteacher's outputs,", "table": "\rlatency table:", "student": "\rstudent "},
+    **{"outputs": "\rteacher's outputs,", "table": "\rlatency table:"},
+    **{"trial": "\rtrial ", "student": "\rstudent "},
 }
 KEEP_ALWAYS = ("--checkpoint-seconds", "0")
 
@@ -96,14 +100,14 @@ def test_killed_while_it_measures_training_ends_with_the_same_bits(tmp_path: Pat
     assert len(dashboards(killed)) == 1
 
 
-def test_killed_at_random_a_retraining_ends_with_the_same_bits(
+def test_killed_at_random_a_search_ends_with_the_same_bits(
     trained: tuple[Path, str], tmp_path: Path
 ) -> None:
     killed, whole = (shutil.copytree(trained[0], tmp_path / name) for name in ("killed", "whole"))
     phone = telephone(whole / "latency.json", tmp_path / "phone")
     ms = middle_ms(whole)
     options = ("--target-latency", ms, *QUICK_SEARCH, "--latency-table", phone)
-    kills = kill_often(("student",), "search.py", "--run", killed, *options)
+    kills = kill_often(("trial", "student"), "search.py", "--run", killed, *options)
     for folder in (killed, whole):
         done = run("search.py", "--run", folder, *options)
         assert done.returncode == 0, done.stderr
@@ -115,7 +119,7 @@ def test_killed_at_random_a_retraining_ends_with_the_same_bits(
     assert kept[0] == kept[1]
     assert not list((killed / "checkpoint").glob("*"))
     assert not list(killed.rglob(f"*{UNFINISHED}"))
-    assert_all_were_killed(kills, ("student",))
+    assert_all_were_killed(kills, ("trial", "student"))
     assert len(dashboards(killed)) == 2  # that of the training, and one of the search
 
 

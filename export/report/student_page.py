@@ -18,6 +18,7 @@ def summary_rows(facts: Mapping, onnx_path: Path) -> list[tuple[str, str]]:
         ("measured", _measured(facts)),
         ("student", _accuracy(facts, "test")),
         *_teacher(facts),
+        *_trials(facts),
         *_controls(facts),
         *_rivals(facts),
         *_precision(facts),
@@ -48,6 +49,20 @@ def _teacher(facts: Mapping) -> list[tuple[str, str]]:
     return [
         ("teacher", _accuracy(facts, "teacher_test")),
         ("agreement", f"{facts['teacher_agreement']:.2%} of answers are the teacher's"),
+    ]
+
+
+def _trials(facts: Mapping) -> list[tuple[str, str]]:
+    """Say how many students were trained briefly, and what the first and the best came to."""
+    if not (trials := facts["trials"]):
+        return []
+    losses, epochs = [trial["loss"] for trial in trials], facts["settings"]["trial_epochs"]
+    told = f"{len(trials)} students trained for {epochs} epochs each"
+    return [
+        (
+            "trials",
+            f"{told}: the first came to a loss of {losses[0]:.3f}, the best to {min(losses):.3f}",
+        )
     ]
 
 
@@ -105,13 +120,52 @@ def write_student_report(
         phase = f"student_{folder.name}"
         curves_figure(folder / "curves.png", retraining, [(phase, "loss"), (phase, "accuracy")])
         header = ("part", "width", "operation", "kernel", "expansion", "squeeze-and-excitation")
+        numbers = [(key, str(value)) for key, value in facts.items() if key != "trials"]
         sections = [
             Section("Result", table=summary_rows(facts, ships)),
             Section("Architecture", table=parts_of(architecture), header=header),
+            *_tried(facts["trials"]),
             Section("Retraining", pictures=[folder / "curves.png"]),
-            Section("All numbers", table=[(key, str(value)) for key, value in facts.items()]),
+            Section("All numbers", table=numbers),
         ]
         write_report(folder / "report.html", f"Oyster: student within {folder.name}", sections)
+
+
+def _tried(trials: Sequence[Mapping]) -> list[Section]:
+    """Return a table of the students that were trained briefly, the best first."""
+    if not trials:
+        return []
+    rows = [
+        (
+            f"{trial['loss']:.3f}",
+            f"{trial['accuracy']:.2%}",
+            f"{trial['predicted_ms']:.2f} ms",
+            short_form(trial["architecture"]),
+        )
+        for trial in sorted(trials, key=lambda trial: trial["loss"])
+    ]
+    text = (
+        "Students that fill the budget, each trained briefly from scratch and judged on the search "
+        "split. A layer is its operation, kernel×kernel, and after a slash its expansion; SE is "
+        "squeeze-and-excitation."
+    )
+    header = ("loss", "accuracy", "predicted", "stem, stages and head")
+    return [Section("Trials", text, rows, header)]
+
+
+def short_form(architecture: Mapping) -> str:
+    """Say an architecture's JSON form in one line."""
+
+    def layer(own: Mapping) -> str:
+        gate = " SE" if own["squeeze_excite"] else ""
+        return f"{own['operation']} {own['kernel']}×{own['kernel']}/{own['expansion']}{gate}"
+
+    stages = (
+        f"{stage['width']}: {', '.join(map(layer, stage['layers']))}"
+        for stage in architecture["stages"]
+    )
+    head = architecture["head_width"] or "none"
+    return f"stem {architecture['stem_width']}; {'; '.join(stages)}; head {head}"
 
 
 def _rivals(facts: Mapping) -> list[tuple[str, str]]:

@@ -15,7 +15,8 @@ FACTS = {
     **{"test_balanced_accuracy": 0.97, "teacher_test_balanced_accuracy": 0.98},
     **{"unit_of_work": "batch of 1 image", "controls": {}, "rivals": [], "cost": "9 images"},
     **{"precision": "fp32", "precision_kept": True, "fine_tuned": False, "how_to_run": "so"},
-    **{"fp32_test_accuracy": 0.98, "fp32_agreement": 1.0, "settings": {"accuracy_loss": 0.005}},
+    **{"fp32_test_accuracy": 0.98, "fp32_agreement": 1.0, "trials": []},
+    "settings": {"accuracy_loss": 0.005, "trial_epochs": 10},
 }
 
 
@@ -154,3 +155,29 @@ def test_a_student_of_any_name_has_its_report(
     write_student_report(folder, folder / "student.onnx", FACTS, architecture, lines)
     assert "not drawn" not in capsys.readouterr().err
     assert (folder / "report.html").stat().st_size > 10_000
+
+
+def trial(loss: float, width: int) -> dict[str, object]:
+    layers = [
+        {"operation": "mbconv", "kernel": 5, "expansion": 4, "squeeze_excite": True},
+        {"operation": "fused", "kernel": 3, "expansion": 1, "squeeze_excite": False},
+    ]
+    form = {"stem_width": 8, "stages": [{"width": width, "layers": layers}], "head_width": 0}
+    return {"loss": loss, "accuracy": 0.5, "predicted_ms": 19.9, "architecture": form}
+
+
+def test_students_that_were_tried_are_told_best_first(tmp_path: Path) -> None:
+    trials = [trial(2.5, 16), trial(1.5, 24)]
+    facts = {**FACTS, "trials": trials}
+    rows = dict(summary_rows(facts, Path("student.onnx")))
+    told = "2 students trained for 10 epochs each: the first came to a loss of 2.500, the best to"
+    assert rows["trials"] == f"{told} 1.500"
+    assert "trials" not in dict(summary_rows(FACTS, Path("student.onnx")))
+    folder = tmp_path / "20ms"
+    form = trials[0]["architecture"]
+    write_student_report(folder, folder / "student.onnx", facts, form, [])
+    page = (folder / "report.html").read_text()
+    first, second = (
+        f"stem 8; {width}: mbconv 5×5/4 SE, fused 3×3/1; head none" for width in (24, 16)
+    )
+    assert 0 < page.index(first) < page.index(second)

@@ -1,74 +1,24 @@
 """Trained once, and once more where int8 costs too much; the fp32 network stays as it was."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from base.checkpoint import Checkpoint
 from base.errors import UserError
 from export.parity import Rounding
 from export.timing.unit_of_work import UnitOfWork
-from kd.batches import OnlineOutputs
 from kd.evaluate import accuracy, calibration_images, predict
-from kd.images.splits import Data, DataSettings, Split, load_data
-from kd.run.search_config import SearchConfig
-from kd.run.train_config import TrainConfig
+from kd.images.splits import Data, Split
 from kd.student import retraining
 from kd.student.int8 import CALIBRATION_BATCHES, Int8, answers, in_int8
 from kd.student.retraining import Retrainer, Retraining, Trained
-from kd.teacher.outputs import TeacherOutputs
+from tests.kd.student.recording import CONFIG, INT8, UNIT, Numbers
 from tests.kd.student.test_int8 import small_network
 from tests.tiny import refuse
-
-UNIT, INT8 = UnitOfWork(1, (8, 8)), UnitOfWork(1, (8, 8), precision="int8")
-CONFIG = SearchConfig(epochs=3, learning_rate=0.05, fine_tuning_epochs=2)
-SETTINGS = TrainConfig(batch=32, views=2)
-
-
-class Unread(Split):
-    """Images that nobody may look at."""
-
-    def __getitem__(self, index: int) -> tuple:
-        raise AssertionError(f"image {index} of the test split was read")
-
-
-@dataclass
-class Numbers:
-    """A run's numbers and checkpoints, kept after every step."""
-
-    folder: Path
-    stop_in: str = ""  # the phase that is interrupted after its first epoch
-    lines: list[tuple[str, int]] = field(default_factory=list)
-    phases: list[str] = field(default_factory=list)
-
-    def checkpoint(self, *names: str, **identity: str) -> Checkpoint:
-        self.phases.append(names[0])
-        return Checkpoint(self.folder / f"{names[0]}.pt", identity, 0)
-
-    def log(self, phase: str, step: int, **numbers: float) -> None:
-        self.lines.append((phase, step))
-        if phase == self.stop_in:
-            raise KeyboardInterrupt
-
-
-@pytest.fixture(scope="module")
-def data() -> Data:
-    return load_data(DataSettings(resolution=(8, 8), limit=200))
-
-
-@pytest.fixture
-def retrainer(data: Data, tmp_path: Path) -> Retrainer:
-    """Of int8; the test split is not to be read while it trains."""
-    torch.manual_seed(1)
-    teacher = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 10), nn.Softmax(1)).eval()
-    online = OnlineOutputs(lambda images: teacher(images).detach(), (data.train.frame,))
-    outputs = TeacherOutputs(**dict.fromkeys(data.splits(), online))
-    shut, cpu = replace(data, test=Unread(**vars(data.test))), torch.device("cpu")
-    return Retrainer(CONFIG, SETTINGS, shut, outputs, "table", INT8, Numbers(tmp_path), cpu)
 
 
 def own(name: str = "20ms") -> Retraining:

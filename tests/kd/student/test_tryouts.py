@@ -1,0 +1,128 @@
+"""Students on trial: what they learn from and are judged on; none is tried twice."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from base.phase import Phase
+from kd.batches import Batch, Outputs, endless
+from kd.evaluate import score
+from kd.fit import FitSettings, fit
+from kd.images.splits import Split
+from kd.loss import Loss
+from kd.retrain import retrain
+from kd.student import tryouts
+from kd.student.retraining import Retrainer
+from kd.student.tryouts import Tryouts
+from tests.kd.student.recording import Numbers
+from tests.kd.student.test_int8 import small_network
+from tests.tiny import refuse
+
+
+@pytest.fixture
+def brief(retrainer: Retrainer) -> Retrainer:
+    """Of two epochs a trial, where a retraining has three."""
+    return replace(retrainer, config=replace(retrainer.config, trial_epochs=2))
+
+
+def metrics_of(own: Retrainer) -> Numbers:
+    return own.metrics
+
+
+def by_hand(own: Retrainer, network: nn.Module) -> tuple[float, float]:
+    """Train on the train split alone for the epochs of a trial; judge on the search split."""
+    loss, batch = own.settings.loss(own.settings.guide), own.settings.batch
+    split, outputs = own.data.train, own.outputs.train
+    loader = replace(own.settings.loader(), batch=batch, seed=own.config.seed)
+    recipe = FitSettings(2, own.config.learning_rate, own.config.weight_decay)
+    batches = partial(endless, split, outputs, loader, torch.device("cpu"))
+    fit(network, batches, loss, recipe, len(split) // batch, Phase("by hand"))
+    return score(network, own.data.search, own.outputs.search, loss, batch)
+
+
+@pytest.mark.parametrize("guide", ["teacher", "labels"])
+def test_a_trial_is_a_brief_training_on_the_train_split(brief: Retrainer, guide: str) -> None:
+    """What guides the search is what is learned; the search split judges, the test split waits."""
+    own = replace(brief, settings=replace(brief.settings, guide=guide))
+    tried = Tryouts(own, "20ms")
+    loss = tried.loss("it", small_network())
+    assert tried.scores() == {"it": by_hand(own, small_network())}
+    assert loss == tried.scores()["it"][0]
+    assert metrics_of(own).lines == [("trials_20ms", 0)]
+
+
+def test_guides_differ(brief: Retrainer, tmp_path: Path) -> None:
+    labels = replace(brief.settings, guide="labels")
+    other = replace(brief, settings=labels, metrics=Numbers(tmp_path / "other"))
+    losses = {Tryouts(own, "20ms").loss("it", small_network()) for own in (brief, other)}
+    assert len(losses) == 2
+
+
+def test_none_is_tried_twice_and_an_interruption_forgets_none(
+    brief: Retrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = Tryouts(brief, "20ms")
+    found = [first.loss(what, small_network()) for what in ("one", "other", "one")]
+    assert found[0] == found[2]
+    again = replace(brief, metrics=Numbers(metrics_of(brief).folder))
+    monkeypatch.setattr(tryouts, "retrain", refuse)
+    goes_on = Tryouts(again, "20ms")
+    assert goes_on.scores() == first.scores()
+    assert list(goes_on.scores()) == ["one", "other"]
+    assert goes_on.loss("other", small_network()) == found[1]
+    assert not metrics_of(again).lines
+
+
+def test_trials_of_another_recipe_begin_anew(brief: Retrainer) -> None:
+    Tryouts(brief, "20ms").loss("it", small_network())
+    longer = replace(brief, config=replace(brief.config, trial_epochs=3))
+    assert not Tryouts(longer, "20ms").scores()
+    assert not Tryouts(brief, "10ms").scores()
+
+
+def test_one_that_is_interrupted_goes_on_to_the_same_loss(
+    brief: Retrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the second epoch of the second student; what was done before is not done again."""
+    whole = Tryouts(brief, "20ms")
+    expected = [whole.loss(what, small_network()) for what in ("one", "other")]
+    stopped = replace(brief, metrics=Numbers(tmp_path / "stopped"))
+    begun = Tryouts(stopped, "20ms")
+    begun.loss("one", small_network())
+    monkeypatch.setattr(tryouts, "retrain", counting(calls := [], stop_at=7))
+    with pytest.raises(KeyboardInterrupt):
+        begun.loss("other", small_network())
+    again = replace(brief, metrics=Numbers(tmp_path / "stopped"))
+    monkeypatch.setattr(tryouts, "retrain", counting(rest := []))
+    goes_on = Tryouts(again, "20ms")
+    assert list(goes_on.scores()) == ["one"]
+    assert goes_on.loss("other", small_network()) == expected[1]
+    assert len(calls) == 7
+    assert len(rest) == 2 * (len(brief.data.train) // brief.settings.batch) - 7
+
+
+def counting(calls: list[int], stop_at: int | None = None) -> Callable[..., None]:
+    """Train as ever, counting the steps; be interrupted after some of them."""
+
+    def counted(
+        student: nn.Module,
+        split: Split,
+        outputs: Outputs,
+        loss: Loss,
+        *rest: object,
+        **more: object,
+    ) -> None:
+        def stopping(logits: Tensor, batch: Batch) -> Tensor:
+            if len(calls) == stop_at:
+                raise KeyboardInterrupt
+            calls.append(len(calls))
+            return loss(logits, batch)
+
+        retrain(student, split, outputs, stopping, *rest, **more)
+
+    return counted

@@ -1,0 +1,137 @@
+"""What is believed of choices, against Bayes' rule in another form, and against a known truth."""
+
+import numpy as np
+import pytest
+
+from supernet.choice.belief import FEWEST, NOISE, Belief, believed_at_first, kinds_of_choices
+from supernet.choice.surrogate import Surrogate, encode_architecture, fit_surrogate
+from supernet.space import Architecture, SearchSpace
+
+
+@pytest.fixture(scope="module")
+def surrogate(space: SearchSpace, every_architecture: list[Architecture]) -> Surrogate:
+    """Fitted to losses that are drawn at random."""
+    draws = np.random.default_rng(0)
+    return fit_surrogate(space, {a: float(draws.normal()) for a in every_architecture})
+
+
+@pytest.fixture(scope="module")
+def at_first(surrogate: Surrogate, every_architecture: list[Architecture]) -> Belief:
+    return believed_at_first(surrogate, every_architecture[::7])
+
+
+def some(every: list[Architecture], count: int, seed: int = 1) -> list[Architecture]:
+    picked = np.random.default_rng(seed).choice(len(every), count, replace=False)
+    return [every[i] for i in picked]
+
+
+def test_choices_are_of_one_kind_in_all_layers(space: SearchSpace) -> None:
+    """By loops over pairs of choices; widths and depths are of a kind of their own."""
+    names = [(d.name, choice) for d in space.decisions() for choice in d.choices]
+    kinds = kinds_of_choices(space)
+    assert (kinds.sum(axis=1) == 1).all()
+    for i, (name, choice) in enumerate(names):
+        for j, (other, same) in enumerate(names):
+            both_layers = "layer" in name and "layer" in other
+            one = name.split(".")[2:] == other.split(".")[2:] if both_layers else name == other
+            assert (kinds[i] @ kinds[j] == 1) == (one and choice == same), (name, other)
+    assert any(len({names[i][0] for i in np.flatnonzero(column)}) > 2 for column in kinds.T)
+
+
+def test_at_first_it_is_what_the_surrogate_says(
+    surrogate: Surrogate, at_first: Belief, every_architecture: list[Architecture]
+) -> None:
+    """Every group of features makes losses differ by about one standard deviation."""
+    told = np.array([surrogate.loss(a) for a in every_architecture])
+    expected, deviations = np.transpose([at_first.loss(a) for a in every_architecture])
+    assert np.corrcoef(told, expected)[0, 1] == pytest.approx(1)
+    draws = np.random.default_rng(0)
+    designs = np.stack(
+        [encode_architecture(surrogate.space, a).numpy() for a in every_architecture]
+    )
+    spread = [(designs @ at_first.drawn(1.0, draws)).std() for _ in range(200)]
+    assert 1.0 < np.mean(spread) < 2.0
+    assert (deviations > NOISE).all()
+
+
+@pytest.mark.parametrize("count", [FEWEST, 9, 40])
+def test_what_is_learned_is_bayes_rule(
+    at_first: Belief, every_architecture: list[Architecture], count: int
+) -> None:
+    """As a Gaussian process: by the covariances of students' losses, not by those of weights."""
+    draws = np.random.default_rng(count)
+    losses = {a: float(draws.normal(2, 0.3)) for a in some(every_architecture, count)}
+    found = at_first.after(losses)
+    asked = some(every_architecture, 20, seed=2)
+
+    def covariance(one: list[Architecture], other: list[Architecture]) -> np.ndarray:
+        features = at_first.features(one) @ at_first.covariance @ at_first.features(other).T
+        return features + 1  # of the constant
+
+    def prior(students: list[Architecture]) -> np.ndarray:
+        return at_first.features(students) @ at_first.mean
+
+    known, values = list(losses), np.array(list(losses.values()))
+    scale = values.std()
+    gain = covariance(asked, known) @ np.linalg.inv(
+        covariance(known, known) + NOISE**2 * np.eye(count)
+    )
+    expected = prior(asked) + gain @ ((values - values.mean()) / scale - prior(known))
+    means = np.array([found.loss(a)[0] for a in asked])
+    assert means == pytest.approx(values.mean() + scale * expected, abs=1e-6)
+
+
+def test_from_fewer_nothing_is_learned(
+    at_first: Belief, every_architecture: list[Architecture]
+) -> None:
+    assert at_first.after(dict.fromkeys(every_architecture[: FEWEST - 1], 1.0)) is at_first
+
+
+def test_equal_losses_are_no_error(
+    at_first: Belief, every_architecture: list[Architecture]
+) -> None:
+    found = at_first.after(dict.fromkeys(some(every_architecture, 6), 2.0))
+    assert np.isfinite(found.loss(every_architecture[0])).all()
+
+
+def test_draws_are_as_likely_as_believed(
+    at_first: Belief, every_architecture: list[Architecture]
+) -> None:
+    """Mean and covariance of the drawn losses of choices; without a spread it is the mean."""
+    losses = {a: float(i) for i, a in enumerate(some(every_architecture, 12))}
+    belief, draws = at_first.after(losses), np.random.default_rng(0)
+    drawn = np.stack([belief.drawn(1.0, draws) for _ in range(20_000)])
+    mean = belief.choices @ belief.mean
+    covariance = belief.choices @ belief.covariance @ belief.choices.T
+    deviation = np.sqrt(np.diag(covariance))
+    assert np.abs(drawn.mean(axis=0) - mean).max() < 0.05 * deviation.max()
+    assert np.abs(np.cov(drawn.T) - covariance).max() < 0.05 * deviation.max() ** 2
+    assert belief.drawn(0.0, draws) == pytest.approx(mean)
+
+
+def test_a_few_trainings_mend_a_surrogate_that_is_wrong_of_an_operation(
+    space: SearchSpace, every_architecture: list[Architecture]
+) -> None:
+    """What it says of all operations has the wrong sign; they are right in other layers too."""
+    draws, names = np.random.default_rng(3), [d.name for d in space.decisions()]
+    truth = np.concatenate([draws.normal(size=len(d.choices)) for d in space.decisions()])
+    of_operations = np.repeat(
+        [name.endswith("operation") for name in names], [len(d.choices) for d in space.decisions()]
+    )
+    better = np.array([c == "fused" for d in space.decisions() for c in d.choices])
+    truth[of_operations] = np.where(better[of_operations], -3.0, 3.0)
+    designs = np.stack([encode_architecture(space, a).numpy() for a in every_architecture])
+    losses = designs @ truth
+    wrong = fit_surrogate(
+        space,
+        dict(
+            zip(every_architecture, designs @ np.where(of_operations, -truth, truth), strict=True)
+        ),
+    )
+    known = some(every_architecture, 12)
+    noisy = {a: losses[every_architecture.index(a)] + draws.normal(0, 1) for a in known}
+    belief = believed_at_first(wrong, every_architecture[::7]).after(noisy)
+    told = np.array([wrong.loss(a) for a in every_architecture])
+    found = np.array([belief.loss(a)[0] for a in every_architecture])
+    assert np.corrcoef(told, losses)[0, 1] < 0
+    assert np.corrcoef(found, losses)[0, 1] > 0.6
