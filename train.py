@@ -39,12 +39,12 @@ from kd.run.cost import train_cost
 from kd.run.folder import is_complete, open_run, read_metrics
 from kd.run.metrics import Metrics, open_metrics, open_phase
 from kd.run.preview import (
-    duration,
     loading_seconds,
     outputs_size,
     peak_memory,
     scoring_seconds,
     step_seconds,
+    student_time,
     teacher_seconds,
     teacher_work,
     time_text,
@@ -223,7 +223,6 @@ def preview(
         "survey": (config.surveyed + SHOWN_BUDGETS) * scoring / processes,
     }
     steps = f"{w_steps} steps of w at {1 / w:.2g} a second, {config.alpha_steps} of alpha at"
-    epochs = SEARCH_RECIPES[config.preset].epochs
     return table_text(
         [
             ("run", str(config.run)),
@@ -236,7 +235,7 @@ def preview(
             ("outputs", outputs_size(config, data)),
             ("supernet", f"{steps} {1 / alpha:.2g}"),
             ("time", time_text(seconds)),
-            ("a student", f"{duration(epoch * epochs)} for {epochs} epochs"),
+            ("a student", student_time(epoch, SEARCH_RECIPES[config.preset])),
             ("memory", peak_memory(device)),
         ]
     )

@@ -28,6 +28,7 @@ from benchmarks.shared_search import (
     SURVEYED,
     OneBudget,
     calibration_images,
+    search_loss,
     shared_loss,
     surveyed,
     trained_alpha,
@@ -36,11 +37,13 @@ from benchmarks.shared_search import (
 from benchmarks.small_world import BUDGETS, SPACE, architectures, budgets_ms, small_world
 from benchmarks.verdict import Truth, Verdict, ahead, summary
 from benchmarks.ways_to_pick import PICKS, PICKS_TRAINED, Searched
-from benchmarks.world import KD_LOSS, World
+from benchmarks.world import KD_LOSS, World, trained_student
 from supernet.alpha import Alpha
 from supernet.choice.programme import Programme, programme
 from supernet.space import Architecture
 from supernet.student import parameters_and_macs
+
+TRIAL_EPOCHS = 3
 
 
 @dataclass(frozen=True)
@@ -166,7 +169,14 @@ def search(
     macs = {a: parameters_and_macs(SPACE, a)[1] for a in losses}
     surrogate, of_few = (surveyed(problem, score, n, seed) for n in (SURVEYED, SURVEYED // 2))
     own = {seed: surrogate}
-    return Searched(losses, surrogate, of_few, own, alpha, separate, alone, problem, macs)
+    brief = remembered(folder / "trials.json", partial(brief_loss, world, seed))
+    return Searched(losses, surrogate, of_few, own, alpha, separate, alone, problem, macs, brief)
+
+
+def brief_loss(world: World, seed: int, architecture: Architecture) -> float:
+    """Loss on the search split after a brief training from scratch."""
+    student = trained_student(world, architecture, KD_LOSS, TRIAL_EPOCHS, seed)
+    return search_loss(student, world, KD_LOSS)
 
 
 def remembered(path: Path, measure: Callable[[Architecture], float]) -> Callable:

@@ -12,9 +12,10 @@ from benchmarks.small_world import SPACE
 from supernet.alpha import Alpha
 from supernet.choice.programme import BUDGET_USES, Programme, candidates
 from supernet.choice.surrogate import RIDGES, Surrogate, encode_architecture
+from supernet.choice.trials import try_students
 from supernet.space import Architecture
 
-CANDIDATES, TEN, FEW = 16, 10, 3
+CANDIDATES, TEN, FEW, TRIALS = 16, 10, 3, 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +31,7 @@ class Searched:
     alone: Mapping[float, Alpha]  # one for each budget, each at half the cost
     problem: Programme
     macs: Mapping[Architecture, int]
+    brief: Callable[[Architecture], float]  # loss after a brief training from scratch
 
     def ms(self, architecture: Architecture) -> float:
         """Predicted milliseconds."""
@@ -57,7 +59,7 @@ def filling(searched: Searched, target_ms: float) -> list[Architecture]:
 
 
 def by_surrogate(searched: Searched, target_ms: float, draws: np.random.Generator) -> list:
-    """The search: candidates from alpha, ranked by the surrogate."""
+    """Without trials: candidates from alpha, ranked by the surrogate."""
     return ranked(searched, searched.alpha, target_ms, draws)
 
 
@@ -103,6 +105,17 @@ def derived(
     with torch.no_grad():
         log_p = alpha(target_ms)
     return candidates(searched.problem, log_p, target_ms, CANDIDATES, draws)
+
+
+def by_trials(searched: Searched, target_ms: float, _: np.random.Generator) -> list:
+    """The search as it is: students that fill the budget are tried, the best is taken."""
+    draws = np.random.default_rng(0)  # of its own, so that what comes after draws as before
+    found = derived(searched, searched.alpha, target_ms, draws)
+    first, problem = min(found, key=searched.surrogate.loss), searched.problem
+    trials = try_students(
+        problem, searched.surrogate, first, target_ms, TRIALS, searched.brief, draws
+    )
+    return [min(trials.losses, key=trials.losses.__getitem__)]
 
 
 def any_feasible(searched: Searched, target_ms: float, _: np.random.Generator) -> list:
@@ -170,7 +183,7 @@ def every_one_trained(
 def best_of_few_trained(
     searched: Searched, trainings: Trainings, target_ms: float, draws: np.random.Generator
 ) -> list:
-    """The search, its first few candidates trained, the best kept."""
+    """Alpha and surrogate, their first few candidates trained, the best kept."""
     found = sorted(derived(searched, searched.alpha, target_ms, draws), key=searched.surrogate.loss)
     return [max(found[:FEW], key=trainings.__getitem__)]
 
@@ -187,7 +200,7 @@ def random_few_trained(
 def by_corrected(
     searched: Searched, trainings: Trainings, target_ms: float, draws: np.random.Generator
 ) -> list:
-    """The search, its surrogate corrected by the students trained for all other budgets."""
+    """Alpha and surrogate, corrected by the students trained for all other budgets."""
     others = [ms for ms in searched.separate if ms != target_ms]
     done = [a for ms in others for a in usual_pick(searched, ms)]
     expect = corrected(searched.surrogate, {a: trainings[a] for a in done})
@@ -218,7 +231,8 @@ def corrected(surrogate: Surrogate, trained: Trainings) -> Callable[[Architectur
 
 
 PICKS: Mapping[str, Pick] = {
-    "search (alpha, then surrogate)": by_surrogate,
+    f"search: {TRIALS} students tried": by_trials,
+    "alpha, then surrogate": by_surrogate,
     "  surrogate of half as many": by_surrogate_of_few,
     "  mean of all supernets' surrogates": by_surrogates,
     "  an alpha for each budget, same cost": by_separate,
@@ -237,7 +251,7 @@ PICKS: Mapping[str, Pick] = {
 
 PICKS_TRAINED: Mapping[str, PickTrained] = {
     "every feasible student trained once": every_one_trained,
-    f"search, best of {FEW} trained": best_of_few_trained,
+    f"alpha, then surrogate, best of {FEW} trained": best_of_few_trained,
     f"best of {FEW} random trained": random_few_trained,
-    "search corrected by trained students": by_corrected,
+    "  corrected by trained students": by_corrected,
 }

@@ -17,6 +17,7 @@ from kd.images.copies import CopyPlan, with_copies
 from kd.images.loader import batches
 from kd.images.splits import LEARNED, Data, Split
 from kd.networks import build_network
+from kd.run.search_config import SearchConfig
 from kd.run.train_config import TrainConfig
 from kd.stored_outputs import size_text
 from kd.teacher.model import AnyTeacher
@@ -133,6 +134,15 @@ def time_text(seconds: Mapping[str, float]) -> str:
     """Say the sum, and each phase's part of it."""
     parts = ", ".join(f"{name} {duration(value)}" for name, value in seconds.items() if value)
     return f"roughly {duration(sum(seconds.values()))} on this machine: {parts}"
+
+
+def student_time(epoch: float, recipe: SearchConfig) -> str:
+    """Say how long a student takes to train, and how long the trials before it, by an epoch's."""
+    trials = recipe.trials * recipe.trial_epochs
+    return (
+        f"{duration(epoch * recipe.epochs)} for {recipe.epochs} epochs, and before it "
+        f"{duration(epoch * trials)} for {recipe.trials} on trial"
+    )
 
 
 def duration(seconds: float) -> str:

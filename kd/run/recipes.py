@@ -50,8 +50,10 @@ TRAIN_RECIPES: Mapping[str, TrainConfig] = {
 
 SEARCH_RECIPES: Mapping[str, SearchConfig] = {
     "digits": SearchConfig(),
-    "cifar10": SearchConfig(run=Path("runs/cifar10"), epochs=120),
-    "imagenet": SearchConfig(run=Path("runs/imagenet"), epochs=150, weight_decay=3e-5),
+    "cifar10": SearchConfig(run=Path("runs/cifar10"), epochs=120, trials=16, trial_epochs=15),
+    "imagenet": SearchConfig(
+        run=Path("runs/imagenet"), epochs=150, weight_decay=3e-5, trials=16, trial_epochs=10
+    ),
 }
 
 

@@ -28,11 +28,11 @@ class SearchConfig:
     """Architectures derived within the budget and ranked by the surrogate."""
     finalists: int = 4
     """Best of them that are measured whole."""
-    trials: int = 16
-    """Different students of a budget that are trained briefly, the best of which is taken; 0 takes
-    the surrogate's word for it."""
-    trial_epochs: int = 10
-    """Of each."""
+    trials: int = 8
+    """Different students of a budget that are trained briefly; the best is taken. With 0 the
+    surrogate alone decides."""
+    trial_epochs: int = 5
+    """Of each of them."""
     measure_spread: float = 0.004
     """Whole students are timed until every one's relative standard error is this small."""
     measure_seconds: float = 45

@@ -20,9 +20,11 @@ from kd.run.preview import (
     loading_seconds,
     scoring_seconds,
     step_seconds,
+    student_time,
     teacher_seconds,
     time_text,
 )
+from kd.run.search_config import SearchConfig
 from kd.run.train_config import TrainConfig
 from supernet.latency.parts import parts
 from supernet.presets import preset_space
@@ -85,6 +87,11 @@ def test_more_workers_than_cores_are_said_once(tmp_path: Path) -> None:
 )
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_a_student_and_those_tried_before_it() -> None:
+    recipe = SearchConfig(epochs=40, trials=8, trial_epochs=5)
+    assert student_time(2.0, recipe) == "80 s for 40 epochs, and before it 80 s for 8 on trial"
 
 
 def test_phases_of_no_time_are_left_out() -> None:
