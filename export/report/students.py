@@ -17,6 +17,8 @@ NUMBERS = (
     "params",
     "macs",
 )
+# How a broken promise is said beside the accuracy, by its field.
+BROKEN = {"onnx_parity": "NO PARITY", "precision_kept": "TOO MUCH LOST"}
 # Unknown where the device, or the teacher, is not at hand.
 MAY_BE_UNKNOWN = ("measured_ms", "teacher_test_accuracy")
 HEADER = ("student", "target", "predicted", "measured", "accuracy", "parameters", "MACs")
@@ -77,12 +79,13 @@ def students_text(students: Mapping[str, Mapping]) -> str:
 
 def _row(name: str, facts: Mapping) -> tuple[str, ...]:
     measured = "not here" if facts["measured_ms"] is None else f"{facts['measured_ms']:.2f} ms"
+    broken = [said for field, said in BROKEN.items() if not facts.get(field, True)]
     return (
         name,
         f"{facts['target_ms']:g} ms",
         f"{facts['predicted_ms']:.2f} ms",
         measured if budget_kept(facts) else f"{measured}, OVER",
-        f"{facts['test_accuracy']:.2%}",
+        ", ".join([f"{facts['test_accuracy']:.2%}", *broken]),
         f"{facts['params']:,}",
         f"{facts['macs']:,}",
     )

@@ -75,6 +75,18 @@ def test_students_of_a_table_are_read_fastest_first(tmp_path: Path) -> None:
     assert read_students(folder, "table 3") == read_students(tmp_path / "none", "table 1") == {}
 
 
+def test_broken_promises_are_listed() -> None:
+    students = {
+        "kept": facts(onnx_parity=True, precision_kept=True),
+        "lost": facts(precision_kept=False),
+        "other": facts(onnx_parity=False, precision_kept=False),
+    }
+    _, kept, lost, other = students_text(students).splitlines()
+    assert "98.00%  " in kept
+    assert "98.00%, TOO MUCH LOST" in lost
+    assert "98.00%, NO PARITY, TOO MUCH LOST" in other
+
+
 @pytest.mark.parametrize("content", ["", "[]", '{"table": "table 1", "mea', "\x00"])
 def test_a_damaged_file_is_named(tmp_path: Path, content: str) -> None:
     folder = write(tmp_path, good=facts(), bad=facts())
