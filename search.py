@@ -208,7 +208,7 @@ def make_student(
     beside = compare_rivals(rivals, outline, own, student, target_ms, measure, retrainer)
     if not this_process().is_main_process:
         return True
-    metadata = onnx_metadata(target_ms, trained.data.classes, trained.config)
+    metadata = onnx_metadata(target_ms, trained.data, trained.config)
     what = (student.network, own.what, table, folder, metadata, patience, config.seed)
     shipped, onnx_path = ship(*what, student.int8), shipped_file(folder, table)
     ship_rivals(beside, folder / "rivals", retrainer.unit, metadata)

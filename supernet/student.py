@@ -91,9 +91,13 @@ class Head(nn.Module):
         self.conv = Conv2dNormActivation(c_in, width, 1) if width else nn.Identity()
         self.classifier = nn.Linear(width or c_in, classes)
 
+    def features(self, x: Tensor) -> Tensor:
+        """Map features [B, C, H, W] to those that are classified, [B, W]."""
+        return self.conv(x).mean((2, 3))
+
     def forward(self, x: Tensor) -> Tensor:
         """Map features [B, C, H, W] to logits [B, K]."""
-        return self.classifier(self.conv(x).mean((2, 3)))
+        return self.classifier(self.features(x))
 
 
 def block(space: SearchSpace, s: int, i: int, c_in: int, c_out: int, layer: Layer) -> nn.Module:
@@ -124,12 +128,20 @@ class Student(nn.Module):
             self.stages.append(blocks)
         self.head = Head(width, architecture.head_width, space.classes)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Map images [B, C, H, W] in [0, 1] to logits [B, K]."""
+    def body(self, images: Tensor) -> Tensor:
+        """Map images [B, C, H, W] in [0, 1] to what enters the head."""
         x = self.stem(images)
         for blocks in self.stages:
             x = blocks(x)
-        return self.head(x)
+        return x
+
+    def features(self, images: Tensor) -> Tensor:
+        """Map images [B, C, H, W] in [0, 1] to features [B, W], before the classifier."""
+        return self.head.features(self.body(images))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images [B, C, H, W] in [0, 1] to logits [B, K]."""
+        return self.head(self.body(images))
 
 
 def parameters_and_macs(space: SearchSpace, architecture: Architecture) -> tuple[int, int]:

@@ -15,9 +15,8 @@ from PIL import Image
 from base.tensor_files import read_tensors, write_tensors
 from export.onnx_file import read_metadata
 from supernet.choice.programme import programme
-from supernet.presets import preset_space
+from supernet.choice.student_file import load_student
 from supernet.space import Architecture
-from supernet.student import Student
 from tests.smoke import QUICK_SEARCH, SMOKE, middle_ms, refused, run, table_of
 
 
@@ -128,8 +127,9 @@ def test_controls_are_retrained_beside_the_student(trained_copy: Path) -> None:
     assert done.returncode in (0, 1), done.stderr
     student = folder / "students" / f"{name}ms"
     facts = json.loads((student / "metrics.json").read_text())
-    own = json.loads((student / "architecture.json").read_text())
+    own = load_student(student).architecture.to_json()
     random, labels = facts["controls"]["random"], facts["controls"]["labels"]
+    own = json.loads(json.dumps(own))
     assert random["architecture"] != own == labels["architecture"]
     assert 0.9 * facts["predicted_ms"] <= random["predicted_ms"] <= facts["predicted_ms"]
     assert labels["predicted_ms"] == facts["predicted_ms"]
@@ -210,19 +210,20 @@ def test_tables_that_do_not_fit_are_refused(
 def test_shipped_file_is_the_saved_student(
     searched: tuple[Path, float, subprocess.CompletedProcess],
 ) -> None:
+    """And so is what is loaded from it, which tells the classes and what it is shown."""
     folder, _, _ = searched
-    architecture = Architecture.from_json(json.loads((folder / "architecture.json").read_text()))
-    student = Student(preset_space("digits", 10), architecture)
-    student.load_state_dict(read_tensors(folder / "student.safetensors")[0])
+    student = load_student(folder)
+    assert student.classes == tuple(map(str, range(10)))
+    assert (student.image_shape, student.resize) == ((3, 16, 16), 16)
     session = onnxruntime.InferenceSession(str(folder / "student.onnx"))
     for batch in (1, 5):
         images = torch.rand(batch, 3, 16, 16, generator=torch.Generator().manual_seed(batch))
         with torch.no_grad():
-            expected = student.eval()(images).numpy()
+            expected = student(images).numpy()
         (logits,) = session.run(["logits"], {"images": images.numpy()})
         np.testing.assert_allclose(logits, expected, atol=1e-4)
     metadata = read_metadata(folder / "student.onnx")
-    assert Architecture.from_json(json.loads(metadata["architecture"])) == architecture
+    assert Architecture.from_json(json.loads(metadata["architecture"])) == student.architecture
     assert json.loads(metadata["classes"]) == [str(digit) for digit in range(10)]
     assert metadata.keys() >= {"normalisation", "input", "unit_of_work", "measured_ms", "versions"}
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import get_type_hints
@@ -10,6 +10,7 @@ from typing import get_type_hints
 from typeguard import TypeCheckError, check_type
 
 from base.errors import UserError
+from kd.images.splits import Data
 from kd.run.folder import PLACES, read_config
 from kd.run.search_config import SearchConfig
 from kd.run.train_config import TrainConfig
@@ -83,13 +84,16 @@ def search_identity(config: SearchConfig, table: str) -> dict[str, str]:
     return {"settings": json.dumps(settings), "table": table}
 
 
-def onnx_metadata(target_ms: float, classes: Sequence[str], train: TrainConfig) -> dict[str, str]:
-    """Return what whoever deploys an ONNX file may ask, all text; lists and versions as JSON.
+def onnx_metadata(target_ms: float, data: Data, train: TrainConfig) -> dict[str, str]:
+    """Return what whoever deploys an ONNX file may ask, all text; all but milliseconds is JSON.
 
-    Settings stay in the run's folder: they name data and checkpoints by their paths.
+    `resize` is the length in pixels to which the shorter side of a photograph was brought before
+    the centre was cut out; null where the whole was squeezed. Settings stay in the run's folder:
+    they name data and checkpoints by their paths.
     """
     return {
-        "classes": json.dumps(classes),
+        "classes": json.dumps(data.classes),
+        "resize": json.dumps(data.test.frame.resize),
         "target_ms": f"{target_ms:g}",
         "versions": json.dumps(read_config(train.run)["versions"]),
     }

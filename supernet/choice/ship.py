@@ -6,11 +6,10 @@ from pathlib import Path
 
 import torch
 
-from base.files import write_json
-from base.tensor_files import write_tensors
 from export.onnx_file import add_metadata, write_model, write_onnx
 from export.runtimes.runtime import runtime_of
 from export.timing.stopwatch import Patience
+from supernet.choice.student_file import write_student
 from supernet.latency.measurement import machine_difference
 from supernet.latency.runners import unit_of_table
 from supernet.latency.students import measure_shipped
@@ -38,8 +37,7 @@ def ship(
     size and milliseconds for metrics.json; those measured are None where the table's device is not
     here.
     """
-    write_json(folder / "architecture.json", architecture.to_json())
-    write_tensors(folder / "student.safetensors", student.state_dict(), {"name": folder.name})
+    write_student(folder, student, architecture, table.space, metadata)
     example = torch.zeros(2, *table.space.image_shape)
     path, predicted_ms = shipped_file(folder, table), table.predicted_ms(architecture)
     facts = _form(architecture, table) | metadata

@@ -237,3 +237,14 @@ def test_a_teacher_of_a_larger_size_sees_what_is_lost_on_students() -> None:
         own, shown, _, _ = split.view(version).shown_in((split.frame, frame))[0]
         assert own[:, 4:-4, 4:-4].std() < 0.01
         assert shown[:, 10:-10, 10:-10].std() > 0.4
+
+
+@pytest.mark.parametrize("resize", [16, 18])
+@pytest.mark.parametrize(("height", "width"), [(40, 30), (31, 47), (16, 16), (9, 50)])
+def test_a_plain_image_is_what_the_readme_composes(resize: int, height: int, width: int) -> None:
+    """For whoever loads a student and shows it an image file."""
+    image = smooth(height, width)
+    shown = v2.Compose(
+        [v2.Resize(resize), v2.CenterCrop((16, 16)), v2.ToDtype(torch.float32, scale=True)]
+    )
+    assert torch.equal(render_plain(image, Frame((16, 16), resize=resize)), shown(image))

@@ -1,0 +1,83 @@
+"""A student as two files, and back as a module: what it is, and its weights."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from base.errors import UserError
+from base.files import read_json, write_json
+from base.tensor_files import read_tensors, write_tensors
+from supernet.space import Architecture, SearchSpace
+from supernet.space_files import space_from_json
+from supernet.student import MEAN, STD, Student
+
+FORM, WEIGHTS = "architecture.json", "student.safetensors"
+
+
+class LoadedStudent(Student):
+    """A student that knows what it tells apart and what it is shown.
+
+    It takes images [B, C, H, W] in [0, 1] of `image_shape` [C, H, W] and normalises them itself, by
+    `mean` and `std`. A photograph was brought to that as torchvision does: its shorter side resized
+    to `resize` pixels (where that is None, the whole image to the shape), and the centre cut out.
+    """
+
+    mean, std = MEAN, STD
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        architecture: Architecture,
+        classes: tuple[str, ...],
+        resize: int | None,
+    ) -> None:
+        super().__init__(space, architecture)
+        self.architecture, self.image_shape = architecture, space.image_shape
+        self.classes, self.resize = classes, resize
+
+
+def write_student(
+    folder: Path,
+    student: Student,
+    architecture: Architecture,
+    space: SearchSpace,
+    metadata: Mapping[str, str],
+) -> None:
+    """Write both files; of `metadata`, JSON by name, they keep what `LoadedStudent` knows."""
+    shown = {name: json.loads(metadata[name]) for name in ("classes", "resize")}
+    write_json(folder / FORM, architecture.to_json() | shown | {"space": asdict(space)})
+    write_tensors(folder / WEIGHTS, student.state_dict(), {"name": folder.name})
+
+
+def load_student(folder: str | Path) -> LoadedStudent:
+    """Return the student of a folder such as runs/digits/students/20ms, in eval mode, on the CPU.
+
+    Nothing but its two files is read, and nothing in them can run code. Raises `UserError` where
+    one is missing, damaged or of something else.
+    """
+    path, weights = Path(folder) / FORM, Path(folder) / WEIGHTS
+    stored = read_json(path)
+    tensors, _ = read_tensors(weights)
+    try:
+        space, architecture = space_from_json(stored["space"]), Architecture.from_json(stored)
+        classes, resize = tuple(map(str, stored["classes"])), stored["resize"]
+        if len(classes) != space.classes or not isinstance(resize, int | None):
+            raise ValueError(f"{len(classes)} classes for {space.classes}, or no number to resize")
+        with torch.device("meta"):  # whatever sizes the file names, nothing is allocated
+            student = LoadedStudent(space, architecture, classes, resize)
+    except (KeyError, TypeError, ValueError, UserError) as error:
+        raise UserError(f"{path}: not what search.py writes ({error}); search again") from error
+    if (found := _shapes(tensors)) != _shapes(student.state_dict()):
+        raise UserError(
+            f"{weights}: {len(found)} tensors that are not those of {path}; search again"
+        )
+    student.load_state_dict(tensors, assign=True)
+    return student.eval()
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[tuple[int, ...], str]]:
+    return {name: (tuple(one.shape), str(one.dtype)) for name, one in tensors.items()}
