@@ -11,9 +11,8 @@ one is not, 2 for what the user can mend.
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from glob import escape
 
 import numpy as np
 import torch
@@ -33,22 +32,23 @@ from kd.images.splits import Data, load_data
 from kd.rivals.compare import compare_rivals, ship_rivals, verdict
 from kd.rivals.rival import Outline, build_rivals
 from kd.run.bounds import check_settings
-from kd.run.folder import last_lines, refuse_other_images
+from kd.run.folder import last_lines, refuse_other_images, remove_checkpoints
 from kd.run.metrics import AnyMetrics, open_metrics, open_phase
 from kd.run.recipes import parse_search
 from kd.run.search_config import SearchConfig
 from kd.run.settings import onnx_metadata, searched_config, settings_of
 from kd.run.train_config import TrainConfig
+from kd.student.brief_trainings import BriefTrainings
 from kd.student.retraining import Retrainer, Retraining
-from kd.student.tryouts import Tryouts
 from kd.teacher.outputs import TeacherOutputs, prepare_outputs
 from kd.teacher.prepare import reload_teacher
 from kd.teacher.saved import read_facts
 from supernet.alpha import Alpha
 from supernet.choice.pick import (
-    MIN_BUDGET_USE,
     Pick,
+    Proposal,
     budget_asked,
+    budget_calibrated,
     budget_predicted,
     cached_pick,
     pick_measured,
@@ -56,7 +56,7 @@ from supernet.choice.pick import (
 )
 from supernet.choice.programme import Programme, candidates, check_budget, programme
 from supernet.choice.ship import EXACT, ship, shipped_file
-from supernet.choice.trials import TRIED_USE, trial_facts, try_students
+from supernet.choice.trials import after_trials, trial_facts
 from supernet.latency.measurement import (
     describe_table,
     load_given_table,
@@ -176,9 +176,9 @@ def open_rivals(config: SearchConfig, table: LatencyTable) -> dict[str, nn.Modul
     """Build the rivals that are named, and run each once, before anything is spent."""
     if config.rivals and (elsewhere := machine_difference(table)):
         raise UserError(f"--rivals: cannot be timed here: {elsewhere}; search without them")
-    space, checkpoints = table.space, config.rival_checkpoint
+    space = table.space
     outline = Outline(space.image_shape, space.classes, space.strides)
-    networks = build_rivals(config.rivals, checkpoints, outline, config.seed)
+    networks = build_rivals(config.rivals, config.rival_checkpoint, outline, config.seed)
     module_runners(networks, table)
     return networks
 
@@ -194,8 +194,8 @@ def make_student(
     """Search, retrain, export and verify one student; return whether it kept its promises."""
     name = config.student_name(target_ms)
     folder, cache = config.run / "students" / name, config.run / "checkpoint" / f"pick_{name}.json"
-    tryouts = Tryouts(retrainer, name)
-    find = partial(search, config, trained, alpha, tryouts, target_ms)
+    brief = BriefTrainings(retrainer, name)
+    find = partial(search, config, trained, alpha, brief, target_ms)
     pick, search_seconds = timed(lambda: cached_pick(cache, retrainer.identity(), find))
     start = new_student(config, trained, pick.architecture)
     own = Retraining(name, pick.architecture, start, config.retrain_with)
@@ -212,7 +212,7 @@ def make_student(
     what = (student.network, own.what, table, folder, metadata, patience, config.seed)
     shipped, onnx_path = ship(*what, student.int8), shipped_file(folder, table)
     ship_rivals(beside, folder / "rivals", retrainer.unit, metadata)
-    measured_ms, tried = shipped["measured_ms"], tryouts.scores()
+    measured_ms, tried = shipped["measured_ms"], brief.scores()
     facts = {
         "target_ms": target_ms,
         **shipped,
@@ -230,45 +230,45 @@ def make_student(
     write_student_report(folder, onnx_path, facts, own.what.to_json(), curve)
     retrainer.metrics.summary(**{f"{name}/{key}": value for key, value in facts.items()})
     retrainer.metrics.artifact(onnx_path, f"student-{name}", "model")
-    for left in cache.parent.glob(f"*_{escape(name)}*"):
-        left.unlink()
+    remove_checkpoints(cache.parent, name)
     print(f"\n{table_text(summary_rows(facts, onnx_path))}\n")
     return promises_kept(facts)
 
 
 def search(
-    config: SearchConfig, trained: TrainedRun, alpha: Alpha, tryouts: Tryouts, target_ms: float
+    config: SearchConfig, trained: TrainedRun, alpha: Alpha, brief: BriefTrainings, target_ms: float
 ) -> Pick:
-    """Return the architecture for a budget.
+    """Return the architecture for a budget: tried, and measured whole where it can be.
 
-    The candidate of alpha that the surrogate likes best is trained briefly, and so are others that
-    may be better; the best are measured whole where they can be.
+    What is tried first is the candidate of alpha that the surrogate likes best.
     """
     problem, table = trained.problem, trained.table
     surrogate = load_surrogate(config.run / "supernet.safetensors", table.space)
-    draws = np.random.default_rng(config.seed)
+    draws, elsewhere = np.random.default_rng(config.seed), machine_difference(table)
     with torch.no_grad():
         log_p = alpha(target_ms)
     propose = partial(candidates, problem, log_p, count=config.candidates, generator=draws)
-    expect, least_use, elsewhere = surrogate.loss, MIN_BUDGET_USE, machine_difference(table)
     asked_ms = (budget_predicted if elsewhere else budget_asked)(problem, target_ms)
-    if config.trials and (found := propose(asked_ms)):
-        first, train = min(found, key=expect), partial(train_briefly, config, trained, tryouts)
-        tried = try_students(problem, surrogate, first, asked_ms, config.trials, train, draws)
-        propose, expect, least_use = tried.propose, tried.loss, TRIED_USE
+    own = Proposal(propose, asked_ms, surrogate.loss)
+    measure = by_main_process(partial(measure_architectures, table, config.patience(), config.seed))
+    measured = (target_ms, config.finalists, measure)
+    if config.trials:
+        if not elsewhere:
+            find = partial(budget_calibrated, problem, own, *measured)
+            own = replace(own, asked_ms=brief.asked_ms(find))
+        train = partial(train_briefly, config, trained, brief)
+        own = after_trials(problem, surrogate, own, config.trials, train, draws)
     if elsewhere:
-        return pick_predicted(problem, propose, target_ms, expect)
-    measure = partial(measure_architectures, table, config.patience(), config.seed)
-    seen = (config.finalists, expect, by_main_process(measure), least_use)
-    return pick_measured(problem, propose, target_ms, *seen)
+        return pick_predicted(problem, own, target_ms)
+    return pick_measured(problem, own, *measured)
 
 
 def train_briefly(
-    config: SearchConfig, trained: TrainedRun, tryouts: Tryouts, architecture: Architecture
+    config: SearchConfig, trained: TrainedRun, brief: BriefTrainings, architecture: Architecture
 ) -> float:
     """Return the loss of a student that is trained briefly from scratch."""
     what = json.dumps(architecture.to_json())
-    return tryouts.loss(what, new_student(config, trained, architecture))
+    return brief.loss(what, new_student(config, trained, architecture))
 
 
 def new_student(config: SearchConfig, trained: TrainedRun, architecture: Architecture) -> Student:

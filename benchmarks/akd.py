@@ -46,7 +46,7 @@ from kd.fit import FitSettings, fit
 from kd.loss import label_loss
 from kd.teacher.model import Teacher
 from supernet.alpha import preferences
-from supernet.choice.pick import PredictLoss, pick_predicted
+from supernet.choice.pick import PredictLoss, Proposal, budget_predicted, pick_predicted
 from supernet.choice.programme import Programme, candidates, programme
 from supernet.presets import fused, mbconv
 from supernet.sampling import fair_sampler, random_as_fast
@@ -181,7 +181,8 @@ def best_candidate(
     """Return the one of alpha's candidates for a budget whose expected loss is least."""
     draws = np.random.default_rng(seed)
     propose = partial(candidates, problem, log_p, count=CANDIDATES, generator=draws)
-    return pick_predicted(problem, propose, target_ms, expect).architecture
+    own = Proposal(propose, budget_predicted(problem, target_ms), expect)
+    return pick_predicted(problem, own, target_ms).architecture
 
 
 def report(lines: list[dict[str, str]]) -> None:

@@ -50,7 +50,7 @@ from export.timing.stopwatch import Patience
 from export.timing.unit_of_work import UnitOfWork
 from kd.evaluate import accuracy as share_right
 from kd.rivals.rival import Outline
-from supernet.choice.pick import budget_predicted, pick_predicted
+from supernet.choice.pick import Proposal, budget_predicted, pick_predicted
 from supernet.choice.programme import programme
 from supernet.latency.measurement import find_or_measure_table
 from supernet.latency.runners import module_runner, student_runner, unit_of_table
@@ -153,21 +153,21 @@ def as_fast_in_int8(
 ) -> dict[str, Architecture]:
     """Return what is picked in fp32 for the largest budget whose pick is within it in int8."""
 
-    def pick(share: float) -> Architecture:
+    def proposal(share: float) -> Proposal:
         budget_ms = share * target_ms
-        propose, expect, _ = untried(found, budget_ms)
-        return pick_predicted(found.problem, propose, budget_ms, expect).architecture
+        return untried(found, budget_ms, budget_predicted(found.problem, budget_ms))
+
+    def pick(share: float) -> Architecture:
+        return pick_predicted(found.problem, proposal(share), share * target_ms).architecture
 
     fits, over = 0, len(LONGER)
     while over - fits > 1:
         middle = (fits + over) // 2
         within = table.predicted_ms(pick(LONGER[middle])) <= target_ms
         fits, over = (middle, over) if within else (fits, middle)
-    budget_ms = LONGER[fits] * target_ms
-    asked_ms = budget_predicted(found.problem, budget_ms)
-    propose, expect, _ = tried(found, budget_ms, asked_ms, epochs)
-    within = [a for a in propose(asked_ms) if table.predicted_ms(a) <= target_ms]
-    return {SEARCHED: min(within, key=expect), UNTRIED: pick(LONGER[fits])}
+    own = tried(found, proposal(LONGER[fits]), epochs)
+    within = [a for a in own.propose(own.asked_ms) if table.predicted_ms(a) <= target_ms]
+    return {SEARCHED: min(within, key=own.expect), UNTRIED: pick(LONGER[fits])}
 
 
 def built(name: str, outline: Outline) -> nn.Module:

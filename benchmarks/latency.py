@@ -32,7 +32,7 @@ from export.timing.stopwatch import Patience, quick_ms, timed
 from export.timing.unit_of_work import CPU, UnitOfWork
 from kd.run.recipes import TRAIN_RECIPES
 from kd.run.search_config import SearchConfig
-from supernet.choice.pick import pick_measured
+from supernet.choice.pick import Proposal, budget_asked, pick_measured
 from supernet.choice.programme import Programme, candidates, programme
 from supernet.latency.measurement import find_or_measure_table
 from supernet.latency.plan import timing_plan
@@ -174,10 +174,9 @@ def hit(
     log_p = random_alpha(problem, generator)
     time_whole = partial(measure_architectures, table, search.patience(), settings.seed)
     propose = partial(candidates, problem, log_p, count=search.candidates, generator=draws)
+    own = Proposal(propose, budget_asked(problem, target_ms), lambda _: draws.random())
     try:
-        pick = pick_measured(
-            problem, propose, target_ms, search.finalists, lambda _: draws.random(), time_whole
-        )
+        pick = pick_measured(problem, own, target_ms, search.finalists, time_whole)
     except UserError as error:
         return {"target_ms": target_ms, "missed": str(error)}
     ms = shipped_ms(settings, table, pick.architecture, folder)

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,17 +19,16 @@ from kd.images.loader import shuffled
 from kd.loss import Loss
 from supernet.alpha import Alpha
 from supernet.choice.pick import (
-    MIN_BUDGET_USE,
-    PredictLoss,
-    Propose,
+    Proposal,
     budget_asked,
+    budget_calibrated,
     budget_predicted,
     pick_measured,
     pick_predicted,
 )
 from supernet.choice.programme import Programme, candidates
 from supernet.choice.surrogate import Surrogate, fit_surrogate
-from supernet.choice.trials import TRIED_USE, try_students
+from supernet.choice.trials import after_trials
 from supernet.latency.students import measure_architectures
 from supernet.latency_table import LatencyTable
 from supernet.sampling import fair_sampler, fair_students
@@ -146,14 +144,6 @@ class Searched:
     seed: int
 
 
-class Proposal(NamedTuple):
-    """What a pick chooses from: see `pick_measured`."""
-
-    propose: Propose
-    expect: PredictLoss
-    least_use: float
-
-
 def searched(
     world: World, problem: Programme, supernet: Supernet, loss: Loss, seed: int, path: Path
 ) -> Searched:
@@ -163,52 +153,46 @@ def searched(
     return Searched(world, problem, loss, alpha, surveyed(problem, score, SURVEYED, seed), seed)
 
 
-def untried(found: Searched, target_ms: float) -> Proposal:
+def untried(found: Searched, target_ms: float, asked_ms: float) -> Proposal:
     """Propose alpha's candidates, for the surrogate to choose among."""
     draws = np.random.default_rng(found.seed)
     with torch.no_grad():
         log_p = found.alpha(target_ms)
     propose = partial(candidates, found.problem, log_p, count=CANDIDATES, generator=draws)
-    return Proposal(propose, found.surrogate.loss, MIN_BUDGET_USE)
+    return Proposal(propose, asked_ms, found.surrogate.loss)
 
 
-def tried(found: Searched, target_ms: float, asked_ms: float, epochs: int) -> Proposal:
+def tried(found: Searched, own: Proposal, epochs: int) -> Proposal:
     """Propose students that were trained for a few epochs, as search.py does."""
-    propose, expect, _ = untried(found, target_ms)
 
     def train(architecture: Architecture) -> float:
         student = trained_student(found.world, architecture, found.loss, epochs, found.seed)
         return search_loss(student, found.world, found.loss)
 
-    first, draws = min(propose(asked_ms), key=expect), np.random.default_rng(found.seed)
-    trials = try_students(found.problem, found.surrogate, first, asked_ms, TRIALS, train, draws)
-    return Proposal(trials.propose, trials.loss, TRIED_USE)
-
-
-def measured_pick(found: Searched, target_ms: float, proposal: Proposal) -> Architecture:
-    """Return the best of what is proposed that is within the budget when it is measured."""
-    table, (propose, expect, least_use) = found.problem.table, proposal
-    measure = partial(measure_architectures, table, PATIENCE, found.seed)
-    asked = (found.problem, propose, target_ms, FINALISTS, expect, measure, least_use)
-    return pick_measured(*asked).architecture
+    draws = np.random.default_rng(found.seed)
+    return after_trials(found.problem, found.surrogate, own, TRIALS, train, draws)
 
 
 def measured_picks(found: Searched, target_ms: float, epochs: int) -> dict[str, Architecture]:
     """Search for a budget here, with trials of a few epochs and without."""
-    proposals = {
-        SEARCHED: tried(found, target_ms, budget_asked(found.problem, target_ms), epochs),
-        UNTRIED: untried(found, target_ms),
+    problem, table = found.problem, found.problem.table
+    measure = partial(measure_architectures, table, PATIENCE, found.seed)
+    own = untried(found, target_ms, budget_asked(problem, target_ms))
+    asked_ms = budget_calibrated(problem, own, target_ms, FINALISTS, measure)
+    proposals = {SEARCHED: tried(found, replace(own, asked_ms=asked_ms), epochs), UNTRIED: own}
+    return {
+        way: pick_measured(problem, proposal, target_ms, FINALISTS, measure).architecture
+        for way, proposal in proposals.items()
     }
-    return {way: measured_pick(found, target_ms, own) for way, own in proposals.items()}
 
 
 def predicted_picks(found: Searched, target_ms: float, epochs: int) -> dict[str, Architecture]:
     """Do the same by the table alone, for a machine that is not its own."""
-    asked_ms, own = budget_predicted(found.problem, target_ms), untried(found, target_ms)
-    proposals = {SEARCHED: tried(found, target_ms, asked_ms, epochs), UNTRIED: own}
+    own = untried(found, target_ms, budget_predicted(found.problem, target_ms))
+    proposals = {SEARCHED: tried(found, own, epochs), UNTRIED: own}
     return {
-        way: pick_predicted(found.problem, own.propose, target_ms, own.expect).architecture
-        for way, own in proposals.items()
+        way: pick_predicted(found.problem, proposal, target_ms).architecture
+        for way, proposal in proposals.items()
     }
 
 

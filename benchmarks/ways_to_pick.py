@@ -108,7 +108,7 @@ def derived(
 
 
 def by_trials(searched: Searched, target_ms: float, _: np.random.Generator) -> list:
-    """The search as it is: students that fill the budget are tried, the best is taken."""
+    """The search as it is: students that fill the budget are tried; the best of them is taken."""
     draws = np.random.default_rng(0)  # of its own, so that what comes after draws as before
     found = derived(searched, searched.alpha, target_ms, draws)
     first, problem = min(found, key=searched.surrogate.loss), searched.problem

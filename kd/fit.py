@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from tqdm import trange
 
 from base.compiled import compiled
-from base.errors import UserError
+from base.errors import Diverged
 from base.phase import Phase
 from base.precision import Precision, autocast
 from base.processes import (
@@ -78,7 +78,7 @@ def fit(
     """Train `model` in place on `batches_from(step)`, and leave it in train mode.
 
     Batches are on the model's device. Goes on where the phase's checkpoint is, and logs the means
-    of loss and accuracy and the learning rate at the last step of every epoch. Raises `UserError`
+    of loss and accuracy and the learning rate at the last step of every epoch. Raises `Diverged`
     when the loss stops being finite.
     """
     description = phase.name.replace("_", " ")
@@ -112,7 +112,7 @@ def fit(
         shares = batch.chunk(settings.accumulate)
         value, *told = _descend(network, shares, loss, settings.precision)
         if not math.isfinite(value):
-            raise UserError(
+            raise Diverged(
                 f"{description}: loss {value} in epoch {step // steps_per_epoch + 1}, step"
                 f" {step + 1}, expected a finite one; lower the learning rate"
                 f" {settings.learning_rate}"

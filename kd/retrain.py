@@ -26,7 +26,7 @@ def retrain(
     """Train `student` in place on `split` and the teacher's outputs for it.
 
     Every student of a seed sees the same images in the same order; a batch is never larger than the
-    split. An epoch has as many steps as `images` give, or the split's own. Raises `UserError` when
+    split. An epoch has as many steps as `images` give, or the split's own. Raises `Diverged` when
     the loss stops being finite.
     """
     loader = replace(loader, batch=min(loader.batch, len(split)))

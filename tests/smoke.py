@@ -34,7 +34,7 @@ SMOKE = (
 )
 QUICK_SEARCH = (
     *("--epochs", "2", "--candidates", "3", "--finalists", "2", "--measure-seconds", "1"),
-    *("--trials", "3", "--trial-epochs", "1"),
+    *("--trials", "5", "--trial-epochs", "1"),
 )
 LONGEST = 600  # seconds of one process, on a busy machine
 

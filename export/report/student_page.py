@@ -1,5 +1,6 @@
 """What a person sees of a finished student: a table on the terminal, and report.html."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -56,7 +57,7 @@ def _trials(facts: Mapping) -> list[tuple[str, str]]:
     """Say how many students were trained briefly, and what the first and the best came to."""
     if not (trials := facts["trials"]):
         return []
-    losses, epochs = [trial["loss"] for trial in trials], facts["settings"]["trial_epochs"]
+    losses, epochs = list(map(_loss, trials)), facts["settings"]["trial_epochs"]
     told = f"{len(trials)} students trained for {epochs} epochs each"
     return [
         (
@@ -137,12 +138,12 @@ def _tried(trials: Sequence[Mapping]) -> list[Section]:
         return []
     rows = [
         (
-            f"{trial['loss']:.3f}",
+            f"{_loss(trial):.3f}",
             f"{trial['accuracy']:.2%}",
             f"{trial['predicted_ms']:.2f} ms",
             short_form(trial["architecture"]),
         )
-        for trial in sorted(trials, key=lambda trial: trial["loss"])
+        for trial in sorted(trials, key=_loss)
     ]
     text = (
         "Students that fill the budget, each trained briefly from scratch and judged on the search "
@@ -151,6 +152,11 @@ def _tried(trials: Sequence[Mapping]) -> list[Section]:
     )
     header = ("loss", "accuracy", "predicted", "stem, stages and head")
     return [Section("Trials", text, rows, header)]
+
+
+def _loss(trial: Mapping) -> float:
+    """Return a trial's loss; one that diverged has none in JSON."""
+    return math.inf if trial["loss"] is None else trial["loss"]
 
 
 def short_form(architecture: Mapping) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import platform
+import re
 import sys
 from importlib.metadata import distributions
 from pathlib import Path
@@ -102,6 +103,14 @@ def read_metrics(folder: Path) -> list[dict]:
 def last_lines(folder: Path, phase: str, count: int) -> list[dict]:
     """Return the last `count` lines of a phase; one that was run before left its own."""
     return [row for row in read_metrics(folder) if row["phase"] == phase][-count:]
+
+
+def remove_checkpoints(folder: Path, student: str) -> None:
+    """Remove what the search for a student kept for a resume: pick_20ms.json, student_20ms.pt..."""
+    own = re.compile(rf"[a-z]+_{re.escape(student)}(-.*)?\.[a-z]+")
+    for left in folder.glob("*"):
+        if own.fullmatch(left.name):
+            left.unlink()
 
 
 def _is_of_metrics(row: object) -> bool:

@@ -22,16 +22,17 @@ FEWEST = 4  # students, whose losses say how much losses differ
 
 @dataclass(frozen=True, eq=False)
 class Belief:
-    """A normal distribution of weights [F], of which the loss of every choice [P] is a linear map.
+    """A normal distribution of weights [F + 1]; the loss of every choice [P] is linear in them.
 
-    Losses are `base` + `scale` times what the model says, which is 0 on average over students.
+    The last weight is a constant, for those that were tried are not what all are on average. Losses
+    are `base` + `scale` times what the model says.
     """
 
     space: SearchSpace
     choices: np.ndarray  # [P, F]: what a weight adds to the loss of a choice
     average: np.ndarray  # [P]: of the one-hot choices of students
-    mean: np.ndarray  # [F]
-    covariance: np.ndarray  # [F, F]
+    mean: np.ndarray  # [F + 1]
+    covariance: np.ndarray  # [F + 1, F + 1]
     base: float = 0.0
     scale: float = 1.0
 
@@ -40,9 +41,9 @@ class Belief:
 
         They are in standard deviations of students' losses, and only differences count.
         """
-        values, vectors = np.linalg.eigh(self.covariance)
-        noise = vectors @ (np.sqrt(values.clip(0)) * draws.standard_normal(len(values)))
-        return self.choices @ (self.mean + spread * noise)
+        # Eigenvectors would do as well, but those of equal values hang on the last bit.
+        noise = np.linalg.cholesky(self.covariance) @ draws.standard_normal(len(self.mean))
+        return self.choices @ (self.mean + spread * noise)[:-1]
 
     def loss(self, architecture: Architecture) -> tuple[float, float]:
         """Return the loss to expect of an architecture's training, and its standard deviation."""
@@ -51,34 +52,26 @@ class Belief:
         return self.base + self.scale * float(features @ self.mean), self.scale * float(spread)
 
     def features(self, architectures: Sequence[Architecture]) -> np.ndarray:
-        """Return what the weights count for in the losses of architectures [N, F]."""
-        designs = [encode_architecture(self.space, a).numpy() for a in architectures]
-        return (np.stack(designs) - self.average) @ self.choices
+        """Return what the weights count for in the losses of architectures [N, F + 1]."""
+        designs = np.stack([encode_architecture(self.space, a).numpy() for a in architectures])
+        constant = np.ones(len(architectures))
+        return np.column_stack([(designs - self.average) @ self.choices, constant])
 
     def after(self, losses: Mapping[Architecture, float]) -> "Belief":
         """Return what is believed after students were trained to these losses (Bayes' rule).
 
-        Until there are a few, nothing is known of how much losses differ, and nothing is learned.
+        To be asked of what is believed at first, with all losses at once. Until there are a few,
+        nothing is known of how much they differ, and nothing is learned.
         """
-        if len(losses) < FEWEST:
+        found = without_outliers(np.array(list(losses.values())))
+        if len(losses) < FEWEST or not np.isfinite(found).all():
             return self
-        found = np.array(list(losses.values()))
         base, scale = float(found.mean()), max(float(found.std()), np.finfo(float).tiny)
-        # The mean of those tried is not that of all: a constant is unknown as well.
-        features = np.column_stack([self.features(list(losses)), np.ones(len(found))])
-        size = len(self.mean)
-        precision = np.eye(size + 1)
-        precision[:size, :size] = np.linalg.inv(self.covariance)
-        known = precision @ np.append(self.mean, 0) + features.T @ (found - base) / scale / NOISE**2
+        features = self.features(list(losses))
+        precision = np.linalg.inv(self.covariance)
         covariance = np.linalg.inv(precision + features.T @ features / NOISE**2)
-        mean = covariance @ known
-        return replace(
-            self,
-            mean=mean[:size],
-            covariance=covariance[:size, :size],
-            base=base + scale * float(mean[size]),
-            scale=scale,
-        )
+        known = precision @ self.mean + features.T @ ((found - base) / scale) / NOISE**2
+        return replace(self, mean=covariance @ known, covariance=covariance, base=base, scale=scale)
 
 
 def believed_at_first(surrogate: Surrogate, students: Sequence[Architecture]) -> Belief:
@@ -93,9 +86,19 @@ def believed_at_first(surrogate: Surrogate, students: Sequence[Architecture]) ->
     varies = [max((designs @ group).var(axis=0).sum(), np.finfo(float).eps) for group in groups]
     scaled = [group / np.sqrt(v) for group, v in zip(groups, varies, strict=True)]
     choices = np.hstack(scaled)
-    mean, variance = np.zeros(choices.shape[1]), np.ones(choices.shape[1])
-    mean[-1], variance[-1] = TOLD, TOLD_SPREAD**2
+    mean, variance = np.zeros(choices.shape[1] + 1), np.ones(choices.shape[1] + 1)
+    mean[-2], variance[-2] = TOLD, TOLD_SPREAD**2
     return Belief(space, choices, designs.mean(axis=0), mean, np.diag(variance))
+
+
+def without_outliers(losses: np.ndarray) -> np.ndarray:
+    """Return losses [N] of which none is further above the median than 4 of its deviations.
+
+    A training that nearly diverged, or did, would hide all other differences.
+    """
+    with np.errstate(invalid="ignore"):
+        median = np.median(losses)
+        return np.minimum(losses, median + 4 * np.median(np.abs(losses - median)))
 
 
 def kinds_of_choices(space: SearchSpace) -> np.ndarray:

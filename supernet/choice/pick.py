@@ -26,11 +26,25 @@ Measure = Callable[[Sequence[Architecture]], Mapping[Architecture, Timing]]
 
 
 @dataclass(frozen=True)
+class Proposal:
+    """What a pick chooses from.
+
+    `propose` gives architectures for a budget, of which `asked_ms` is the first that it is asked
+    for; `expect` gives the loss of one. What is picked should use `least_use` of the budget.
+    """
+
+    propose: Propose
+    asked_ms: float
+    expect: PredictLoss
+    least_use: float = MIN_BUDGET_USE
+
+
+@dataclass(frozen=True)
 class Pick:
     """The architecture chosen for a budget, before it is retrained.
 
-    `expected_loss` is the surrogate's; `measured` is None where students of the table cannot be
-    timed.
+    `expected_loss` is what a trial came to, or what was expected without; `measured` is None where
+    students of the table cannot be timed.
     """
 
     architecture: Architecture
@@ -64,48 +78,56 @@ def budget_asked(problem: Programme, target_ms: float) -> float:
     return min(target_ms / (1 + MARGIN), problem.range_ms()[1])
 
 
+def budget_calibrated(
+    problem: Programme, own: Proposal, target_ms: float, count: int, measure: Measure
+) -> float:
+    """Return what to ask of the table for a budget, after some proposed students were measured."""
+    students = sorted(own.propose(own.asked_ms), key=own.expect)[:count]
+    return _rescaled(problem, measure(students), target_ms)
+
+
+def _rescaled(
+    problem: Programme, timings: Mapping[Architecture, Timing], target_ms: float
+) -> float:
+    """Ask the table for so much more or less than the budget as it was off."""
+    off = [_safe_ms(timing) / problem.table.predicted_ms(a) for a, timing in timings.items()]
+    return min(target_ms / float(np.median(off)), problem.range_ms()[1])
+
+
 def pick_measured(
-    problem: Programme,
-    propose: Propose,
-    target_ms: float,
-    finalists: int,
-    expect: PredictLoss,
-    measure: Measure,
-    least_use: float = MIN_BUDGET_USE,
+    problem: Programme, own: Proposal, target_ms: float, finalists: int, measure: Measure
 ) -> Pick:
     """Return the proposed architecture of least loss among those measured within the budget.
 
-    It should use `least_use` of the budget. `expect` gives the loss of one; the `finalists` of
-    least loss are measured in every attempt. They tell how far the table is off near this budget,
-    and the next attempt asks the table for that much more or less. Raises `UserError` when nothing
-    was measured within the budget.
+    The `finalists` of least loss are measured in every attempt. They tell how far the table is off
+    near this budget, and the next attempt asks the table for that much more or less. Raises
+    `UserError` when nothing was measured within the budget.
     """
-    slowest_ms, asked_ms = problem.range_ms()[1], budget_asked(problem, target_ms)
+    slowest_ms, asked_ms = problem.range_ms()[1], own.asked_ms
     timings: dict[Architecture, Timing] = {}
     twice: set[Architecture] = set()
     best = None
     for _ in range(ATTEMPTS):
-        fresh = [a for a in propose(asked_ms) if a not in timings]
+        fresh = [a for a in own.propose(asked_ms) if a not in timings]
         if not fresh:
             break
-        timed = sorted(fresh, key=expect)[:finalists]
-        timings |= measure(timed)
-        least_ms = least_use * target_ms if asked_ms < slowest_ms else 0.0
-        best = _confirmed(timings, twice, expect, (least_ms, target_ms), measure)
+        timed = measure(sorted(fresh, key=own.expect)[:finalists])
+        timings |= timed
+        least_ms = own.least_use * target_ms if asked_ms < slowest_ms else 0.0
+        best = _confirmed(timings, twice, own.expect, (least_ms, target_ms), measure)
         if best is not None:
             break
-        off = np.median([_safe_ms(timings[a]) / problem.table.predicted_ms(a) for a in timed])
-        asked_ms = min(target_ms / float(off), slowest_ms)
+        asked_ms = _rescaled(problem, {a: timings[a] for a in timed}, target_ms)
     for fill in BUDGET_USES:
         bounds_ms = (fill * target_ms, target_ms)
-        best = best or _confirmed(timings, twice, expect, bounds_ms, measure)
+        best = best or _confirmed(timings, twice, own.expect, bounds_ms, measure)
     if best is None:
         raise UserError(
             f"--target-latency {target_ms:g}: no student was measured within it, although the "
             "table predicts some; the table may be from a quieter hour: try again, or remove it "
             "and train again"
         )
-    return Pick(best, problem.table.predicted_ms(best), timings[best], expect(best))
+    return Pick(best, problem.table.predicted_ms(best), timings[best], own.expect(best))
 
 
 def _confirmed(
@@ -133,28 +155,26 @@ def _safe_ms(timing: Timing) -> float:
     return timing.ms * (1 + max(MARGIN, timing.spread))
 
 
-def pick_predicted(
-    problem: Programme, propose: Propose, target_ms: float, expect: PredictLoss
-) -> Pick:
+def pick_predicted(problem: Programme, own: Proposal, target_ms: float) -> Pick:
     """Return the proposed architecture of least loss, for a device that is not here.
 
-    The table's own error is left free in the budget. Raises `UserError` when nothing is predicted
-    within the rest.
+    What is asked of the table should leave its error free, as `budget_predicted` does. Raises
+    `UserError` when nothing is predicted within the rest.
     """
-    found = propose(budget_predicted(problem, target_ms))
+    found = own.propose(own.asked_ms)
     if not found:
         error = table_error(problem)
         raise UserError(
             f"--target-latency {target_ms:g}: no student is predicted within it with the table's "
             f"error of {error:.1%} to spare; ask for a little more"
         )
-    best = min(found, key=expect)
-    return Pick(best, problem.table.predicted_ms(best), None, expect(best))
+    best = min(found, key=own.expect)
+    return Pick(best, problem.table.predicted_ms(best), None, own.expect(best))
 
 
 def budget_predicted(problem: Programme, target_ms: float) -> float:
     """Return what to ask of the table for a budget, where its own error is to be left free."""
-    return target_ms * (1 - table_error(problem))
+    return min(target_ms * (1 - table_error(problem)), problem.range_ms()[1])
 
 
 def table_error(problem: Programme) -> float:

@@ -6,12 +6,16 @@ believed of the choices, solved by the integer programme. What it comes to is le
 """
 
 import json
+import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
+from base.processes import from_main_process
 from supernet.choice.belief import FEWEST, Belief, believed_at_first
+from supernet.choice.pick import Proposal
 from supernet.choice.programme import BUDGET_USES, Programme
 from supernet.choice.surrogate import Surrogate
 from supernet.latency_table import LatencyTable
@@ -21,11 +25,13 @@ from supernet.space import Architecture
 # Draws go this share of the way from what is expected to what may be: of so few students some must
 # be better than what is known.
 SPREAD = 0.3
-WIDER, REDRAWS = 1.3, 20  # of the spread, where a draw gives a student that is known
+# Where a draw gives a student that is known, the next goes further.
+LEAST_SPREAD, WIDER, REDRAWS = 0.05, 1.3, 20
 RANDOM = 200  # random students, which say how much students differ
 OTHERS = 4  # that are proposed beside those that were tried
-# A student that was tried need not use the budget as others do, who are only believed to be good.
-TRIED_USE = 0.97
+# Those tried need not use the budget quite as others do, of which nothing but that is known.
+TRIED_USE = 0.98
+USES = (TRIED_USE, *(use for use in BUDGET_USES if use < TRIED_USE))
 
 Train = Callable[[Architecture], float]
 
@@ -39,20 +45,43 @@ class Trials:
     belief: Belief
 
     def loss(self, architecture: Architecture) -> float:
-        """Return what a student came to, or, where it was not tried, what it is hardly above."""
+        """Return what a student came to, or, where it was not tried, what it is hardly above.
+
+        Of a few trials nothing is learned, and others are expected to be worse than any.
+        """
+        if architecture in self.losses:
+            return self.losses[architecture]
         mean, deviation = self.belief.loss(architecture)
-        return self.losses.get(architecture, mean + 2 * deviation)
+        return mean + 2 * deviation if len(self.losses) >= FEWEST else math.inf
 
     def propose(self, budget_ms: float) -> list[Architecture]:
-        """Return those tried that are predicted to use a budget, and a few of all others."""
+        """Return those tried that are predicted to use a budget best, and a few of all others."""
         predicted = {a: self.problem.table.predicted_ms(a) for a in self.losses}
-        found = [a for a, ms in predicted.items() if TRIED_USE * budget_ms <= ms <= budget_ms]
+        within = {a: ms for a, ms in predicted.items() if ms <= budget_ms}
+        using = ([a for a, ms in within.items() if ms >= use * budget_ms] for use in USES)
+        found = next(filter(None, using), [])
         draws = np.random.default_rng(0)
         for _ in range(OTHERS):
             known = {*self.losses, *found}
             other = next_student(self.problem, self.belief, budget_ms, known, 0.0, draws)
             found += [other] if other else []
         return found
+
+
+def after_trials(
+    problem: Programme,
+    surrogate: Surrogate,
+    own: Proposal,
+    count: int,
+    train: Train,
+    draws: np.random.Generator,
+) -> Proposal:
+    """Try students; return a proposal of them in place of the search's `own`."""
+    if not (found := own.propose(own.asked_ms)):
+        return own
+    first = min(found, key=own.expect)
+    trials = try_students(problem, surrogate, first, own.asked_ms, count, train, draws)
+    return Proposal(trials.propose, own.asked_ms, trials.loss, TRIED_USE)
 
 
 def try_students(
@@ -74,7 +103,8 @@ def try_students(
     losses, belief = {first: train(first)}, at_first
     while len(losses) < count:
         spread = SPREAD if len(losses) >= FEWEST else 1.0
-        student = next_student(problem, belief, budget_ms, losses, spread, draws)
+        choose = partial(next_student, problem, belief, budget_ms, losses, spread, draws)
+        student = from_main_process(choose)  # unlike machines may round otherwise
         if student is None:
             break
         losses[student] = train(student)
@@ -95,7 +125,7 @@ def next_student(
         found = best_student(problem, belief.drawn(spread, draws), budget_ms)
         if found not in known:
             return found
-        spread = WIDER * max(spread, SPREAD)
+        spread = max(WIDER * spread, LEAST_SPREAD)
     return None
 
 
@@ -117,6 +147,8 @@ def trial_facts(
     for form, (loss, accuracy) in scores.items():
         architecture = Architecture.from_json(json.loads(form))
         ms = table.predicted_ms(architecture)
-        told = {"predicted_ms": ms, "loss": loss, "accuracy": accuracy}
+        # JSON has no infinity, which is what a training comes to that diverged.
+        told = {"predicted_ms": ms, "loss": loss if math.isfinite(loss) else None}
+        told |= {"accuracy": accuracy}
         found.append({"architecture": architecture.to_json(), **told})
     return found

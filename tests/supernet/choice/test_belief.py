@@ -1,9 +1,18 @@
 """What is believed of choices, against Bayes' rule in another form, and against a known truth."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from supernet.choice.belief import FEWEST, NOISE, Belief, believed_at_first, kinds_of_choices
+from supernet.choice.belief import (
+    FEWEST,
+    NOISE,
+    Belief,
+    believed_at_first,
+    kinds_of_choices,
+    without_outliers,
+)
 from supernet.choice.surrogate import Surrogate, encode_architecture, fit_surrogate
 from supernet.space import Architecture, SearchSpace
 
@@ -65,20 +74,21 @@ def test_what_is_learned_is_bayes_rule(
     asked = some(every_architecture, 20, seed=2)
 
     def covariance(one: list[Architecture], other: list[Architecture]) -> np.ndarray:
-        features = at_first.features(one) @ at_first.covariance @ at_first.features(other).T
-        return features + 1  # of the constant
+        return at_first.features(one) @ at_first.covariance @ at_first.features(other).T
 
     def prior(students: list[Architecture]) -> np.ndarray:
         return at_first.features(students) @ at_first.mean
 
-    known, values = list(losses), np.array(list(losses.values()))
+    known, values = list(losses), without_outliers(np.array(list(losses.values())))
     scale = values.std()
     gain = covariance(asked, known) @ np.linalg.inv(
         covariance(known, known) + NOISE**2 * np.eye(count)
     )
     expected = prior(asked) + gain @ ((values - values.mean()) / scale - prior(known))
-    means = np.array([found.loss(a)[0] for a in asked])
+    left = covariance(asked, asked) - gain @ covariance(known, asked)
+    means, deviations = np.transpose([found.loss(a) for a in asked])
     assert means == pytest.approx(values.mean() + scale * expected, abs=1e-6)
+    assert deviations == pytest.approx(scale * np.sqrt(np.diag(left) + NOISE**2), rel=1e-6)
 
 
 def test_from_fewer_nothing_is_learned(
@@ -94,6 +104,40 @@ def test_equal_losses_are_no_error(
     assert np.isfinite(found.loss(every_architecture[0])).all()
 
 
+@pytest.mark.parametrize("worst", [1e9, np.inf])
+def test_a_training_that_diverged_hides_nothing(
+    at_first: Belief, every_architecture: list[Architecture], worst: float
+) -> None:
+    """The others tell as much as if it had been bad, and no more."""
+    losses = {a: 2 + 0.1 * i for i, a in enumerate(some(every_architecture, 9))}
+    first, *_ = losses
+    found, bad = (at_first.after({**losses, first: own}) for own in (worst, 4.0))
+    for a in every_architecture[::50]:
+        assert found.loss(a) == pytest.approx(bad.loss(a))
+
+
+def test_where_most_diverge_nothing_is_learned(
+    at_first: Belief, every_architecture: list[Architecture]
+) -> None:
+    assert at_first.after(dict.fromkeys(some(every_architecture, 6), np.inf)) is at_first
+
+
+def test_outliers_are_cut_by_hand() -> None:
+    """The median is 3, the median distance from it 1: nothing is above 3 + 4."""
+    found = without_outliers(np.array([2.0, 3.0, 4.0, 1.0, 50.0]))
+    assert found.tolist() == [2.0, 3.0, 4.0, 1.0, 7.0]
+
+
+def test_draws_hang_on_no_last_bit(
+    at_first: Belief, every_architecture: list[Architecture]
+) -> None:
+    """Other processors round otherwise, and are to draw the same students."""
+    belief = at_first.after({a: float(i) for i, a in enumerate(some(every_architecture, 6))})
+    moved = replace(belief, covariance=belief.covariance * (1 + 1e-15))
+    one, other = (own.drawn(1.0, np.random.default_rng(5)) for own in (belief, moved))
+    assert one == pytest.approx(other, abs=1e-9)
+
+
 def test_draws_are_as_likely_as_believed(
     at_first: Belief, every_architecture: list[Architecture]
 ) -> None:
@@ -101,8 +145,8 @@ def test_draws_are_as_likely_as_believed(
     losses = {a: float(i) for i, a in enumerate(some(every_architecture, 12))}
     belief, draws = at_first.after(losses), np.random.default_rng(0)
     drawn = np.stack([belief.drawn(1.0, draws) for _ in range(20_000)])
-    mean = belief.choices @ belief.mean
-    covariance = belief.choices @ belief.covariance @ belief.choices.T
+    mean = belief.choices @ belief.mean[:-1]
+    covariance = belief.choices @ belief.covariance[:-1, :-1] @ belief.choices.T
     deviation = np.sqrt(np.diag(covariance))
     assert np.abs(drawn.mean(axis=0) - mean).max() < 0.05 * deviation.max()
     assert np.abs(np.cov(drawn.T) - covariance).max() < 0.05 * deviation.max() ** 2

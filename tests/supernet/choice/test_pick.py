@@ -1,7 +1,7 @@
 """What is picked for a budget, on made-up devices that the table knows more or less well."""
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -15,7 +15,11 @@ from supernet.alpha import Alpha
 from supernet.choice.pick import (
     MARGIN,
     MIN_BUDGET_USE,
-    Propose,
+    PredictLoss,
+    Proposal,
+    budget_asked,
+    budget_calibrated,
+    budget_predicted,
     pick_measured,
     pick_predicted,
 )
@@ -54,9 +58,16 @@ def expect(architecture: Architecture) -> float:
 
 
 def proposing(
-    problem: Programme, log_p: Choices, draws: np.random.Generator, count: int = 3
-) -> Propose:
-    return partial(candidates, problem, log_p, count=count, generator=draws)
+    problem: Programme,
+    log_p: Choices,
+    draws: np.random.Generator,
+    target_ms: float,
+    count: int = 3,
+    budget: Callable[[Programme, float], float] = budget_asked,
+    expect: PredictLoss = expect,
+) -> Proposal:
+    propose = partial(candidates, problem, log_p, count=count, generator=draws)
+    return Proposal(propose, budget(problem, target_ms), expect)
 
 
 @pytest.fixture(scope="module")
@@ -92,8 +103,8 @@ def test_picks_keep_the_budget_and_fill_it(
     fastest_ms, slowest_ms = problem.range_ms()
     for target_ms in np.geomspace(1.5 * bias * fastest_ms, 0.9 * bias * slowest_ms, 10):
         device = Device(problem.table, bias)
-        propose = proposing(problem, alpha(target_ms), random, 8)
-        pick = pick_measured(problem, propose, target_ms, 4, expect, device.measure)
+        own = proposing(problem, alpha(target_ms), random, target_ms, 8)
+        pick = pick_measured(problem, own, target_ms, 4, device.measure)
         mean_ms = {a: sum(timings) / len(timings) for a, timings in device.timed.items()}
         assert len(device.timed[pick.architecture]) == 2
         assert pick.measured.ms == pytest.approx(mean_ms[pick.architecture])
@@ -117,8 +128,8 @@ def test_only_the_best_expected_are_measured(
 ) -> None:
     target_ms, device, again = 0.8, Device(problem.table, 1.0), np.random.default_rng(0)
     log_p = alpha(target_ms)
-    propose = proposing(problem, log_p, random, 6)
-    pick_measured(problem, propose, target_ms, 2, expect, device.measure)
+    own = proposing(problem, log_p, random, target_ms, 6)
+    pick_measured(problem, own, target_ms, 2, device.measure)
     first = candidates(problem, log_p, target_ms / (1 + MARGIN), 6, again)
     assert device.calls[0] == sorted(first, key=expect)[:2]
 
@@ -136,8 +147,8 @@ def test_a_flattered_student_is_not_taken(
         slower.extend(again if not slower else [])
         return timings | {a: Timing(1.05 * timings[a].ms, 0.0) for a in again if a in slower}
 
-    propose = proposing(problem, alpha(target_ms), random)
-    pick = pick_measured(problem, propose, target_ms, FINALISTS, expect, flattering)
+    own = proposing(problem, alpha(target_ms), random, target_ms)
+    pick = pick_measured(problem, own, target_ms, FINALISTS, flattering)
     (flattered,) = slower
     assert device.timed[flattered][0] * (1 + MARGIN) <= target_ms
     assert len(device.timed[flattered]) == 2
@@ -150,8 +161,8 @@ def test_uncertain_timings_keep_their_distance(
 ) -> None:
     """The standard error is left of the budget, where that is more than the margin."""
     device = Device(problem.table, 1.0, noise=0.0, spread=0.04)
-    propose = proposing(problem, alpha(0.8), random)
-    pick = pick_measured(problem, propose, 0.8, FINALISTS, expect, device.measure)
+    own = proposing(problem, alpha(0.8), random, 0.8)
+    pick = pick_measured(problem, own, 0.8, FINALISTS, device.measure)
     assert MIN_BUDGET_USE * 0.8 <= pick.measured.ms * 1.04 <= 0.8
 
 
@@ -161,9 +172,9 @@ def test_nothing_measured_within_the_budget_is_an_error(
     """The device is so slow that the fastest student is not within it either."""
     target_ms = 1.5 * problem.range_ms()[0]
     device = Device(problem.table, 2.0)
-    propose = proposing(problem, alpha(target_ms), random)
+    own = proposing(problem, alpha(target_ms), random, target_ms)
     with pytest.raises(UserError, match=r"--target-latency .*no student was measured within it"):
-        pick_measured(problem, propose, target_ms, FINALISTS, expect, device.measure)
+        pick_measured(problem, own, target_ms, FINALISTS, device.measure)
     assert device.timed
 
 
@@ -172,8 +183,8 @@ def test_a_generous_budget_gets_one_of_the_slowest_that_the_space_has(
 ) -> None:
     slowest_ms = problem.range_ms()[1]
     device = Device(problem.table, 1.0)
-    propose = proposing(problem, alpha(3 * slowest_ms), random)
-    pick = pick_measured(problem, propose, 3 * slowest_ms, FINALISTS, expect, device.measure)
+    own = proposing(problem, alpha(3 * slowest_ms), random, 3 * slowest_ms)
+    pick = pick_measured(problem, own, 3 * slowest_ms, FINALISTS, device.measure)
     assert pick.predicted_ms >= BUDGET_USES[2] * slowest_ms
     assert pick.architecture == min(device.timed, key=expect)
     # One attempt is enough, and the pick is timed once more.
@@ -185,7 +196,8 @@ def test_unmeasured_picks_leave_the_tables_error_free(problem: Programme, alpha:
     for target_ms in np.geomspace(1.5 * fastest_ms, 0.9 * slowest_ms, 5):
         log_p = alpha(target_ms)
         draws, again = np.random.default_rng(3), np.random.default_rng(3)
-        pick = pick_predicted(problem, proposing(problem, log_p, draws, 4), target_ms, expect)
+        own = proposing(problem, log_p, draws, target_ms, 4, budget_predicted)
+        pick = pick_predicted(problem, own, target_ms)
         within_ms = 0.97 * target_ms
         assert 0.97 * within_ms <= pick.predicted_ms <= within_ms
         assert pick.measured is None
@@ -197,7 +209,8 @@ def test_unmeasured_picks_leave_the_tables_error_free(problem: Programme, alpha:
 def test_unchecked_tables_leave_the_margin(problem: Programme, alpha: Alpha) -> None:
     table = replace(problem.table, provenance={"unit_of_work": "made up", "check": {"networks": 1}})
     unchecked, draws = replace(problem, table=table), np.random.default_rng(3)
-    pick = pick_predicted(unchecked, proposing(problem, alpha(0.8), draws), 0.8, expect)
+    own = proposing(unchecked, alpha(0.8), draws, 0.8, budget=budget_predicted)
+    pick = pick_predicted(unchecked, own, 0.8)
     assert 0.97 * 0.8 * (1 - MARGIN) <= pick.predicted_ms <= 0.8 * (1 - MARGIN)
 
 
@@ -206,9 +219,9 @@ def test_nothing_predicted_within_the_rest_is_an_error(
 ) -> None:
     """The fastest student is within the budget, but not by the table's error of 3 %."""
     target_ms = 1.01 * problem.range_ms()[0]
-    propose = proposing(problem, alpha(target_ms), random)
+    own = proposing(problem, alpha(target_ms), random, target_ms, budget=budget_predicted)
     with pytest.raises(UserError, match=r"error of 3\.0% to spare"):
-        pick_predicted(problem, propose, target_ms, expect)
+        pick_predicted(problem, own, target_ms)
 
 
 def test_a_sure_alpha_gets_its_way(problem: Programme, random: np.random.Generator) -> None:
@@ -222,6 +235,30 @@ def test_a_sure_alpha_gets_its_way(problem: Programme, random: np.random.Generat
     def favour(architecture: Architecture) -> float:
         return float(architecture != wanted)
 
-    propose = proposing(problem, log_p, random)
-    pick = pick_measured(problem, propose, target_ms, FINALISTS, favour, device.measure)
+    own = proposing(problem, log_p, random, target_ms, expect=favour)
+    pick = pick_measured(problem, own, target_ms, FINALISTS, device.measure)
     assert pick.architecture == wanted
+
+
+@pytest.mark.parametrize("bias", [0.9, 1.0, 1.1])
+def test_a_calibrated_budget_asks_for_what_is_measured_within_it(
+    problem: Programme, alpha: Alpha, bias: float, random: np.random.Generator
+) -> None:
+    """What the table predicts to fill it, the device does, but for its noise and the margin."""
+    target_ms, device = 0.8, Device(problem.table, bias)
+    own = proposing(problem, alpha(target_ms), random, target_ms, 8)
+    asked_ms = budget_calibrated(problem, own, target_ms, 4, device.measure)
+    (timed,) = device.calls
+    assert len(timed) == 4
+    assert asked_ms == pytest.approx(target_ms / bias / (1 + MARGIN), rel=0.01)
+    filling = candidates(problem, alpha(target_ms), asked_ms, 4, random)
+    exact = [bias * problem.table.predicted_ms(a) for a in filling]
+    assert all(0.95 * target_ms < ms < target_ms for ms in exact)
+
+
+@pytest.mark.parametrize("budget", [budget_asked, budget_predicted])
+def test_no_more_is_asked_than_the_slowest_needs(
+    problem: Programme, budget: Callable[[Programme, float], float]
+) -> None:
+    slowest_ms = problem.range_ms()[1]
+    assert budget(problem, 5 * slowest_ms) == slowest_ms

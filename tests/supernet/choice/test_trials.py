@@ -2,16 +2,20 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from supernet.choice.belief import FEWEST
+from supernet.choice.pick import Proposal
 from supernet.choice.programme import BUDGET_USES, Programme, programme
 from supernet.choice.surrogate import Surrogate, encode_architecture, fit_surrogate
 from supernet.choice.trials import (
     OTHERS,
     TRIED_USE,
     Trials,
+    after_trials,
     best_student,
     trial_facts,
     try_students,
@@ -109,7 +113,7 @@ def test_different_students_that_fill_the_budget_are_each_trained_once(
     assert again.losses == trials.losses
 
 
-def test_trials_find_what_a_wrong_surrogate_does_not(
+def test_trials_find_what_a_surrogate_that_knows_nothing_does_not(
     problem: Programme, every_architecture: list[Architecture], budget_ms: float
 ) -> None:
     """Of all that fill the budget, the best of those tried is among the first, on average."""
@@ -118,7 +122,7 @@ def test_trials_find_what_a_wrong_surrogate_does_not(
     ranks, random = [], []
     for seed in range(8):
         loss = additive(space, seed)
-        surrogate = surrogate_of(space, every_architecture, lambda a, loss=loss: -loss(a))
+        surrogate = surrogate_of(space, every_architecture, additive(space, 100 + seed))
         first = min(possible, key=surrogate.loss)
         trials = tried(problem, surrogate, loss, first, budget_ms, seed)
         losses = np.array([loss(a) for a in possible])
@@ -140,6 +144,51 @@ def test_a_space_of_few_students_is_no_endless_search(
     assert trials.propose(1.0001 * fastest_ms) == [only]
 
 
+@pytest.mark.parametrize("share", [1.02, 1.04, 1.06, 1.1, 1.2])
+def test_where_no_student_fills_the_budget_the_fullest_are_proposed(
+    problem: Programme, wrong: Surrogate, every_architecture: list[Architecture], share: float
+) -> None:
+    """Just above the fastest there are few, and far apart."""
+    budget_ms = share * problem.range_ms()[0]
+    first = filling(problem, every_architecture, budget_ms)[0]
+    trials = tried(problem, wrong, additive(problem.table.space, 7), first, budget_ms)
+    assert set(trials.propose(budget_ms)) & set(trials.losses)
+
+
+def test_of_a_few_trials_nothing_is_believed_of_others(
+    problem: Programme, wrong: Surrogate, every_architecture: list[Architecture], budget_ms: float
+) -> None:
+    first = filling(problem, every_architecture, budget_ms)[0]
+    loss = additive(problem.table.space, 7)
+    trials = tried(problem, wrong, loss, first, budget_ms, count=FEWEST - 1)
+    found = trials.propose(budget_ms)
+    assert len(found) > len(trials.losses) == FEWEST - 1
+    assert min(found, key=trials.loss) in trials.losses
+    assert max(map(trials.loss, trials.losses)) < min(map(trials.loss, found[FEWEST - 1 :]))
+
+
+def test_what_is_proposed_after_trials_replaces_the_searchs_own(
+    problem: Programme, wrong: Surrogate, every_architecture: list[Architecture], budget_ms: float
+) -> None:
+    """Where the search proposes nobody, there is nothing to try."""
+    possible, loss = filling(problem, every_architecture, budget_ms), additive(wrong.space, 7)
+    own = Proposal(lambda _: possible[:3], budget_ms, lambda a: -possible.index(a))
+    draws, trained = np.random.default_rng(0), []
+
+    def train(architecture: Architecture) -> float:
+        trained.append(architecture)
+        return loss(architecture)
+
+    found = after_trials(problem, wrong, own, 6, train, draws)
+    assert trained[0] == possible[2]
+    assert (found.asked_ms, found.least_use) == (budget_ms, TRIED_USE)
+    assert set(trained) <= set(found.propose(budget_ms))
+    assert found.expect(trained[1]) == loss(trained[1])
+    nobody = replace(own, propose=lambda _: [])
+    assert after_trials(problem, wrong, nobody, 6, train, draws) is nobody
+    assert len(trained) == 6
+
+
 def test_those_tried_are_proposed_with_a_few_others(
     problem: Programme, wrong: Surrogate, every_architecture: list[Architecture], budget_ms: float
 ) -> None:
@@ -150,9 +199,10 @@ def test_those_tried_are_proposed_with_a_few_others(
     assert found[:-OTHERS] == list(trials.losses)
     assert len(set(found)) == len(found) == COUNT + OTHERS
     assert all(trials.loss(a) == loss(a) for a in trials.losses)
-    for other in found[-OTHERS:]:
-        mean, deviation = trials.belief.loss(other)
-        assert trials.loss(other) == mean + 2 * deviation
+    # Of the others more is known than nothing, but none is preferred to the best that was tried.
+    others = [trials.loss(other) for other in found[-OTHERS:]]
+    assert np.isfinite(others).all()
+    assert min(trials.losses.values()) < min(others)
     # For less, only those that the table predicts to be within it, and to use it.
     less = trials.propose(0.99 * budget_ms)
     ms = [problem.table.predicted_ms(a) for a in less]

@@ -1,11 +1,13 @@
 """Brief trainings of one search: students on trial, judged on images they have not learned from."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 from torch import nn
 
+from base.errors import Diverged
 from base.phase import Phase
 from base.processes import from_main_process
 from kd.evaluate import score
@@ -17,47 +19,62 @@ from kd.student.retraining import Retrainer
 
 @dataclass
 class Found:
-    """Loss and accuracy on the search split by what was trained, in order; kept for a resume."""
+    """Of one search: milliseconds asked of the table, and what was trained; kept for a resume.
 
+    `scores` are loss and accuracy on the search split by what was trained, in order.
+    """
+
+    asked_ms: float | None = None
     scores: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def state_dict(self) -> dict[str, object]:
-        """Return the scores."""
-        return {"scores": {what: list(own) for what, own in self.scores.items()}}
+        """Return both."""
+        scores = {what: list(own) for what, own in self.scores.items()}
+        return {"asked_ms": self.asked_ms, "scores": scores}
 
     def load_state_dict(self, state: Mapping) -> None:
         """Take them back."""
+        self.asked_ms = None if state["asked_ms"] is None else float(state["asked_ms"])
         self.scores = {str(what): (loss, right) for what, (loss, right) in state["scores"].items()}
 
 
-class Tryouts:
+class BriefTrainings:
     """Trains students of one search briefly; what was done before an interruption is known."""
 
     def __init__(self, retrainer: Retrainer, name: str) -> None:
         self._retrainer, self._name = retrainer, name
-        identity = retrainer.identity()
-        self._phase = open_phase(retrainer.metrics, f"trials_{name}", **identity)
+        self._phase = open_phase(retrainer.metrics, f"trials_{name}", **retrainer.identity())
         self._found = Found()
         self._phase.checkpoint.restore({"found": self._found})
 
     def scores(self) -> Mapping[str, tuple[float, float]]:
-        """Return loss and accuracy of all that was tried, in order."""
+        """Return loss and accuracy of all that was trained, in order."""
         return self._found.scores
 
+    def asked_ms(self, find: Callable[[], float]) -> float:
+        """Return the milliseconds that all are to take, found once for a search."""
+        if self._found.asked_ms is None:
+            self._found.asked_ms = find()
+            self._keep()
+        return self._found.asked_ms
+
     def loss(self, what: str, student: nn.Module) -> float:
-        """Train `student` from its start, unless `what` it is was tried; return its loss.
+        """Train `student` from its start, unless `what` it is was trained; return its loss.
 
         It learns from the train split what the search is guided by, and is judged on the search
-        split.
+        split. A training that diverges has an infinite loss.
         """
         scores = self._found.scores
         if what not in scores:
             found = self._scored(what, student)
-            done = len(scores)
-            self._phase.log(done, loss=found[0], accuracy=found[1])
+            self._phase.log(len(scores), loss=found[0], accuracy=found[1])
             scores[what] = found
-            self._phase.checkpoint.save_if_due(done + 1, done + 1, {"found": self._found})
+            self._keep()
         return scores[what][0]
+
+    def _keep(self) -> None:
+        done = len(self._found.scores)
+        self._phase.checkpoint.save_if_due(done, done, {"found": self._found})
 
     def _scored(self, what: str, student: nn.Module) -> tuple[float, float]:
         own = self._retrainer
@@ -66,15 +83,12 @@ class Tryouts:
         loader, recipe = settings.loader(), own.config.trial(settings.accumulate)
         phase = f"trial_{self._name}"
         checkpoint = own.metrics.checkpoint(phase, what=what, **own.identity())
-        learned = (data.joined(names), outputs.joined(names))
-        retrain(
-            student.to(own.device),
-            *learned,
-            loss,
-            recipe,
-            replace(loader, seed=own.config.seed),
-            Phase(phase, checkpoint=checkpoint),
-            images=len(data.joined(LEARNED)),
-        )
+        seeded, images = replace(loader, seed=own.config.seed), len(data.joined(LEARNED))
+        learned = (data.joined(names), outputs.joined(names), loss, recipe, seeded)
+        try:
+            retrain(student.to(own.device), *learned, Phase(phase, checkpoint=checkpoint), images)
+        except Diverged:
+            return math.inf, 0.0
         held_out = (data.search, outputs.search, loss, settings.batch, loader.workers)
-        return from_main_process(partial(score, student, *held_out))
+        found, right = from_main_process(partial(score, student, *held_out))
+        return (found if math.isfinite(found) else math.inf), right
