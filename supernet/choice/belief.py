@@ -15,8 +15,11 @@ import numpy as np
 from supernet.choice.surrogate import Surrogate, encode_architecture
 from supernet.space import Architecture, SearchSpace
 
-# In standard deviations of the losses: noise of one training, and what the surrogate tells of them.
+# In standard deviations of the losses: the noise of one training; what the surrogate tells of them;
+# how far choices may be from that, by their kind and by their place. With few students to learn
+# from, what holds in all places has to be learned first (docs/log/ranking-and-regret.md).
 NOISE, TOLD, TOLD_SPREAD = 0.5, 0.5, 0.5
+BY_PLACE, BY_KIND = 0.5, 2.0
 FEWEST = 4  # students, whose losses say how much losses differ
 
 
@@ -77,15 +80,17 @@ class Belief:
 def believed_at_first(surrogate: Surrogate, students: Sequence[Architecture]) -> Belief:
     """Return what is believed before any student is trained.
 
-    Among `students`, drawn at random, the choices by place, those by kind and the surrogate each
-    make losses differ by about one standard deviation.
+    The scales are those of `students`, drawn at random: `BY_PLACE` and `BY_KIND` are by how much
+    choices make their losses differ, and the surrogate's losses have a deviation of 1.
     """
     space, told = surrogate.space, surrogate.losses.numpy()
     designs = np.stack([encode_architecture(space, a).numpy() for a in students])
     groups = (np.eye(len(told)), kinds_of_choices(space), told[:, None])
     varies = [max((designs @ group).var(axis=0).sum(), np.finfo(float).eps) for group in groups]
-    scaled = [group / np.sqrt(v) for group, v in zip(groups, varies, strict=True)]
-    choices = np.hstack(scaled)
+    spreads = (BY_PLACE, BY_KIND, 1.0)
+    choices = np.hstack(
+        [s * group / np.sqrt(v) for s, group, v in zip(spreads, groups, varies, strict=True)]
+    )
     mean, variance = np.zeros(choices.shape[1] + 1), np.ones(choices.shape[1] + 1)
     mean[-2], variance[-2] = TOLD, TOLD_SPREAD**2
     return Belief(space, choices, designs.mean(axis=0), mean, np.diag(variance))
