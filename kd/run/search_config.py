@@ -25,14 +25,14 @@ class SearchConfig:
     """What the final student learns from; labels is a control."""
     seed: int = 0
     candidates: int = 16
-    """Architectures derived within the budget and ranked by the surrogate."""
+    """Architectures derived from alpha within the budget and ranked by the surrogate."""
     finalists: int = 4
-    """Best of them that are measured whole."""
+    """Students that are measured whole at once, the best expected first."""
     trials: int = 8
     """Different students of a budget that are trained briefly; the best is taken. With 0 the
     surrogate alone decides."""
     trial_epochs: int = 5
-    """Of each of them."""
+    """How long each of them is trained."""
     measure_spread: float = 0.004
     """Whole students are timed until every one's relative standard error is this small."""
     measure_seconds: float = 45
