@@ -11,7 +11,7 @@ one is not, 2 for what the user can mend.
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -46,7 +46,7 @@ from kd.teacher.saved import read_facts
 from supernet.alpha import Alpha
 from supernet.choice.pick import (
     Pick,
-    Proposal,
+    alphas_proposal,
     budget_asked,
     budget_calibrated,
     budget_predicted,
@@ -54,7 +54,7 @@ from supernet.choice.pick import (
     pick_measured,
     pick_predicted,
 )
-from supernet.choice.programme import Programme, candidates, check_budget, programme
+from supernet.choice.programme import Programme, check_budget, programme
 from supernet.choice.ship import EXACT, ship, shipped_file
 from supernet.choice.trials import after_trials, trial_facts
 from supernet.latency.measurement import (
@@ -244,23 +244,22 @@ def search(
     """
     problem, table = trained.problem, trained.table
     surrogate = load_surrogate(config.run / "supernet.safetensors", table.space)
-    draws, elsewhere = np.random.default_rng(config.seed), machine_difference(table)
+    elsewhere, counts = machine_difference(table), (config.candidates, config.seed)
     with torch.no_grad():
-        log_p = alpha(target_ms)
-    propose = partial(candidates, problem, log_p, count=config.candidates, generator=draws)
+        own = partial(alphas_proposal, problem, alpha(target_ms), *counts, surrogate.loss)
     asked_ms = (budget_predicted if elsewhere else budget_asked)(problem, target_ms)
-    own = Proposal(propose, asked_ms, surrogate.loss)
     measure = by_main_process(partial(measure_architectures, table, config.patience(), config.seed))
     measured = (target_ms, config.finalists, measure)
+    if config.trials and not elsewhere:
+        asked_ms = brief.asked_ms(partial(budget_calibrated, problem, own(asked_ms), *measured))
+    proposal = own(asked_ms)
     if config.trials:
-        if not elsewhere:
-            find = partial(budget_calibrated, problem, own, *measured)
-            own = replace(own, asked_ms=brief.asked_ms(find))
         train = partial(train_briefly, config, trained, brief)
-        own = after_trials(problem, surrogate, own, config.trials, train, draws)
+        tried = (config.trials, config.seed, train)
+        proposal = after_trials(problem, surrogate, proposal, *tried)
     if elsewhere:
-        return pick_predicted(problem, own, target_ms)
-    return pick_measured(problem, own, *measured)
+        return pick_predicted(problem, proposal, target_ms)
+    return pick_measured(problem, proposal, *measured)
 
 
 def train_briefly(

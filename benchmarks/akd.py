@@ -46,8 +46,8 @@ from kd.fit import FitSettings, fit
 from kd.loss import label_loss
 from kd.teacher.model import Teacher
 from supernet.alpha import preferences
-from supernet.choice.pick import PredictLoss, Proposal, budget_predicted, pick_predicted
-from supernet.choice.programme import Programme, candidates, programme
+from supernet.choice.pick import PredictLoss, alphas_proposal, budget_predicted, pick_predicted
+from supernet.choice.programme import Programme, programme
 from supernet.presets import fused, mbconv
 from supernet.sampling import fair_sampler, random_as_fast
 from supernet.space import Architecture, Choices, SearchSpace, StageSpace
@@ -179,9 +179,8 @@ def best_candidate(
     problem: Programme, log_p: Choices, target_ms: float, seed: int, expect: PredictLoss
 ) -> Architecture:
     """Return the one of alpha's candidates for a budget whose expected loss is least."""
-    draws = np.random.default_rng(seed)
-    propose = partial(candidates, problem, log_p, count=CANDIDATES, generator=draws)
-    own = Proposal(propose, budget_predicted(problem, target_ms), expect)
+    asked_ms = budget_predicted(problem, target_ms)
+    own = alphas_proposal(problem, log_p, CANDIDATES, seed, expect, asked_ms)
     return pick_predicted(problem, own, target_ms).architecture
 
 

@@ -20,13 +20,14 @@ from kd.loss import Loss
 from supernet.alpha import Alpha
 from supernet.choice.pick import (
     Proposal,
+    alphas_proposal,
     budget_asked,
     budget_calibrated,
     budget_predicted,
     pick_measured,
     pick_predicted,
 )
-from supernet.choice.programme import Programme, candidates
+from supernet.choice.programme import Programme
 from supernet.choice.surrogate import Surrogate, fit_surrogate
 from supernet.choice.trials import after_trials
 from supernet.latency.students import measure_architectures
@@ -155,11 +156,10 @@ def searched(
 
 def untried(found: Searched, target_ms: float, asked_ms: float) -> Proposal:
     """Propose alpha's candidates, for the surrogate to choose among."""
-    draws = np.random.default_rng(found.seed)
     with torch.no_grad():
         log_p = found.alpha(target_ms)
-    propose = partial(candidates, found.problem, log_p, count=CANDIDATES, generator=draws)
-    return Proposal(propose, asked_ms, found.surrogate.loss)
+    own = (log_p, CANDIDATES, found.seed, found.surrogate.loss)
+    return alphas_proposal(found.problem, *own, asked_ms)
 
 
 def tried(found: Searched, own: Proposal, epochs: int) -> Proposal:
@@ -169,8 +169,7 @@ def tried(found: Searched, own: Proposal, epochs: int) -> Proposal:
         student = trained_student(found.world, architecture, found.loss, epochs, found.seed)
         return search_loss(student, found.world, found.loss)
 
-    draws = np.random.default_rng(found.seed)
-    return after_trials(found.problem, found.surrogate, own, TRIALS, train, draws)
+    return after_trials(found.problem, found.surrogate, own, TRIALS, found.seed, train)
 
 
 def measured_picks(found: Searched, target_ms: float, epochs: int) -> dict[str, Architecture]:
@@ -179,7 +178,8 @@ def measured_picks(found: Searched, target_ms: float, epochs: int) -> dict[str, 
     measure = partial(measure_architectures, table, PATIENCE, found.seed)
     own = untried(found, target_ms, budget_asked(problem, target_ms))
     asked_ms = budget_calibrated(problem, own, target_ms, FINALISTS, measure)
-    proposals = {SEARCHED: tried(found, replace(own, asked_ms=asked_ms), epochs), UNTRIED: own}
+    calibrated = untried(found, target_ms, asked_ms)
+    proposals = {SEARCHED: tried(found, calibrated, epochs), UNTRIED: own}
     return {
         way: pick_measured(problem, proposal, target_ms, FINALISTS, measure).architecture
         for way, proposal in proposals.items()

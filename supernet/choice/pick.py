@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,8 @@ from base.errors import UserError
 from base.files import PARSE_ERRORS, read_json, write_json
 from base.processes import is_main_process
 from export.timing.stopwatch import Timing
-from supernet.choice.programme import BUDGET_USES, Programme
-from supernet.space import Architecture
+from supernet.choice.programme import BUDGET_USES, Programme, candidates
+from supernet.space import Architecture, Choices
 
 # A finalist leaves this share of the budget, or its own standard error, to being timed again.
 MARGIN = 0.012
@@ -71,6 +72,20 @@ def cached_pick(path: Path, identity: Mapping[str, str], find: Callable[[], Pick
     if is_main_process():
         write_json(path, {"identity": dict(identity), "pick": asdict(pick)})
     return pick
+
+
+def alphas_proposal(
+    problem: Programme,
+    log_p: Choices,
+    count: int,
+    seed: int,
+    expect: PredictLoss,
+    asked_ms: float,
+) -> Proposal:
+    """Propose `count` candidates a time by alpha's log-probabilities; a seed gives the same."""
+    draws = np.random.default_rng(seed)
+    propose = partial(candidates, problem, log_p, count=count, generator=draws)
+    return Proposal(propose, asked_ms, expect)
 
 
 def budget_asked(problem: Programme, target_ms: float) -> float:

@@ -73,13 +73,13 @@ def after_trials(
     surrogate: Surrogate,
     own: Proposal,
     count: int,
+    seed: int,
     train: Train,
-    draws: np.random.Generator,
 ) -> Proposal:
     """Try students; return a proposal of them in place of the search's `own`."""
     if not (found := own.propose(own.asked_ms)):
         return own
-    first = min(found, key=own.expect)
+    first, draws = min(found, key=own.expect), np.random.default_rng(seed)
     trials = try_students(problem, surrogate, first, own.asked_ms, count, train, draws)
     return Proposal(trials.propose, own.asked_ms, trials.loss, TRIED_USE)
 

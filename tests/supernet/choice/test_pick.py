@@ -17,6 +17,7 @@ from supernet.choice.pick import (
     MIN_BUDGET_USE,
     PredictLoss,
     Proposal,
+    alphas_proposal,
     budget_asked,
     budget_calibrated,
     budget_predicted,
@@ -262,3 +263,17 @@ def test_no_more_is_asked_than_the_slowest_needs(
 ) -> None:
     slowest_ms = problem.range_ms()[1]
     assert budget(problem, 5 * slowest_ms) == slowest_ms
+
+
+def test_alpha_proposes_the_same_for_the_same_seed(problem: Programme, alpha: Alpha) -> None:
+    """Whatever was asked of another proposal before; again it proposes others."""
+    own = partial(alphas_proposal, problem, alpha(0.8), 4)
+    one, other, third = (own(seed, expect, 0.8) for seed in (1, 1, 2))
+    first = one.propose(0.8)
+    assert (
+        first
+        == other.propose(0.8)
+        == candidates(problem, alpha(0.8), 0.8, 4, np.random.default_rng(1))
+    )
+    assert first != third.propose(0.8)
+    assert first != one.propose(0.8)

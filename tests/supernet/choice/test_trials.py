@@ -173,19 +173,19 @@ def test_what_is_proposed_after_trials_replaces_the_searchs_own(
     """Where the search proposes nobody, there is nothing to try."""
     possible, loss = filling(problem, every_architecture, budget_ms), additive(wrong.space, 7)
     own = Proposal(lambda _: possible[:3], budget_ms, lambda a: -possible.index(a))
-    draws, trained = np.random.default_rng(0), []
+    trained: list[Architecture] = []
 
     def train(architecture: Architecture) -> float:
         trained.append(architecture)
         return loss(architecture)
 
-    found = after_trials(problem, wrong, own, 6, train, draws)
+    found = after_trials(problem, wrong, own, 6, 0, train)
     assert trained[0] == possible[2]
     assert (found.asked_ms, found.least_use) == (budget_ms, TRIED_USE)
     assert set(trained) <= set(found.propose(budget_ms))
     assert found.expect(trained[1]) == loss(trained[1])
     nobody = replace(own, propose=lambda _: [])
-    assert after_trials(problem, wrong, nobody, 6, train, draws) is nobody
+    assert after_trials(problem, wrong, nobody, 6, 0, train) is nobody
     assert len(trained) == 6
 
 
