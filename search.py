@@ -202,8 +202,7 @@ def make_student(
     student, retrain_seconds = timed(lambda: retrainer.train(own))
     compared = controls(config, trained, own, retrainer) if config.controls else {}
     patience, table, space = config.patience(), trained.table, trained.table.space
-    timing = (pick.architecture, table, patience, config.seed)
-    measure = by_main_process(partial(measure_beside, *timing))
+    measure = by_main_process(partial(measure_beside, pick.architecture, table, config.seed))
     outline = Outline(space.image_shape, space.classes, space.strides)
     beside = compare_rivals(rivals, outline, own, student, target_ms, measure, retrainer)
     if not this_process().is_main_process:

@@ -125,8 +125,8 @@ def module_runners(modules: Mapping[str, nn.Module], table: LatencyTable) -> dic
 def measure_beside(
     architecture: Architecture,
     table: LatencyTable,
-    patience: Patience,
     seed: int,
+    patience: Patience,
     modules: Mapping[str, nn.Module],
 ) -> dict[str, float]:
     """Return the milliseconds of any networks, timed together with one student."""

@@ -207,5 +207,5 @@ def test_any_network_is_timed_beside_a_student(
     monkeypatch.setattr(measure, "rounds", slow)
     monkeypatch.setattr(measure, "_around", lambda every, _: every)
     mine = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    found = measure_beside(space.middle(), measured, PATIENCE, 0, {"mine": mine})
+    found = measure_beside(space.middle(), measured, 0, PATIENCE, {"mine": mine})
     assert found == pytest.approx({"mine": 1.1 * middle_ms, "student": middle_ms}, rel=1e-6)
