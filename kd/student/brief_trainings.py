@@ -10,7 +10,7 @@ from torch import nn
 from base.errors import Diverged
 from base.phase import Phase
 from base.processes import from_main_process
-from kd.evaluate import score
+from kd.evaluate import calibration_images, score_recalibrated
 from kd.images.splits import LEARNED, learnable
 from kd.retrain import retrain
 from kd.run.metrics import open_phase
@@ -62,7 +62,7 @@ class BriefTrainings:
         """Train `student` from its start, unless `what` it is was trained; return its loss.
 
         It learns from the train split what the search is guided by, and is judged on the search
-        split. A training that diverges has an infinite loss.
+        split, its BatchNorm statistics recalibrated. A training that diverges has an infinite loss.
         """
         scores = self._found.scores
         if what not in scores:
@@ -83,12 +83,14 @@ class BriefTrainings:
         loader, recipe = settings.loader(), own.config.trial(settings.accumulate)
         phase = f"trial_{self._name}"
         checkpoint = own.metrics.checkpoint(phase, what=what, **own.identity())
-        seeded, images = replace(loader, seed=own.config.seed), len(data.joined(LEARNED))
+        seeded, count = replace(loader, seed=own.config.seed), len(data.joined(LEARNED))
         learned = (data.joined(names), outputs.joined(names), loss, recipe, seeded)
         try:
-            retrain(student.to(own.device), *learned, Phase(phase, checkpoint=checkpoint), images)
+            retrain(student.to(own.device), *learned, Phase(phase, checkpoint=checkpoint), count)
         except Diverged:
             return math.inf, 0.0
-        held_out = (data.search, outputs.search, loss, settings.batch, loader.workers)
-        found, right = from_main_process(partial(score, student, *held_out))
+        # After so few steps the running statistics of BatchNorm are those of weights long gone.
+        images = calibration_images(data.train, settings.batch, own.config.seed)
+        held_out = (images, data.search, outputs.search, loss, settings.batch, loader.workers)
+        found, right = from_main_process(partial(score_recalibrated, student, *held_out))
         return (found if math.isfinite(found) else math.inf), right

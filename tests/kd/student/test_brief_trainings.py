@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from base.errors import Diverged
 from base.phase import Phase
 from kd.batches import Batch, Outputs, endless
-from kd.evaluate import score
+from kd.evaluate import calibration_images, recalibrate, score
 from kd.fit import FitSettings, fit
 from kd.images.splits import Split
 from kd.loss import Loss
@@ -44,6 +44,7 @@ def by_hand(own: Retrainer, network: nn.Module) -> tuple[float, float]:
     recipe = FitSettings(2, own.config.learning_rate, own.config.weight_decay)
     batches = partial(endless, split, outputs, loader, torch.device("cpu"))
     fit(network, batches, loss, recipe, len(split) // batch, Phase("by hand"))
+    recalibrate(network, calibration_images(split, batch, own.config.seed))
     return score(network, own.data.search, own.outputs.search, loss, batch)
 
 
