@@ -89,7 +89,9 @@ def test_weights_are_those_of_the_part_rounded(part: nn.Module) -> None:
         exact = own[bias[0].removesuffix(SUFFIX)].numpy()
         np.testing.assert_allclose(known[bias[1]], known[weight[1]] * known[data[1]], rtol=1e-6)
         assert known[bias[0]].dtype == np.int32
-        assert (np.abs(known[bias[0]] * known[bias[1]] - exact) <= 0.5001 * known[bias[1]]).all()
+        # Of a hundred thousand steps, as many as a bias has, fp32 loses some hundredths.
+        off = np.abs(known[bias[0]] * known[bias[1]].astype(np.float64) - exact)
+        assert (off <= 0.5001 * known[bias[1]] + 3e-7 * np.abs(exact)).all()
         seen |= {weight[0].removesuffix(SUFFIX), bias[0].removesuffix(SUFFIX)}
     ours = [m for m in part.modules() if isinstance(m, nn.Conv2d)]
     groups = [a.i for layer in layers for a in layer.attribute if a.name == "group"]
