@@ -30,7 +30,7 @@ LEAST_SPREAD, WIDER, REDRAWS = 0.05, 1.3, 20
 RANDOM = 200  # random students, which say how much students differ
 OTHERS = 4  # that are proposed beside those that were tried
 # Those tried need not use the budget quite as others do, of which nothing but that is known.
-TRIED_USE = 0.98
+TRIED_USE = 0.95
 USES = (TRIED_USE, *(use for use in BUDGET_USES if use < TRIED_USE))
 
 Train = Callable[[Architecture], float]
