@@ -14,6 +14,7 @@ from PIL import Image
 
 from base.tensor_files import read_tensors, write_tensors
 from export.onnx_file import read_metadata
+from kd.run.folder import read_metrics
 from supernet.choice.programme import programme
 from supernet.choice.student_file import load_student
 from supernet.space import Architecture
@@ -127,8 +128,7 @@ def test_different_students_are_tried_before_one_is_taken(
     trials = json.loads((folder / "metrics.json").read_text())["trials"]
     forms = {json.dumps(trial["architecture"]) for trial in trials}
     assert len(forms) == len(trials) == 5
-    lines = (folder.parents[1] / "metrics.jsonl").read_text().splitlines()
-    logged = [line for line in map(json.loads, lines) if line["phase"] == f"trials_{ms:g}ms"]
+    logged = [one for one in read_metrics(folder.parents[1]) if one["phase"] == f"trials_{ms:g}ms"]
     assert [line["step"] for line in logged] == [0, 1, 2, 3, 4]
     assert [line["loss"] for line in logged] == [trial["loss"] for trial in trials]
     assert f"{min(trial['loss'] for trial in trials):.3f}" in (folder / "report.html").read_text()
@@ -152,9 +152,8 @@ def test_controls_are_retrained_beside_the_student(trained_copy: Path) -> None:
     assert labels["predicted_ms"] == facts["predicted_ms"]
     for row in ("random student", "without teacher"):
         assert row in done.stdout
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
     curves = {kind: [] for kind in ("", "-random", "-labels")}
-    for line in map(json.loads, lines):
+    for line in read_metrics(folder):
         for kind, curve in curves.items():
             if line["phase"] == f"student_{name}ms{kind}":
                 curve.append(line["loss"])
