@@ -34,6 +34,7 @@ from kd.run.recipes import TRAIN_RECIPES
 from kd.run.search_config import SearchConfig
 from supernet.choice.pick import Proposal, budget_asked, pick_measured
 from supernet.choice.programme import Programme, candidates, programme
+from supernet.latency.graphs import with_biases
 from supernet.latency.measurement import find_or_measure_table
 from supernet.latency.plan import timing_plan
 from supernet.latency.runners import part_runner, student_runner, unit_of_table
@@ -209,10 +210,7 @@ def shipped_ms(
 ) -> float:
     """Milliseconds of a student exported as it would ship, in a new session."""
     torch.manual_seed(settings.seed)
-    student = Student(table.space, architecture)
-    for name, parameter in student.named_parameters():
-        if name.endswith("bias"):
-            torch.nn.init.normal_(parameter)  # the exporter would leave out biases of zeros
+    student = with_biases(Student(table.space, architecture))
     model, path = (
         to_onnx(student, torch.zeros(2, *table.space.image_shape)),
         folder / "student.onnx",

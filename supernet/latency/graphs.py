@@ -61,7 +61,7 @@ def exported(kind: Structure) -> onnx.ModelProto:
     part = _folded(_smallest_of(kind))
     generator = torch.Generator().manual_seed(0)
     for parameter in part.parameters():
-        # The exporter drops biases of zeros and joins equal ones.
+        # The exporter joins equal ones.
         nn.init.normal_(parameter, generator=generator)
     example = torch.zeros(2, channels_into(part), 16, 16)
     return to_onnx(part, example, input_name="x", output_name="y")
@@ -74,6 +74,19 @@ def _smallest_of(own: Structure) -> nn.Module:
         return Head(4, 0 if own.plain else 8, 2)
     layer = Layer("", own.kernel, 1 if own.plain else 2, own.gated)
     return own.kind(4, 4, layer, own.stride, own.residual, 8)
+
+
+def with_biases(module: nn.Module) -> nn.Module:
+    """Draw those biases of `module` anew that are all zeros, as trained ones never are.
+
+    The exporter and OpenVINO leave out biases of zeros, so that a network that was never trained
+    would take up to 5 % less time than the one that ships. Returns `module`.
+    """
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in module.named_parameters():
+        if name.endswith("bias") and not parameter.any():
+            nn.init.normal_(parameter, std=0.1, generator=generator)
+    return module
 
 
 def channels_into(part: nn.Module) -> int:
@@ -157,7 +170,7 @@ def network_graph(
     space: SearchSpace, architecture: Architecture, one_part: PartGraph = part_graph
 ) -> onnx.ModelProto:
     """Return a whole student with random weights as ONNX, its parts' graphs chained end to end."""
-    student = Student(space, architecture).eval()
+    student = with_biases(Student(space, architecture)).eval()
     parts = [student.stem, *(block for stage in student.stages for block in stage), student.head]
     graphs, size = [], space.resolution
     for position, part in enumerate(parts):

@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from base.size import Size, strided
+from supernet.latency.graphs import with_biases
 from supernet.latency_table import LatencyTable, Place, table_shapes
 from supernet.space import SearchSpace
 from supernet.student import Head, Stem, block
@@ -79,6 +80,8 @@ def parts(space: SearchSpace) -> dict[Place, Part]:
         enumerate(space.stages[-1].widths), enumerate(space.head_widths)
     ):
         found[("head", c_in, c)] = Part(Head(width_in, width, space.classes), width_in, size)
+    for part in found.values():
+        with_biases(part.module)
     return found
 
 

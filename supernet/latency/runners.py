@@ -1,5 +1,6 @@
 """What the stopwatch times: parts and students, in the runtime that the unit of work names."""
 
+import copy
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from export.runtimes.network import Network, random_images
 from export.runtimes.runtime import runtime_of
 from export.timing.stopwatch import Runner
 from export.timing.unit_of_work import SIGNED, UnitOfWork, unit_of_work
-from supernet.latency.graphs import PartGraph, network_graph, part_graph
+from supernet.latency.graphs import PartGraph, network_graph, part_graph, with_biases
 from supernet.latency.int8_graphs import int8_part_graph
 from supernet.latency.parts import Part
 from supernet.latency_table import LatencyTable
@@ -84,7 +85,7 @@ def module_runner(module: nn.Module, unit: UnitOfWork) -> Runner:
 def module_model(module: nn.Module, unit: UnitOfWork) -> onnx.ModelProto:
     """Return any network in the unit's precision; `UserError` when it cannot be had in it."""
     try:
-        model = to_onnx(module, torch.zeros(2, *unit.shape))
+        model = to_onnx(with_biases(copy.deepcopy(module)), torch.zeros(2, *unit.shape))
     except Exception as error:  # the exporter fails in ways of its own
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"cannot be exported to ONNX ({reason}); name another") from error

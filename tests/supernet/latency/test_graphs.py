@@ -13,7 +13,10 @@ from torch import nn
 
 from base.size import Size
 from export.onnx_file import to_onnx
-from supernet.latency.graphs import network_graph, part_graph
+from export.timing.unit_of_work import UnitOfWork
+from supernet.latency.graphs import network_graph, part_graph, with_biases
+from supernet.latency.parts import parts
+from supernet.latency.runners import module_model
 from supernet.presets import preset_space
 from supernet.space import FUSED, MBCONV, Architecture, Layer, SearchSpace
 from supernet.student import FusedMBConv, Head, MBConv, Stem, Student
@@ -65,13 +68,38 @@ def test_network_graph_is_the_whole_student(space: SearchSpace, shape: tuple[int
         torch.manual_seed(3)
         graph = network_graph(space, architecture)
         torch.manual_seed(3)
-        student = Student(space, architecture).eval()
+        student = with_biases(Student(space, architecture)).eval()
         session = onnxruntime.InferenceSession(graph.SerializeToString())
         images = torch.rand(2, *shape, generator=torch.Generator().manual_seed(1))
         with torch.no_grad():
             expected = student(images).numpy()
         (logits,) = session.run(None, {graph.graph.input[0].name: images.numpy()})
         np.testing.assert_allclose(logits, expected, atol=1e-5)
+
+
+def biases(model: onnx.ModelProto) -> list[np.ndarray]:
+    """Those of convolutions and of the classifier; none is left out."""
+    values = {one.name: onnx.numpy_helper.to_array(one) for one in model.graph.initializer}
+    layers = [node for node in model.graph.node if node.op_type in ("Conv", "Gemm")]
+    assert layers
+    return [values[node.input[2]] for node in layers]
+
+
+def test_what_is_timed_has_biases(space: SearchSpace) -> None:
+    """OpenVINO leaves out those of zeros, and is faster then than with the trained student."""
+    graphs = [part_graph(part.module, part.size) for part in parts(space).values()]
+    graphs += [network_graph(space, a) for a in (space.smallest(), space.largest())]
+    unit = UnitOfWork(1, space.resolution)
+    graphs += [module_model(Student(space, space.middle()), unit)]
+    for graph in graphs:
+        assert all(bias.all() for bias in biases(graph))
+
+
+def test_biases_that_were_trained_stay() -> None:
+    layer = nn.Linear(3, 2)
+    known = layer.bias.detach().clone()
+    assert with_biases(layer) is layer
+    assert torch.equal(layer.bias, known)
 
 
 def test_shipped_presets_have_graphs_of_few_structures() -> None:
