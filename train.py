@@ -51,11 +51,12 @@ from kd.run.preview import (
 )
 from kd.run.recipes import SEARCH_RECIPES, next_command, parse_train
 from kd.run.settings import settings_of
+from kd.run.taught import checked_teacher, teacher_outputs
 from kd.run.train_config import TrainConfig
 from kd.teacher.check import Check
 from kd.teacher.model import AnyTeacher, shown_frames
-from kd.teacher.outputs import TeacherOutputs, prepare_outputs
-from kd.teacher.prepare import load_unchecked, open_teacher, prepare_teacher, train_teacher
+from kd.teacher.outputs import TeacherOutputs
+from kd.teacher.prepare import load_unchecked, open_teacher
 from supernet.alpha import Alpha, named_probabilities, preferences
 from supernet.choice.programme import Programme, preferred_students, programme
 from supernet.choice.surrogate import fit_surrogate
@@ -126,16 +127,11 @@ def main(config: TrainConfig) -> None:
         print(look(), flush=True)
     data = with_copies(data, plan, config.run / "copies")
 
-    values, seconds = settings_of(config), config.checkpoint_seconds
-    with open_metrics(config.run, values, "train", seconds) as metrics:
-        phase = open_phase(metrics, "teacher")
-        training, source = config.teacher_training(), request.sources[0]
-        train = partial(train_teacher, source, data, training, loader, device, phase)
-        teacher = prepare_teacher(request, opened, data, loader, config.run, device, train)
-        metrics.summary(**teacher.check.summary())
-        with processes.main_process_first():  # the others find what it has made
-            where, load = config.output_settings(), lambda: teacher.model
-            outputs = prepare_outputs(where, teacher.fingerprint, load, data, loader)
+    values = settings_of(config)
+    with open_metrics(config, "train") as metrics:
+        teacher = checked_teacher(config, data, opened, metrics)
+        outputs = teacher_outputs(config, data, teacher)
+        with processes.main_process_first():  # the others find what it has measured
             table = find_or_measure_table(
                 config.run, space, unit, config.patience(), config.seed, given
             )

@@ -17,6 +17,7 @@ import pytest
 import torch
 import wandb
 from filelock import FileLock
+from PIL import Image
 
 from supernet.latency.measurement import find_or_measure_table
 from supernet.latency_table import LatencyTable
@@ -25,6 +26,7 @@ from tests.smoke import QUICK_SEARCH, SMOKE, middle_ms, run
 from tests.tiny import PATIENCE, UNIT, enumerate_students, tiny_space, tiny_table
 
 torch.set_num_threads(1)
+COLOURS = {"blue": (20, 40, 220), "green": (30, 200, 60), "red": (230, 30, 20)}
 LONGEST_FIRST = ("test_processes.py", "test_resume.py", "test_scripts.py", "test_pick.py")
 # Workers inherit the name of the lock from the process that starts them.
 IS_FIRST = "OYSTER_TESTS_LOCK" not in os.environ
@@ -112,6 +114,18 @@ def searched(
 
     done = made_once(folder, search)
     return folder / "students" / f"{ms:g}ms", ms, done
+
+
+@pytest.fixture
+def others(tmp_path: Path) -> Path:
+    """A folder of images of other classes, which a teacher learns at once."""
+    draws = np.random.default_rng(0)
+    for name, colour in COLOURS.items():
+        (tmp_path / "others" / name).mkdir(parents=True)
+        for number in range(60):
+            image = np.clip(draws.normal(colour, 40, (20, 18, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(image).save(tmp_path / "others" / name / f"{number}.png")
+    return tmp_path / "others"
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 
@@ -26,6 +27,7 @@ BARS = {
     **{"outputs": "\rteacher's outputs,", "table": "\rlatency table:"},
     **{"trial": "\rtrial ", "student": "\rstudent "},
 }
+MANY = max(KILLS.values())
 KEEP_ALWAYS = ("--checkpoint-seconds", "0")
 
 
@@ -36,14 +38,16 @@ def is_at(started: Started, phases: Sequence[str]) -> str | None:
     return shown[-1] if shown else None
 
 
-def kill_often(phases: Sequence[str], *command: object) -> Counter:
+def kill_often(phases: Sequence[str], *command: object, most: int = MANY) -> Counter:
     """Kill the command again and again, at random moments of every phase; count where it was.
+
+    Of each phase so often as `KILLS` says, or `most`.
 
     The first kill of a phase comes at its very beginning, so that none is missed. Until the first
     of all, training is kept at the end of every phase only; then after every step.
     """
     draws, killed, keep = random.Random(0), Counter(), ()
-    for phase, turn in [(p, turn) for p in phases for turn in range(KILLS[p])]:
+    for phase, turn in [(p, turn) for p in phases for turn in range(min(most, KILLS[p]))]:
         started, keep = Started(*command, *keep), KEEP_ALWAYS
         while not is_at(started, phases[phases.index(phase) :]):
             assert started.returncode is None, f"ended before {phase}"
@@ -123,6 +127,38 @@ def test_killed_at_random_a_search_ends_with_the_same_bits(
     assert len(dashboards(killed)) == 2  # that of the training, and one of the search
 
 
+@pytest.mark.parametrize("start", ["folder", "shared"])
+def test_killed_at_random_known_students_end_with_the_same_bits(
+    trained: tuple[Path, str],
+    searched: tuple[Path, float, CompletedProcess],
+    others: Path,
+    tmp_path: Path,
+    start: str,
+) -> None:
+    """One that starts from its shared weights, and one that is taken to other images."""
+    student, ms, _ = searched
+    phone = telephone(trained[0] / "latency.json", tmp_path / "phone")
+    options = (*QUICK_SEARCH, "--epochs", 4, "--trials", 0, "--latency-table", phone)
+    folders, phases = (tmp_path / "killed", tmp_path / "whole"), ("student",)
+    if start == "shared":
+        for folder in folders:
+            shutil.copytree(trained[0], folder)
+        options += ("--target-latency", ms, "--start", "shared")
+    else:
+        phases = ("teacher", "outputs", "student")
+        options += ("--architecture", student, "--start", student, "--data", others)
+    killed, whole = folders
+    kills = kill_often(phases, "search.py", "--run", killed, *options, most=2)
+    for folder in folders:
+        done = run("search.py", "--run", folder, *options)
+        assert done.returncode == 0, done.stderr
+    found = [next((folder / "students").glob("phone-*ms")) for folder in folders]
+    assert_same(*found, "student.safetensors", "architecture.json")
+    assert_same(killed, whole, "metrics.jsonl")
+    assert not list((killed / "checkpoint").glob("student*"))
+    assert_all_were_killed(kills, phases, most=2)
+
+
 def assert_same_training(one: Path, other: Path) -> None:
     assert_same(one, other, "teacher.safetensors", "supernet.safetensors", "preferences.json")
     for stored in sorted((other / "targets").rglob("*.npy")):
@@ -142,9 +178,9 @@ def wait_for_life(started: Started, folder: Path) -> bool:
     return False
 
 
-def assert_all_were_killed(kills: Counter, phases: Sequence[str]) -> None:
+def assert_all_were_killed(kills: Counter, phases: Sequence[str], most: int = MANY) -> None:
     assert kills.keys() == set(phases), kills
-    assert kills.total() == sum(KILLS[phase] for phase in phases)
+    assert kills.total() == sum(min(most, KILLS[phase]) for phase in phases)
     assert sum(KILLS.values()) >= 20
 
 

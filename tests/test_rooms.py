@@ -22,7 +22,7 @@ ALLOWED = {
     "kd/run": {"base", "export/timing", "kd/images", "kd", "kd/teacher"},
     "kd/student": {
         *("base", "export", "export/int8", "export/timing"),
-        *("kd", "kd/images", "kd/run", "kd/teacher"),
+        *("kd", "kd/images", "kd/run"),
     },
     "kd/rivals": {"base", "export", "export/timing", "kd", "kd/student"},
     "supernet": {"base", "export/timing"},

@@ -10,6 +10,10 @@ from export.report.page import Section, drawing_last, write_report
 CONTROLS = {"random": ("random student", "search"), "labels": ("without teacher", "teacher")}
 
 
+# What the weights were before the training, by its name in metrics.json.
+STARTS = {"scratch": "scratch", "shared": "its slice of the shared weights"}
+
+
 def summary_rows(facts: Mapping, onnx_path: Path) -> list[tuple[str, str]]:
     """Return the short table of a student's metrics.json."""
     error = facts["onnx_max_abs_error"]
@@ -30,12 +34,20 @@ def summary_rows(facts: Mapping, onnx_path: Path) -> list[tuple[str, str]]:
             f"{'not finite' if error is None else f'{error:.1e}'}, "
             f"{facts['onnx_top1_agreement']:.2%} of answers agree",
         ),
-        ("search", f"{facts['search_seconds']:.0f} s"),
+        *_origin(facts),
         ("retraining", f"{facts['retrain_seconds']:.0f} s"),
         ("cost", facts["cost"]),
         ("file", str(onnx_path)),
         ("to run it", facts["how_to_run"]),
     ]
+
+
+def _origin(facts: Mapping) -> list[tuple[str, str]]:
+    """Say where the architecture is from, and the weights that it was trained from."""
+    rows = [("search", f"{facts['search_seconds']:.0f} s")]
+    if found := facts["settings"]["architecture"]:
+        rows = [("architecture", f"that of {found}, not searched for these images")]
+    return [*rows, ("trained from", STARTS.get(facts["start"], facts["start"]))]
 
 
 def _accuracy(facts: Mapping, whose: str) -> str:

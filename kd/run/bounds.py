@@ -8,7 +8,7 @@ from base.compiled import check_compiler
 from base.errors import UserError
 from kd.images.loader import check_shared_memory
 from kd.images.splits import Data
-from kd.run.search_config import SearchConfig
+from kd.run.search_config import SHARED, SearchConfig
 from kd.run.train_config import TrainConfig
 
 Bound = tuple[str, Callable[[float], bool]]
@@ -51,8 +51,31 @@ def check_settings(config: TrainConfig | SearchConfig) -> None:
     if isinstance(config, SearchConfig):
         if config.compile:
             check_compiler()
-        if not (config.target_latency or config.list):
+        _check_transfer(config)
+        if not (config.target_latency or config.list or config.architecture):
             raise UserError("--target-latency is missing; give one or more budgets in milliseconds")
+
+
+def _check_transfer(config: SearchConfig) -> None:
+    """Raise `UserError` for settings that only an architecture taken elsewhere has, or lacks."""
+    if config.architecture is None:
+        given = ("teacher", "teacher_checkpoint", "teacher_classes")
+        if odd := [name for name in given if getattr(config, name)]:
+            raise UserError(f"{_option(odd[0])}: the run has its teacher; give it to train.py")
+        return
+    if config.list:
+        return
+    if config.data is None:
+        raise UserError(f"--architecture {config.architecture}: give the images for it as --data")
+    if config.start == SHARED:
+        raise UserError(
+            f"--start {SHARED}: with --architecture there are no shared weights; give "
+            f"{config.architecture} for the weights that it has"
+        )
+    if len(config.target_latency) > 1:
+        raise UserError("--architecture: it is one student; give one --target-latency, or none")
+    if config.run.absolute() == config.home:
+        raise UserError(f"--run {config.run}: the architecture's own; give another folder")
 
 
 def check_batches(config: TrainConfig, data: Data, processes: int) -> None:

@@ -90,6 +90,8 @@ def search_cost(
     config: SearchConfig, settings: TrainConfig, data: Data, tried: int, fine_tuned: bool = False
 ) -> str:
     """Say what one budget costs, beside training controls to choose among."""
+    if config.architecture:
+        return f"{retraining_passes(config, data, fine_tuned)} to retrain, nothing to search"
     trials = f"{trials_passes(config, data, tried)} to try {tried} students; " if tried else ""
     one, supernet = retraining_passes(config, data, fine_tuned), supernet_passes(settings, data)
     controls = Passes(both=CONTROLS * one.both)

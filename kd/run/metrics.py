@@ -20,6 +20,9 @@ from base.phase import Phase
 from base.processes import is_main_process
 from kd.run.dashboard import Dashboard
 from kd.run.folder import json_values, read_metrics, without_places
+from kd.run.search_config import SearchConfig
+from kd.run.settings import settings_of
+from kd.run.train_config import TrainConfig
 
 # What file systems say that cannot lock a file, as NFS without its daemon and some mounts.
 WITHOUT_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
@@ -131,9 +134,11 @@ class NoMetrics:
 AnyMetrics = Metrics | NoMetrics
 
 
-def open_metrics(folder: Path, config: dict, job: str, seconds: float) -> AnyMetrics:
+def open_metrics(config: TrainConfig | SearchConfig, job: str) -> AnyMetrics:
     """Open the run's numbers in the first process, and what stands for them in the others."""
-    return Metrics(folder, config, job, seconds) if is_main_process() else NoMetrics(folder)
+    if not is_main_process():
+        return NoMetrics(config.run)
+    return Metrics(config.run, settings_of(config), job, config.checkpoint_seconds)
 
 
 def open_phase(metrics: AnyMetrics, *names: str, **identity: str) -> Phase:

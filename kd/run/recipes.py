@@ -64,8 +64,10 @@ def parse_train(argv: Sequence[str]) -> TrainConfig:
 
 
 def parse_search(argv: Sequence[str]) -> SearchConfig:
-    """Return the settings of search.py; the recipe is that of its run's preset."""
+    """Return the settings of search.py; the recipe is that of the preset of its run."""
     run = Path(option(argv, "--run", "runs/digits"))
+    if architecture := option(argv, "--architecture", ""):
+        run = SearchConfig(architecture=Path(architecture)).home
     preset = read_config(run)["settings"]["preset"] if (run / "config.json").exists() else ""
     recipe = SEARCH_RECIPES.get(preset, SEARCH_RECIPES["digits"])
     return tyro.cli(SearchConfig, args=argv, default=recipe)

@@ -4,9 +4,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from tyro.conf import UseAppendAction
+
 from base.precision import Precision
 from export.timing.stopwatch import Patience
 from kd.fit import FitSettings
+
+SCRATCH, SHARED = "scratch", "shared"
 
 
 @dataclass(frozen=True)
@@ -17,10 +21,24 @@ class SearchConfig:
     """Budgets in milliseconds for the unit of work of the latency table."""
     run: Path = Path("runs/digits")
     """The folder that train.py made."""
+    architecture: Path | None = None
+    """A student's folder, such as runs/a/students/20ms: its architecture is retrained for the
+    images and the teacher that are given, without a search. The rest is done as in its run."""
     data: str | None = None
-    """Where the run's images are now, if they were moved; as for train.py."""
+    """Where the run's images are now, if they were moved; with --architecture the new ones, as for
+    train.py."""
     unlabelled: str | None = None
-    """Where its unlabelled images are now, if they were moved."""
+    """Its unlabelled images, likewise."""
+    teacher: UseAppendAction[tuple[str, ...]] = ()
+    """With --architecture, the teacher for the new images, as for train.py; the preset's own when
+    left out."""
+    teacher_checkpoint: UseAppendAction[tuple[Path, ...]] = ()
+    """Its weights, likewise."""
+    teacher_classes: Path | None = None
+    """Its own classes, likewise."""
+    start: str = SCRATCH
+    """What the student's weights are before it is trained: scratch, shared (its slice of the shared
+    weights), or another student's folder, whose weights are taken wherever they fit."""
     retrain_with: Literal["kd", "labels"] = "kd"
     """What the final student learns from; labels is a control."""
     seed: int = 0
@@ -65,6 +83,16 @@ class SearchConfig:
     fine_tuning_epochs: int = 4
     """Of training on for int8, where that is needed."""
     fine_tuning_rate: float = 0.01
+
+    @property
+    def home(self) -> Path:
+        """The folder of the run in which architectures are searched, or were."""
+        return self.architecture.absolute().parents[1] if self.architecture else self.run
+
+    @property
+    def starts_elsewhere(self) -> bool:
+        """Whether students start from the weights of a student in another folder."""
+        return self.start not in (SCRATCH, SHARED)
 
     def patience(self) -> Patience:
         """Return how long whole students are timed: until the worst is within the spread."""

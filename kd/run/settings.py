@@ -10,6 +10,7 @@ from typing import get_type_hints
 from typeguard import TypeCheckError, check_type
 
 from base.errors import UserError
+from base.files import read_json
 from kd.images.splits import Data
 from kd.run.folder import PLACES, read_config
 from kd.run.search_config import SearchConfig
@@ -17,6 +18,13 @@ from kd.run.train_config import TrainConfig
 
 # What may change when a run is resumed; its folder may be moved.
 NOT_STORED = ("run", "resume", "preview", "checkpoint_seconds", "latency_slower")
+# What belongs to a run's images and teacher, and is not taken to others; what is given instead.
+GIVEN = ("run", "data", "unlabelled", "teacher", "teacher_checkpoint", "teacher_classes")
+OF_TEACHER_OR_DATA = (
+    *("limit", "shard_image", "latency_table", "guide", "teacher_weight", "teacher_outputs"),
+    *("teacher_checkpoint_key", "teacher_mean", "teacher_std", "teacher_resolution"),
+    *("teacher_resize", "teacher_interpolation", "teacher_channels", "teacher_output"),
+)
 
 
 def settings_of(config: TrainConfig | SearchConfig) -> dict:
@@ -46,16 +54,43 @@ def train_config_of(settings: Mapping[str, object], run: Path) -> TrainConfig:
         raise UserError(f"{path}: damaged ({reason}); train again") from error
 
 
-def searched_config(search: SearchConfig) -> TrainConfig:
-    """Return train.py's settings of the run that is searched, with the images where they are now.
+def home_config(search: SearchConfig) -> TrainConfig:
+    """Return train.py's settings of the run in which architectures are searched, or were.
 
-    Raises `UserError` where there is no run, or a foreign one.
+    Its images are where they are now. Raises `UserError` where there is no run, or a foreign one.
     """
-    begun = train_config_of(read_config(search.run)["settings"], search.run)
+    begun = train_config_of(read_config(search.home)["settings"], search.home)
+    if search.architecture:
+        return begun
     moved = {name: place for name in PLACES if (place := getattr(search, name))}
     if lacking := [name for name in moved if not getattr(begun, name)]:
         raise UserError(f"--{lacking[0]} {moved[lacking[0]]}: {search.run} was begun without")
     return replace(begun, **moved)
+
+
+def transfer_config(search: SearchConfig, home: TrainConfig) -> TrainConfig:
+    """Return train.py's settings for an architecture that is taken to other images.
+
+    They are those of its `home`, but for images and teacher.
+    """
+    usual = TrainConfig()
+    own = {name: getattr(usual, name) for name in OF_TEACHER_OR_DATA}
+    given = {name: getattr(search, name) for name in GIVEN}
+    return replace(home, **own | given)
+
+
+def transfer_budget(search: SearchConfig) -> float:
+    """Return the budget of an architecture that is taken elsewhere: given, or that of its student.
+
+    Raises `UserError` where neither is known.
+    """
+    if search.target_latency:
+        return search.target_latency[0]
+    path = search.architecture / "metrics.json"
+    found = read_json(path).get("target_ms") if path.exists() else None
+    if not isinstance(found, int | float) or not found > 0:
+        raise UserError(f"{path}: does not say the student's budget; give --target-latency")
+    return float(found)
 
 
 def _restored(settings: Mapping[str, object]) -> dict[str, object]:
@@ -77,11 +112,14 @@ def _tupled(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
-def search_identity(config: SearchConfig, table: str) -> dict[str, str]:
-    """Return what the checkpoints of a search depend on, beside the run: settings and `table`."""
-    passing = ("target_latency", "controls", "rivals", "list", *PLACES)
+def search_identity(config: SearchConfig, table: str, start: str) -> dict[str, str]:
+    """Return what the checkpoints of a search depend on, beside the run.
+
+    That is its settings, the latency `table`, and what students `start` from.
+    """
+    passing = ("target_latency", "controls", "rivals", "list", "architecture", "start", *GIVEN)
     settings = {name: v for name, v in settings_of(config).items() if name not in passing}
-    return {"settings": json.dumps(settings), "table": table}
+    return {"settings": json.dumps(settings), "table": table, "start": start}
 
 
 def onnx_metadata(target_ms: float, data: Data, train: TrainConfig) -> dict[str, str]:

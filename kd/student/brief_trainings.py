@@ -47,6 +47,10 @@ class BriefTrainings:
         self._found = Found()
         self._phase.checkpoint.restore({"found": self._found})
 
+    def identity(self) -> dict[str, str]:
+        """Return what its checkpoints depend on."""
+        return self._retrainer.identity()
+
     def scores(self) -> Mapping[str, tuple[float, float]]:
         """Return loss and accuracy of all that was trained, in order."""
         return self._found.scores
@@ -78,7 +82,7 @@ class BriefTrainings:
 
     def _scored(self, what: str, student: nn.Module) -> tuple[float, float]:
         own = self._retrainer
-        settings, data, outputs = own.settings, own.data, own.outputs
+        settings, data, outputs = own.taught.config, own.taught.data, own.taught.outputs
         names, loss = learnable(LEARNED, settings.guide), settings.loss(settings.guide)
         loader, recipe = settings.loader(), own.config.trial(settings.accumulate)
         phase = f"trial_{self._name}"

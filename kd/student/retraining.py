@@ -15,16 +15,15 @@ from export.parity import Rounding
 from export.timing.unit_of_work import SIGNED, UnitOfWork
 from kd.evaluate import accuracy, balanced_accuracy, calibration_images, predict
 from kd.fit import FitSettings
-from kd.images.splits import RETRAINED, Data, learnable
+from kd.images.splits import RETRAINED, learnable
 from kd.retrain import retrain
 from kd.run.cost import search_cost
 from kd.run.metrics import AnyMetrics, open_phase
 from kd.run.search_config import SearchConfig
 from kd.run.settings import search_identity, settings_of
-from kd.run.train_config import TrainConfig
+from kd.run.taught import Taught
 from kd.student.final_evaluation import final_evaluation
 from kd.student.int8 import CALIBRATION_BATCH, CALIBRATION_BATCHES, answers, in_int8
-from kd.teacher.outputs import TeacherOutputs
 
 
 @dataclass(frozen=True)
@@ -64,24 +63,23 @@ class Retrainer:
     """Trains networks on what a run's teacher says; all see the same images in the same order."""
 
     config: SearchConfig
-    settings: TrainConfig  # of train.py
-    data: Data
-    outputs: TeacherOutputs
+    taught: Taught
     table: str  # fingerprint of the latency table
+    start: str  # what tells the weights that students start from
     unit: UnitOfWork  # that the networks ship for
     metrics: AnyMetrics
     device: torch.device
 
     def identity(self) -> dict[str, str]:
         """Return what the checkpoints of the search depend on."""
-        return search_identity(self.config, self.table)
+        return search_identity(self.config, self.table, self.start)
 
     def train(self, own: Retraining) -> Trained:
         """Train a network in place on all but the test split, which waits; round it as it ships.
 
         Where int8 costs too much, a copy is trained on for a few epochs, rounded as in int8.
         """
-        recipe = self.config.retraining(self.settings.accumulate)
+        recipe = self.config.retraining(self.taught.config.accumulate)
         network = self._fitted(own, recipe)
         if not self.unit.is_int8:
             return Trained(network)
@@ -92,7 +90,7 @@ class Retrainer:
         with fake_quantised(tuned, signed=self.unit.precision == SIGNED):
             self._fitted(
                 replace(own, name=f"{own.name}-int8", network=tuned),
-                self.config.fine_tuning(self.settings.accumulate),
+                self.config.fine_tuning(self.taught.config.accumulate),
             )
         tuned = replace(self._in_int8(tuned.eval(), network), fine_tuned=True)
         return min(found, tuned, key=lambda one: one.rounding.lost)
@@ -103,22 +101,22 @@ class Retrainer:
         names = learnable(RETRAINED, own.learns_from)
         retrain(
             network,
-            self.data.joined(names),
-            self.outputs.joined(names),
-            self.settings.loss(own.learns_from),
+            self.taught.data.joined(names),
+            self.taught.outputs.joined(names),
+            self.taught.config.loss(own.learns_from),
             recipe,
-            replace(self.settings.loader(), seed=self.config.seed),
+            replace(self.taught.config.loader(), seed=self.config.seed),
             open_phase(self.metrics, f"student_{own.name}", way=way, **self.identity()),
-            images=len(self.data.joined(RETRAINED)),
+            images=len(self.taught.data.joined(RETRAINED)),
         )
         return network.cpu().eval()
 
     def _in_int8(self, network: nn.Module, exact: nn.Module) -> Trained:
         """Round `network`, which stands for `exact`."""
-        batch, train = self.settings.batch, self.data.train
+        batch, train = self.taught.config.batch, self.taught.data.train
         seen = (CALIBRATION_BATCH, self.config.seed, CALIBRATION_BATCHES)
         images = calibration_images(train, *seen)
-        judge = partial(in_int8, network, exact, images, self.data.search, self.unit, batch)
+        judge = partial(in_int8, network, exact, images, self.taught.data.search, self.unit, batch)
         return Trained(exact, *from_main_process(judge))
 
     def facts(self, student: Trained, exact: Path, ships: Path, tried: int) -> dict[str, object]:
@@ -126,9 +124,9 @@ class Retrainer:
 
         `tried` says how many students were trained briefly for its budget.
         """
-        config, settings, data = self.config, self.settings, self.data
+        config, settings, data = self.config, self.taught.config, self.taught.data
         asked = (student.network, exact, ships, self.unit, settings.batch)
-        evaluation = final_evaluation(self.outputs.test, data.test, *asked)
+        evaluation = final_evaluation(self.taught.outputs.test, data.test, *asked)
         return {
             **evaluation.facts(),
             "precision_kept": evaluation.rounding.within(config.accuracy_loss),
@@ -142,7 +140,7 @@ class Retrainer:
 
     def test_answers(self, trained: Trained) -> tuple[Tensor, Tensor]:
         """Return logits [N, K] and labels [N] of the test split, to report, as it ships."""
-        test, batch = self.data.test, self.settings.batch
+        test, batch = self.taught.data.test, self.taught.config.batch
         logits, labels = predict(trained.network, test.view(None), batch)
         if self.unit.precision != "fp32":
             model = trained.model(self.unit)

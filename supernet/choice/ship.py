@@ -14,7 +14,7 @@ from supernet.latency.measurement import machine_difference
 from supernet.latency.runners import unit_of_table
 from supernet.latency.students import measure_shipped
 from supernet.latency_table import LatencyTable
-from supernet.space import Architecture
+from supernet.space import Architecture, SearchSpace
 from supernet.student import MEAN, STD, Student, parameters_and_macs
 
 EXACT = "student.onnx"
@@ -23,7 +23,9 @@ EXACT = "student.onnx"
 def ship(
     student: Student,
     architecture: Architecture,
+    space: SearchSpace,
     table: LatencyTable,
+    target_ms: float,
     folder: Path,
     metadata: Mapping[str, str],
     patience: Patience,
@@ -35,22 +37,25 @@ def ship(
     What ships in int8 is written beside it as student.int8.onnx, and timed in its place. The ONNX
     files say what they are and take, and `metadata`; the one that is timed says its time. Returns
     size and milliseconds for metrics.json; those measured are None where the table's device is not
-    here.
+    here. The table may be of other classes than the student's `space`.
     """
-    write_student(folder, student, architecture, table.space, metadata)
-    example = torch.zeros(2, *table.space.image_shape)
+    write_student(folder, student, architecture, space, metadata)
+    example = torch.zeros(2, *space.image_shape)
     path, predicted_ms = shipped_file(folder, table), table.predicted_ms(architecture)
     facts = _form(architecture, table) | metadata
     write_onnx(student, example, folder / EXACT, facts)
     if int8 is not None:
         write_model(int8, path, facts)
     add_metadata(path, _time(table) | {"predicted_ms": f"{predicted_ms:.4f}"})
-    measured, elsewhere = None, machine_difference(table)
+    measured, elsewhere, meets = None, machine_difference(table), None
     if not elsewhere:
         measured = measure_shipped(student, path, predicted_ms, table, patience, seed)
+        meets = measured.ms <= target_ms
         add_metadata(path, {"measured_ms": f"{measured.ms:.4f}"})
-    parameters, macs = parameters_and_macs(table.space, architecture)
+    parameters, macs = parameters_and_macs(space, architecture)
     return {
+        "target_ms": target_ms,
+        "meets_target": meets,
         "predicted_ms": predicted_ms,
         "measured_ms": measured.ms if measured else None,
         "measured_ms_spread": measured.spread if measured else None,

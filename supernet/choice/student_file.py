@@ -1,5 +1,6 @@
 """A student as two files, and back as a module: what it is, and its weights."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -77,6 +78,29 @@ def load_student(folder: str | Path) -> LoadedStudent:
         )
     student.load_state_dict(tensors, assign=True)
     return student.eval()
+
+
+def take_weights(student: Student, folder: str | Path) -> str:
+    """Take the weights of a folder's student wherever name and shape agree; say how many they are.
+
+    Raises `UserError` for a damaged file.
+    """
+    own, (found, _) = student.state_dict(), read_tensors(Path(folder) / WEIGHTS)
+    fits = {n: t for n, t in found.items() if n in own and _shapes({n: t}) == _shapes({n: own[n]})}
+    sizes = {name: parameter.numel() for name, parameter in student.named_parameters()}
+    taken = sum(sizes.get(name, 0) for name in fits)
+    student.load_state_dict(fits, strict=False)
+    return f"{taken / sum(sizes.values()):.0%} of its parameters"
+
+
+def weights_identity(folder: str | Path) -> str:
+    """Return what tells a folder's weights from others; `UserError` where there are none."""
+    path = Path(folder) / WEIGHTS
+    if not path.is_file():
+        raise UserError(
+            f"{path}: no weights of a student here; give a folder such as runs/a/students/20ms"
+        )
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[tuple[int, ...], str]]:

@@ -16,7 +16,8 @@ FACTS = {
     **{"unit_of_work": "batch of 1 image", "controls": {}, "rivals": [], "cost": "9 images"},
     **{"precision": "fp32", "precision_kept": True, "fine_tuned": False, "how_to_run": "so"},
     **{"fp32_test_accuracy": 0.98, "fp32_agreement": 1.0, "trials": []},
-    "settings": {"accuracy_loss": 0.005, "trial_epochs": 10},
+    "start": "scratch",
+    "settings": {"accuracy_loss": 0.005, "trial_epochs": 10, "architecture": None},
 }
 
 
@@ -43,6 +44,27 @@ def test_a_teacher_that_is_not_known_for_the_test_split_is_said() -> None:
     known = dict(summary_rows(FACTS, Path("student.onnx")))
     assert known["teacher"] == "99.00% of the test split, 98.00% balanced"
     assert known["agreement"] == "97.00% of answers are the teacher's"
+
+
+@pytest.mark.parametrize(
+    ("start", "said"),
+    [
+        ("scratch", "scratch"),
+        ("shared", "its slice of the shared weights"),
+        ("runs/a/students/5ms: 98% of its parameters",) * 2,
+    ],
+)
+def test_what_it_was_trained_from_is_said(start: str, said: str) -> None:
+    rows = dict(summary_rows({**FACTS, "start": start}, Path("student.onnx")))
+    assert rows["trained from"] == said
+    assert (rows["search"], "architecture" in rows) == ("3 s", False)
+
+
+def test_an_architecture_from_elsewhere_was_not_searched() -> None:
+    settings = {**FACTS["settings"], "architecture": "runs/a/students/5ms"}
+    rows = dict(summary_rows({**FACTS, "settings": settings}, Path("student.onnx")))
+    assert rows["architecture"] == "that of runs/a/students/5ms, not searched for these images"
+    assert "search" not in rows
 
 
 def test_controls_say_what_search_and_teacher_brought() -> None:

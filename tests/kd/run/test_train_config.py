@@ -16,7 +16,13 @@ from kd.loss import kd_loss
 from kd.run.folder import open_run
 from kd.run.recipes import SEARCH_RECIPES, TRAIN_RECIPES, option
 from kd.run.search_config import SearchConfig
-from kd.run.settings import search_identity, searched_config, settings_of
+from kd.run.settings import (
+    home_config,
+    search_identity,
+    settings_of,
+    transfer_budget,
+    transfer_config,
+)
 from kd.run.settings import train_config_of as restored
 from kd.run.train_config import TrainConfig
 from kd.teacher.request import TeacherSource
@@ -61,13 +67,63 @@ def test_settings_of_another_version_are_refused() -> None:
 def test_a_search_knows_where_images_are_now(tmp_path: Path) -> None:
     begun = TrainConfig(data="images", unlabelled="more", run=tmp_path)
     open_run(tmp_path, settings_of(begun), resume=False, data="fingerprint")
+    usual = search_identity(SearchConfig(run=tmp_path), "t", "scratch")
     for search, expected in (
         (SearchConfig(run=tmp_path), begun),
         (SearchConfig(run=tmp_path, data="/mnt/images"), replace(begun, data="/mnt/images")),
         (SearchConfig(run=tmp_path, unlabelled="x"), replace(begun, unlabelled="x")),
     ):
-        assert searched_config(search) == expected
-        assert search_identity(search, "t") == search_identity(SearchConfig(run=tmp_path), "t")
+        assert home_config(search) == expected
+        assert search_identity(search, "t", "scratch") == usual
+
+
+def test_an_architecture_takes_the_recipe_of_its_run_to_other_images(tmp_path: Path) -> None:
+    """But nothing that is said of the images and the teacher that it comes from."""
+    begun = TrainConfig(
+        data="images",
+        unlabelled="more",
+        run=tmp_path / "a",
+        views=3,
+        limit=100,
+        kd_weight=0.5,
+        augment="crop_flip",
+        teacher=("onnx:old.onnx",),
+        teacher_mean=(0.1, 0.2, 0.3),
+        teacher_output="logits",
+        guide="labels",
+        latency_table=Path("phone.json"),
+    )
+    open_run(begun.run, settings_of(begun), resume=False, data="fingerprint")
+    search = SearchConfig(
+        architecture=begun.run / "students" / "5ms",
+        data="others",
+        teacher=("timm:resnet10t",),
+        run=tmp_path / "b",
+    )
+    assert home_config(search) == begun
+    expected = TrainConfig(
+        data="others",
+        run=tmp_path / "b",
+        views=3,
+        kd_weight=0.5,
+        augment="crop_flip",
+        teacher=("timm:resnet10t",),
+    )
+    assert transfer_config(search, begun) == expected
+
+
+@pytest.mark.parametrize("content", [None, {}, {"target_ms": "5"}, {"target_ms": 0}])
+def test_the_budget_of_an_architecture_is_that_of_its_student(
+    tmp_path: Path, content: dict | None
+) -> None:
+    path, own = tmp_path / "metrics.json", SearchConfig(architecture=tmp_path)
+    if content is not None:
+        path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="does not say the student's budget; give --target-latency"):
+        transfer_budget(own)
+    path.write_text(json.dumps({"target_ms": 5}))
+    assert transfer_budget(own) == 5.0
+    assert transfer_budget(replace(own, target_latency=(7.5,))) == 7.5
 
 
 def test_recipes_name_themselves() -> None:

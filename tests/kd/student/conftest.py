@@ -9,6 +9,7 @@ from torch import nn
 
 from kd.batches import OnlineOutputs
 from kd.images.splits import Data, DataSettings, load_data
+from kd.run.taught import Taught
 from kd.student.retraining import Retrainer
 from kd.teacher.outputs import TeacherOutputs
 from tests.kd.student.recording import CONFIG, INT8, SETTINGS, Numbers, Unread
@@ -27,4 +28,5 @@ def retrainer(data: Data, tmp_path: Path) -> Retrainer:
     online = OnlineOutputs(lambda images: teacher(images).detach(), (data.train.frame,))
     outputs = TeacherOutputs(**dict.fromkeys(data.splits(), online))
     shut, cpu = replace(data, test=Unread(**vars(data.test))), torch.device("cpu")
-    return Retrainer(CONFIG, SETTINGS, shut, outputs, "table", INT8, Numbers(tmp_path), cpu)
+    taught = Taught(SETTINGS, shut, outputs)
+    return Retrainer(CONFIG, taught, "table", "scratch", INT8, Numbers(tmp_path), cpu)

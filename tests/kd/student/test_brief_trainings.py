@@ -38,20 +38,21 @@ def metrics_of(own: Retrainer) -> Numbers:
 
 def by_hand(own: Retrainer, network: nn.Module) -> tuple[float, float]:
     """Train on the train split alone for the epochs of a trial; judge on the search split."""
-    loss, batch = own.settings.loss(own.settings.guide), own.settings.batch
-    split, outputs = own.data.train, own.outputs.train
-    loader = replace(own.settings.loader(), batch=batch, seed=own.config.seed)
+    loss, batch = own.taught.config.loss(own.taught.config.guide), own.taught.config.batch
+    split, outputs = own.taught.data.train, own.taught.outputs.train
+    loader = replace(own.taught.config.loader(), batch=batch, seed=own.config.seed)
     recipe = FitSettings(2, own.config.learning_rate, own.config.weight_decay)
     batches = partial(endless, split, outputs, loader, torch.device("cpu"))
     fit(network, batches, loss, recipe, len(split) // batch, Phase("by hand"))
     recalibrate(network, calibration_images(split, batch, own.config.seed))
-    return score(network, own.data.search, own.outputs.search, loss, batch)
+    return score(network, own.taught.data.search, own.taught.outputs.search, loss, batch)
 
 
 @pytest.mark.parametrize("guide", ["teacher", "labels"])
 def test_a_trial_is_a_brief_training_on_the_train_split(brief: Retrainer, guide: str) -> None:
     """What guides the search is what is learned; the search split judges, the test split waits."""
-    own = replace(brief, settings=replace(brief.settings, guide=guide))
+    settings = replace(brief.taught.config, guide=guide)
+    own = replace(brief, taught=replace(brief.taught, config=settings))
     tried = BriefTrainings(own, "20ms")
     loss = tried.loss("it", small_network())
     assert tried.scores() == {"it": by_hand(own, small_network())}
@@ -60,8 +61,9 @@ def test_a_trial_is_a_brief_training_on_the_train_split(brief: Retrainer, guide:
 
 
 def test_guides_differ(brief: Retrainer, tmp_path: Path) -> None:
-    labels = replace(brief.settings, guide="labels")
-    other = replace(brief, settings=labels, metrics=Numbers(tmp_path / "other"))
+    labels = replace(brief.taught.config, guide="labels")
+    taught = replace(brief.taught, config=labels)
+    other = replace(brief, taught=taught, metrics=Numbers(tmp_path / "other"))
     losses = {BriefTrainings(own, "20ms").loss("it", small_network()) for own in (brief, other)}
     assert len(losses) == 2
 
@@ -106,7 +108,7 @@ def test_one_that_is_interrupted_goes_on_to_the_same_loss(
     assert list(goes_on.scores()) == ["one"]
     assert goes_on.loss("other", small_network()) == expected[1]
     assert len(calls) == 7
-    assert len(rest) == 2 * (len(brief.data.train) // brief.settings.batch) - 7
+    assert len(rest) == 2 * (len(brief.taught.data.train) // brief.taught.config.batch) - 7
 
 
 def counting(calls: list[int], stop_at: int | None = None) -> Callable[..., None]:

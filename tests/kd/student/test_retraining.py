@@ -158,7 +158,7 @@ def test_the_test_split_is_answered_as_shipped(
     unit = replace(INT8, precision=precision)
     retrainer = replace(retrainer, unit=unit)
     trained = retrainer.train(own())
-    opened = replace(retrainer, data=data)
+    opened = replace(retrainer, taught=replace(retrainer.taught, data=data))
     told, labels = opened.test_answers(trained)
     exact, truth = predict(trained.network, data.test, 32)
     assert torch.equal(labels, truth)

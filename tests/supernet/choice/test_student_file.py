@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,14 @@ from torch import nn
 
 from base.errors import UserError
 from base.tensor_files import write_tensors
-from supernet.choice.student_file import FORM, WEIGHTS, load_student, write_student
+from supernet.choice.student_file import (
+    FORM,
+    WEIGHTS,
+    load_student,
+    take_weights,
+    weights_identity,
+    write_student,
+)
 from supernet.space import Architecture, SearchSpace
 from supernet.student import Student
 
@@ -126,3 +134,40 @@ def test_a_form_that_asks_for_much_memory_gets_none(folder: Path) -> None:
     path.write_text(json.dumps(stored))
     with pytest.raises(UserError, match="not those of"):
         load_student(folder)
+
+
+def test_weights_are_taken_wherever_they_fit(
+    folder: Path, student: Student, space: SearchSpace
+) -> None:
+    """For other classes all but the classifier; the rest stays as it was."""
+    other = replace(space, classes=space.classes + 2)
+    torch.manual_seed(1)
+    found = Student(other, space.middle())
+    before = {name: tensor.clone() for name, tensor in found.state_dict().items()}
+    told, known = take_weights(found, folder), student.state_dict()
+    for name, tensor in found.state_dict().items():
+        taken = not name.startswith("head.classifier")
+        assert torch.equal(tensor, known[name] if taken else before[name]), name
+    classifier = sum(p.numel() for p in found.head.classifier.parameters())
+    share = 1 - classifier / sum(p.numel() for p in found.parameters())
+    assert told == f"{share:.0%} of its parameters"
+    assert take_weights(Student(space, space.middle()), folder) == "100% of its parameters"
+
+
+def test_a_student_of_another_form_takes_what_it_has_in_common(
+    folder: Path, student: Student, space: SearchSpace
+) -> None:
+    found, known = Student(space, space.smallest()), student.state_dict()
+    take_weights(found, folder)
+    fits = {n for n, t in found.state_dict().items() if n in known and t.shape == known[n].shape}
+    assert 0 < len(fits) < len(found.state_dict())
+    assert all(torch.equal(found.state_dict()[name], known[name]) for name in fits)
+
+
+def test_weights_are_known_by_their_content(folder: Path, space: SearchSpace) -> None:
+    copy = shutil.copytree(folder, folder.parent / "copy")
+    assert weights_identity(copy) == weights_identity(str(folder))
+    write_student(copy, Student(space, space.middle()), space.middle(), space, METADATA)
+    assert weights_identity(copy) != weights_identity(folder)
+    with pytest.raises(UserError, match="no weights of a student here"):
+        weights_identity("nowhere")

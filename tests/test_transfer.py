@@ -1,0 +1,137 @@
+"""Students that start from known weights, and architectures that are taken to other images."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from base.tensor_files import read_tensors
+from kd.run.folder import read_metrics
+from supernet.choice.student_file import load_student
+from tests.conftest import COLOURS
+from tests.smoke import QUICK_SEARCH, refused, run
+
+
+def facts_of(folder: Path) -> dict:
+    return json.loads((folder / "metrics.json").read_text())
+
+
+Searched = tuple[Path, float, subprocess.CompletedProcess]
+
+
+def test_an_architecture_goes_to_other_images(
+    searched: Searched, others: Path, tmp_path: Path
+) -> None:
+    """With a teacher of its own, in a run of its own: judged, timed and exported as ever."""
+    student, ms, _ = searched
+    folder = tmp_path / "b"
+    options = ("--architecture", student, "--data", others, "--run", folder, "--start", student)
+    done = run("search.py", *options, *QUICK_SEARCH, "--controls", "--rivals", "plain:4-8-16")
+    assert done.returncode in (0, 1), done.stderr
+    name = f"{ms:g}ms"
+    new, facts = folder / "students" / name, facts_of(folder / "students" / name)
+    assert {path.name for path in new.iterdir()} >= {path.name for path in student.iterdir()}
+    loaded, known = load_student(new), load_student(student)
+    assert loaded.architecture == known.architecture
+    assert loaded.classes == tuple(COLOURS)
+    assert facts["target_ms"] == ms
+    assert facts["measured_ms"] > 0
+    assert facts["onnx_parity"]
+    assert facts["test_accuracy"] > 0.6
+    assert facts["controls"].keys() == {"random", "labels"}
+    assert facts["controls"]["random"]["architecture"] != known.architecture.to_json()
+    assert facts["trials"] == []
+    # All but a classifier of three classes is what it started from.
+    share = 1 - sum(p.numel() for p in loaded.head.classifier.parameters()) / facts["params"]
+    assert facts["start"] == f"{student}: {share:.0%} of its parameters"
+    assert f"that of {student}, not searched for these images" in done.stdout
+    # The teacher was trained for the new images, and stored outputs for them.
+    stored = np.load(folder / "targets" / "train" / "probabilities.npy", mmap_mode="r")
+    assert stored.shape[-1] == 3
+    # Again, nothing is learned anew but the student.
+    again = run("search.py", *options, *QUICK_SEARCH)
+    assert again.returncode in (0, 1), again.stderr
+    phases = {line["phase"] for line in read_metrics(folder)}
+    assert phases == {
+        "teacher",
+        *(f"student_{name}{kind}" for kind in ("", "-random", "-labels")),
+    } | {f"student_{name}-plain-4-8-16"}
+
+
+def test_a_student_starts_from_its_slice_of_the_shared_weights(
+    trained_copy: Path, searched: Searched
+) -> None:
+    """At a learning rate of almost nothing it stays there; BatchNorm sees the images."""
+    ms = searched[1]
+    tiny = ("--learning-rate", "1e-9", "--weight-decay", "0", "--trials", "0")
+    options = ("--run", trained_copy, "--target-latency", ms, *QUICK_SEARCH, *tiny)
+    done = run("search.py", *options, "--start", "shared")
+    assert done.returncode in (0, 1), done.stderr
+    assert "its slice of the shared weights" in done.stdout
+    own = read_tensors(trained_copy / "students" / f"{ms:g}ms" / "student.safetensors")[0]
+    shared = read_tensors(trained_copy / "supernet.safetensors")[0]
+    stem = own["stem.conv.0.weight"]
+    slice_of = shared["w.shared.stem.conv.0.weight"][: len(stem)]
+    torch.testing.assert_close(stem, slice_of, atol=1e-6, rtol=0)
+    assert not torch.equal(own["stem.conv.1.running_mean"], torch.zeros(len(stem)))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--run", "b"), "--architecture {student}: give the images for it as --data"),
+        (("--run", "b", "--data", "digits", "--start", "shared"), "there are no shared weights"),
+        (("--run", "b", "--data", "digits", "--target-latency", "1", "2"), "it is one student"),
+        (("--run", "{run}", "--data", "digits"), "the architecture's own; give another folder"),
+        (("--run", "b", "--data", "nowhere"), "nowhere"),
+        (("--run", "b", "--data", "digits", "--start", "nowhere"), "no weights of a student here"),
+        (("--run", "b", "--data", "digits", "--teacher", "timm:nobody"), "nobody"),
+    ],
+)
+def test_what_cannot_be_taken_elsewhere_is_one_line(
+    searched: Searched, tmp_path: Path, options: tuple[str, ...], said: str
+) -> None:
+    student = searched[0]
+    places = {"student": student, "run": student.parents[1]}
+    words = [tmp_path / word if word == "b" else word.format(**places) for word in options]
+    refused(run("search.py", "--architecture", student, *words), said.format(**places))
+    assert not (tmp_path / "b").exists()
+
+
+def test_an_architecture_of_no_run_is_refused(searched: Searched, tmp_path: Path) -> None:
+    alone = shutil.copytree(searched[0], tmp_path / "alone" / "student" / "5ms")
+    done = run("search.py", "--architecture", alone, "--data", "digits", "--run", tmp_path / "b")
+    refused(done, "no run here")
+
+
+def test_a_damaged_architecture_or_one_of_another_space_is_refused(
+    searched: Searched, tmp_path: Path
+) -> None:
+    """As where somebody has put a student into the folder of another run."""
+    home = shutil.copytree(searched[0].parents[1], tmp_path / "home")
+    student = home / "students" / searched[0].name
+    options = ("--architecture", student, "--data", "digits", "--run", tmp_path / "b")
+    form = json.loads((student / "architecture.json").read_text())
+    form["space"]["stem_widths"], form["stem_width"] = [16, 24], 24
+    tensors = student / "student.safetensors"
+    (student / "architecture.json").write_text(json.dumps(form))
+    done = run("search.py", *options)
+    refused(done, "that are not those of")
+    tensors.write_bytes(tensors.read_bytes()[:100])
+    refused(run("search.py", *options), "student.safetensors")
+
+
+def test_a_run_that_has_its_teacher_takes_no_other(searched: Searched) -> None:
+    options = ("--target-latency", "1", "--teacher", "small_resnet18:1")
+    done = run("search.py", "--run", searched[0].parents[1], *options)
+    refused(done, "--teacher: the run has its teacher; give it to train.py")
+
+
+def test_a_start_that_is_nowhere_is_refused(trained: tuple[Path, str]) -> None:
+    options = ("--target-latency", "1", "--start", "nowhere")
+    done = run("search.py", "--run", trained[0], *options)
+    refused(done, "nowhere/student.safetensors: no weights of a student here")
