@@ -93,9 +93,17 @@ class World:
 
 
 def open_world(
-    data: str, limit: int, run: Path, space: SearchSpace, device: torch.device = CPU
+    data: str,
+    limit: int,
+    run: Path,
+    space: SearchSpace,
+    device: torch.device = CPU,
+    table: LatencyTable | None = None,
 ) -> World:
-    """Train the teacher and measure the table, or find them in `run`; images go to `device`."""
+    """Train the teacher, or find it in `run`; images go to `device`.
+
+    So is the table measured, or found, where none is given.
+    """
     config = TrainConfig(
         data=data,
         run=run,
@@ -120,7 +128,7 @@ def open_world(
         found,
         config.loader(),
     )
-    table = world_table(run, space)
+    table = table or world_table(run, space)
     workers = config.loader().workers
     splits = _splits(found, outputs.train, outputs.search, workers)
     return World(*(split.to(device) for split in splits), table, str(teacher.check))
@@ -173,15 +181,20 @@ def trained_student(
 
 
 def trained_network(
-    world: World, build: Callable[[], nn.Module], loss: Loss, epochs: int, seed: int
+    world: World,
+    build: Callable[[], nn.Module],
+    loss: Loss,
+    epochs: int,
+    seed: int,
+    learning_rate: float = FitSettings.learning_rate,
 ) -> nn.Module:
-    """Train any network from scratch on the train split."""
+    """Train any network on the train split, as it is built."""
     torch.manual_seed(seed)
     network = build().to(world.device)
     steps = len(world.train.labels) // BATCH
     endless = partial(world.train.endless, BATCH, seed)
     phase = Phase(f"network, seed {seed}")
-    fit(network, endless, loss, FitSettings(epochs), steps, phase)
+    fit(network, endless, loss, FitSettings(epochs, learning_rate), steps, phase)
     return network
 
 
