@@ -4,6 +4,7 @@ import io
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 
 LAST_STREAM = 2  # stdin, stdout and stderr are 0, 1 and 2
 
@@ -40,3 +41,12 @@ def shell_word(text: str) -> str:
     quoted = {ord("'"): "\\'", ord("\\"): "\\\\"}
     letters = (quoted.get(b, chr(b) if 32 <= b < 127 else f"\\x{b:02x}") for b in os.fsencode(text))
     return f"$'{''.join(letters)}'"
+
+
+def in_columns(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows of as many cells each as lines, their columns aligned."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )

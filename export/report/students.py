@@ -5,6 +5,7 @@ from pathlib import Path
 
 from base.errors import UserError
 from base.files import read_json
+from base.streams import in_columns
 from export.report.figures import Point, students_figure
 from export.report.page import drawing_last
 
@@ -70,11 +71,7 @@ def students_text(students: Mapping[str, Mapping]) -> str:
     if not students:
         return "no students yet; next: python search.py --target-latency MS"
     rows = [HEADER, *(_row(name, facts) for name, facts in students.items())]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    )
+    return in_columns(rows)
 
 
 def _row(name: str, facts: Mapping) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import onnx
@@ -18,6 +19,7 @@ from export.runtimes.runtime import check_unit, runtime_of, runtimes
 from export.timing.stopwatch import Patience, Runner, Timing, rounds, timings
 from export.timing.unit_of_work import CPU, SIGNED, UnitOfWork
 
+Key = TypeVar("Key")  # what is timed
 # The file in each form of a precision: as bytes, or where it lies.
 Models = Mapping[str, bytes | Path]
 # Images on which the quantiser finds its ranges.
@@ -87,10 +89,10 @@ def open_all(
 
 
 def time_together(
-    runners: Mapping[UnitOfWork, Runner], baseline: UnitOfWork, patience: Patience
-) -> dict[UnitOfWork, Timing]:
-    """Time all in the same rounds, until patience is over."""
-    named, done = {str(unit): runner for unit, runner in runners.items()}, []
+    runners: Mapping[Key, Runner], baseline: Key, patience: Patience
+) -> dict[Key, Timing]:
+    """Time all in the same rounds, until patience is over; what is timed differs as text."""
+    named, done = {str(key): runner for key, runner in runners.items()}, []
     bar_format = "{desc}: {percentage:3.0f}%|{bar}| {postfix}"
     with tqdm(desc="timing", total=patience.seconds, bar_format=bar_format) as bar:
         for latest in rounds(named, runners[baseline]):
@@ -100,7 +102,7 @@ def time_together(
             if patience.is_over(done):
                 break
     by_name = timings(done)
-    return {unit: by_name[str(unit)] for unit in runners}
+    return {key: by_name[str(key)] for key in runners}
 
 
 def judge(

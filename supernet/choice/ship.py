@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -46,7 +47,8 @@ def ship(
     write_onnx(student, example, folder / EXACT, facts)
     if int8 is not None:
         write_model(int8, path, facts)
-    add_metadata(path, _time(table) | {"predicted_ms": f"{predicted_ms:.4f}"})
+    unit = json.dumps(asdict(unit_of_table(table)))
+    add_metadata(path, _time(table) | {"unit": unit, "predicted_ms": f"{predicted_ms:.4f}"})
     measured, elsewhere, meets = None, machine_difference(table), None
     if not elsewhere:
         measured = measure_shipped(student, path, predicted_ms, table, patience, seed)
