@@ -1,11 +1,12 @@
-"""Budget -> student -> ONNX: derive, rank, measure, retrain from scratch, export, verify.
+"""Budget -> student -> ONNX: derive, try, measure, retrain, export, verify.
 
     python search.py --target-latency 20
+    python search.py --architecture runs/a/students/20ms --data PATH --run runs/b
     python search.py --list
 
-Works on the folder that train.py made, and writes students/20ms/ there. Exit status: 0 when every
-student is within its budget, equal to its ONNX file and right in the precision that ships, 1 when
-one is not, 2 for what the user can mend.
+Works on the folder that train.py made, and writes students/20ms/ there; or takes a student's
+architecture to other images. Exit status: 0 when every student keeps its promises of latency,
+parity and precision, 1 when one does not, 2 for what the user can mend.
 """
 
 import json
@@ -132,8 +133,7 @@ def search_all(config: SearchConfig, settings: TrainConfig, problem: Programme, 
         alpha = load_or_train_alpha(config, ready, metrics)
         known = Surveyed(alpha, load_surrogate(path, space))
         find = partial(find_student, config, ready, known)
-        make = partial(make_student, config, ready, rivals, metrics, find)
-        kept = [make(ms) for ms in config.budgets()]
+        kept = [make_student(config, ready, rivals, metrics, find, ms) for ms in config.budgets()]
     return all(kept)
 
 
@@ -148,11 +148,10 @@ def transfer(config: SearchConfig, home: TrainConfig, problem: Programme, start:
     data = load_data(settings.data_settings(space.resolution))
     space = replace(space, classes=len(data.classes))
     rivals = open_rivals(config, problem.table, space)
-    data, teacher = begin_run(settings, data)
+    settings, data, teacher = begin_run(settings, data)
     with open_metrics(config, "search") as metrics:
         ready = Ready(teach(settings, data, teacher, metrics), space, problem, start)
-        known = (config, ready, rivals, metrics, lambda *_: architecture)
-        return make_student(*known, target_ms)
+        return make_student(config, ready, rivals, metrics, lambda *_: architecture, target_ms)
 
 
 def load_or_train_alpha(config: SearchConfig, ready: Ready, metrics: AnyMetrics) -> Alpha:
@@ -161,11 +160,10 @@ def load_or_train_alpha(config: SearchConfig, ready: Ready, metrics: AnyMetrics)
     path = config.run / "supernet.safetensors"
     if config.latency_table is None or is_of_table(path, table):
         return load_alpha(path, space, table)
-    name = config.latency_table.stem
+    name, processes = config.latency_table.stem, this_process()
     path = config.run / "alphas" / f"{name}.safetensors"
     if not is_of_table(path, table):
-        settings, processes = ready.taught.config, this_process()
-        split, outputs = ready.taught.data.search, ready.taught.outputs.search
+        settings, (split, outputs) = ready.taught.config, ready.taught.search_split
         batches = partial(endless, split, outputs, settings.alpha_loader(), processes.device)
         loss, recipe = settings.loss(settings.guide), AlphaSettings.of(settings_of(settings))
         phase = open_phase(metrics, f"alpha_{name}", f"choices_{name}", table=table)
@@ -201,13 +199,12 @@ def find_student(
     table, name = ready.problem.table, config.student_name(target_ms)
     measure = by_main_process(partial(measure_architectures, table, config.patience(), config.seed))
     how = SearchSettings(config.candidates, config.finalists, config.trials, config.seed)
-    where = None if machine_difference(table) else measure
 
     def train(architecture: Architecture) -> float:
         start, _ = new_student(config, ready, architecture)
         return brief.loss(json.dumps(architecture.to_json()), start)
 
-    own = (ready.problem, known, target_ms, how, where, train, brief.asked_ms)
+    own = (ready.problem, known, target_ms, how, measure, train, brief.asked_ms)
     cache = config.run / "checkpoint" / f"pick_{name}.json"
     return cached_pick(cache, brief.identity(), partial(search, *own)).architecture
 
@@ -269,8 +266,9 @@ def new_student(
     torch.manual_seed(config.seed)
     if config.start == SHARED:
         student, taught = ready.supernet.extract(architecture), ready.taught
-        seen = (taught.data.train, taught.config.batch, config.seed)
-        recalibrate(student, calibration_images(*seen))
+        recalibrate(
+            student, calibration_images(taught.data.train, taught.config.batch, config.seed)
+        )
         return student, config.start
     student = Student(ready.space, architecture)
     if config.starts_elsewhere:
@@ -285,7 +283,9 @@ def controls(
     problem, found = ready.problem, {}
     sampler = fair_sampler(problem.table, *problem.range_ms())
     random = random_as_fast(sampler, own.what, np.random.default_rng(config.seed))
-    ways = {"random": (random, own.learns_from), "labels": (own.what, "labels")}
+    ways = {"random": (random, own.learns_from)}
+    if own.learns_from != "labels":
+        ways["labels"] = own.what, "labels"
     for kind, (architecture, learns_from) in ways.items():
         start, _ = new_student(config, ready, architecture)
         control = Retraining(f"{own.name}-{kind}", architecture, start, learns_from)

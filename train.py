@@ -31,7 +31,7 @@ from export.report.figures import Point
 from export.report.page import table_text
 from export.report.run_page import RunReport, write_run_report
 from kd.batches import endless, micro_batch, steps_per_epoch
-from kd.evaluate import CALIBRATION_BATCHES, calibration_images, score_recalibrated
+from kd.evaluate import CALIBRATION_BATCHES, calibration_images, scores_recalibrated
 from kd.images.copies import CopyPlan, plan_copies, with_copies
 from kd.images.splits import LEARNED, Data, learnable, load_data
 from kd.run.bounds import check_batches, check_settings
@@ -74,7 +74,7 @@ from supernet.training.preview import all_step_seconds, table_rows
 from supernet.training.storage import save_supernet
 from supernet.training.weights import WSettings, train_w
 
-SHOWN_BUDGETS = 8
+SHOWN_BUDGETS, AT_ONCE = 8, 16
 Scores = Mapping[Architecture, tuple[float, float]]  # loss and accuracy with the shared weights
 
 
@@ -205,7 +205,7 @@ def preview(
     w_steps = config.w_epochs * steps_per_epoch(images, config.batch)
     loading = loading_seconds(data, plan, most, loader.workers)
     step = partial(step_seconds, workers=loader.workers)
-    w, alpha, student = all_step_seconds(supernet, pixels, few)
+    w, alpha, student = all_step_seconds(supernet, pixels, few, config.precision)
     w, alpha = step(w, loading), step(alpha, loading * few / most)
     w, alpha = config.accumulate * w, config.accumulate * alpha
     epoch = step(student, loading) * images / (most * processes)
@@ -249,7 +249,7 @@ def score_students(
     batch = micro_batch(config.batch, this_process().num_processes, config.accumulate)
     count = CALIBRATION_BATCHES * (config.batch // batch)
     score = partial(
-        score_recalibrated,
+        scores_recalibrated,
         images=calibration_images(data.train, batch, config.seed, count),
         split=data.search,
         outputs=outputs.search,
@@ -258,8 +258,13 @@ def score_students(
         workers=config.loader().workers,
     )
     quiet = not is_main_process()
-    with tqdm(rank_shard(students), description, unit="student", disable=quiet) as bar:
-        own = {a: score(supernet.extract(a).to(memory_format=torch.channels_last)) for a in bar}
+    shard, own = rank_shard(students), {}
+    with tqdm(total=len(shard), desc=description, unit="student", disable=quiet) as bar:
+        for first in range(0, len(shard), AT_ONCE):
+            some = shard[first : first + AT_ONCE]
+            models = [supernet.extract(a).to(memory_format=torch.channels_last) for a in some]
+            own |= zip(some, score(models), strict=True)
+            bar.update(len(some))
     scores = gather_dict(own)
     return {a: scores[a] for a in students}
 

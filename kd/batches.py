@@ -132,7 +132,8 @@ def _chunks(count: int, loader: LoaderSettings, start: int) -> Iterator[tuple[in
     for epoch in itertools.count(start // an_epoch):
         order = shuffled(count, loader.seed, epoch)
         for step in range(start % an_epoch, an_epoch):
-            yield epoch % loader.views, order[step * loader.batch :][: loader.batch][own]
+            whole = order[step * loader.batch : (step + 1) * loader.batch]
+            yield epoch % loader.views, whole[own]
         start = 0
 
 

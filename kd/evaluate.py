@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from sklearn.metrics import recall_score
@@ -62,24 +62,31 @@ def predict(
 
 
 @torch.no_grad()
-def score(
-    model: nn.Module,
+def scores(
+    models: Sequence[nn.Module],
     split: Split,
     outputs: Outputs,
     loss: Callable[[Tensor, Batch], Tensor],
     batch: int,
     workers: int = 0,
-) -> tuple[float, float]:
-    """Return mean loss and accuracy over all plain images of `split`, in eval mode."""
-    device = next(model.parameters()).device
-    total, correct = 0.0, 0
-    with _evaluating(model):
+) -> list[tuple[float, float]]:
+    """Return every model's mean loss and accuracy over all plain images of `split`, in eval mode.
+
+    The models are on one device; images are decoded once for all of them.
+    """
+    device, count = device_of(models[0]), len(split)
+    total, correct = [0.0] * len(models), [0] * len(models)
+    with ExitStack() as modes:
+        for model in models:
+            modes.enter_context(_evaluating(model))
         for step in distillation_batches(split, outputs, None, batch, None, workers):
             moved = Batch(*(tensor.to(device) for tensor in step))
-            logits = model(moved.images).float()
-            total += loss(logits, moved).item() * len(moved.labels)
-            correct += int((logits.argmax(dim=1) == moved.labels.argmax(dim=1)).sum())
-    return total / len(split), correct / len(split)
+            for number, model in enumerate(models):
+                logits = model(moved.images).float()
+                total[number] += loss(logits, moved).item() * len(moved.labels)
+                right = logits.argmax(dim=1) == moved.labels.argmax(dim=1)
+                correct[number] += int(right.sum())
+    return [(t / count, c / count) for t, c in zip(total, correct, strict=True)]
 
 
 @torch.no_grad()
@@ -100,18 +107,19 @@ def calibration_images(
     return [images for images, _, _ in itertools.islice(epoch, count)]
 
 
-def score_recalibrated(
-    model: nn.Module,
+def scores_recalibrated(
+    models: Sequence[nn.Module],
     images: Sequence[Tensor],
     split: Split,
     outputs: Outputs,
     loss: Callable[[Tensor, Batch], Tensor],
     batch: int = 256,
     workers: int = 0,
-) -> tuple[float, float]:
-    """Score a model whose BatchNorm statistics are first recalibrated on `images`."""
-    recalibrate(model, images)
-    return score(model, split, outputs, loss, batch, workers)
+) -> list[tuple[float, float]]:
+    """Score models whose BatchNorm statistics are first recalibrated on `images`."""
+    for model in models:
+        recalibrate(model, images)
+    return scores(models, split, outputs, loss, batch, workers)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from functools import partial
 from torch import nn
 
 from base.phase import Phase
+from base.processes import this_process
 from kd.batches import LoaderSettings, Outputs, endless
 from kd.evaluate import device_of
 from kd.fit import FitSettings, fit
@@ -26,9 +27,10 @@ def retrain(
     """Train `student` in place on `split` and the teacher's outputs for it.
 
     Every student of a seed sees the same images in the same order; a batch is never larger than the
-    split. An epoch has as many steps as `images` give, or the split's own. Raises `Diverged` when
-    the loss stops being finite.
+    split, and parted alike among processes. An epoch has as many steps as `images` give, or the
+    split's own. Raises `Diverged` when the loss stops being finite.
     """
-    loader = replace(loader, batch=min(loader.batch, len(split)))
+    parts = this_process().num_processes * settings.accumulate
+    loader = replace(loader, batch=min(loader.batch, len(split) // parts * parts))
     batches = partial(endless, split, outputs, loader, device_of(student))
     fit(student, batches, loss, settings, (images or len(split)) // loader.batch, phase)

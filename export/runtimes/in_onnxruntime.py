@@ -1,6 +1,8 @@
 """Run an ONNX model in ONNX Runtime, alone and the same way each time."""
 
+import subprocess
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -69,8 +71,20 @@ def logits(
 
 
 def machine(unit: UnitOfWork) -> dict[str, str]:
-    """Return the version of ONNX Runtime."""
-    return {"onnxruntime": onnxruntime.__version__}
+    """Return the version of ONNX Runtime, and the GPU where one runs the work."""
+    gpu = _gpu_name() if unit.provider in _CUDA_PROVIDERS else None
+    return {"onnxruntime": onnxruntime.__version__, **({"device": gpu} if gpu else {})}
+
+
+@cache
+def _gpu_name() -> str | None:
+    """Name the first GPU as NVIDIA's driver does; ONNX Runtime does not say which it is."""
+    command = ("nvidia-smi", "--query-gpu=name", "--format=csv,noheader", "--id=0")
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip() or None
 
 
 def how(unit: UnitOfWork) -> str:

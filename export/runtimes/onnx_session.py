@@ -9,6 +9,8 @@ import onnxruntime
 from base.errors import UserError
 from base.streams import utf8
 
+PREFERRED = ("CUDAExecutionProvider", "CPUExecutionProvider")
+
 
 @cache
 def _share_memory() -> None:
@@ -27,6 +29,15 @@ def check_provider(provider: str) -> None:
             f"provider {provider}: not in this ONNX Runtime, which has {', '.join(available)}; "
             "name one of these or install the ONNX Runtime package that brings it"
         )
+
+
+def preferred_provider() -> str:
+    """Return what runs a file for its answers alone: CUDA where this ONNX Runtime has it.
+
+    Those that it names first may lack their libraries, or leave all to the CPU.
+    """
+    available = onnxruntime.get_available_providers()
+    return next(name for name in PREFERRED if name in available)
 
 
 def onnx_session(

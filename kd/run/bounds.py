@@ -11,6 +11,7 @@ from kd.images.splits import Data
 from kd.run.search_config import SHARED, SearchConfig
 from kd.run.train_config import TrainConfig
 
+LEAST_PART = 4  # images that a network sees at once
 Bound = tuple[str, Callable[[float], bool]]
 COUNT: Bound = ("a whole number above 0", lambda value: value >= 1)
 SEVERAL: Bound = ("a whole number above 1", lambda value: value >= 2)
@@ -78,16 +79,28 @@ def _check_transfer(config: SearchConfig) -> None:
         raise UserError(f"--run {config.run}: the architecture's own; give another folder")
 
 
-def check_batches(config: TrainConfig, data: Data, processes: int) -> None:
-    """Raise `UserError` for a batch larger than its split or shared memory, or not to be parted."""
+def check_parts(config: TrainConfig, processes: int) -> None:
+    """Raise `UserError` for a batch that cannot be parted among processes, or in too small parts.
+
+    A step of the shared weights gives every one of four students a share of a part.
+    """
     parts = processes * config.accumulate
-    for name, split in (("batch", data.train), ("alpha_batch", data.search)):
+    many = f"{processes} processes with --accumulate {config.accumulate} part it in {parts}"
+    for name in ("batch", "alpha_batch"):
         batch = getattr(config, name)
         if batch % parts:
-            raise UserError(
-                f"{_option(name)} {batch}: {processes} processes with --accumulate "
-                f"{config.accumulate} part it in {parts}; give a multiple of that"
-            )
+            raise UserError(f"{_option(name)} {batch}: {many}; it has to be a multiple of that")
+    if (images := config.batch // parts) < LEAST_PART:
+        raise UserError(
+            f"--batch {config.batch}: {many} of {images} images; expected {LEAST_PART} or more each"
+        )
+
+
+def check_batches(config: TrainConfig, data: Data, processes: int) -> None:
+    """Raise `UserError` for a batch larger than its split or shared memory, or not to be parted."""
+    check_parts(config, processes)
+    for name, split in (("batch", data.train), ("alpha_batch", data.search)):
+        batch = getattr(config, name)
         if batch > len(split):
             kind = "train" if split is data.train else "search"
             raise UserError(

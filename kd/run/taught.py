@@ -1,12 +1,14 @@
 """What a run learns from: its images, and what its teacher says of them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from base.processes import is_main_process, this_process
 from base.size import Size
+from kd.batches import Outputs
 from kd.images.copies import found_copies, plan_copies, with_copies
-from kd.images.splits import Data, load_data
+from kd.images.splits import Data, Split, load_data
+from kd.run.bounds import check_parts
 from kd.run.folder import open_run, refuse_other_images
 from kd.run.metrics import AnyMetrics, open_phase
 from kd.run.settings import settings_of
@@ -31,12 +33,18 @@ class Taught:
     data: Data
     outputs: TeacherOutputs
 
+    @property
+    def search_split(self) -> tuple[Split, Outputs]:
+        """The images that judge, and the teacher's outputs for them."""
+        return self.data.search, self.outputs.search
+
 
 def found_taught(config: TrainConfig, resolution: Size) -> Taught:
     """Return what a run was begun with; `UserError` where something is missing or foreign.
 
     Outputs that are not stored are made by the run's teacher.
     """
+    check_parts(config, this_process().num_processes)
     data = load_data(config.data_settings(resolution))
     refuse_other_images(config.run, data.fingerprint())
     data = found_copies(data, config.run / "copies")
@@ -48,19 +56,23 @@ def found_taught(config: TrainConfig, resolution: Size) -> Taught:
     return Taught(config, data, outputs)
 
 
-def begin_run(config: TrainConfig, data: Data) -> tuple[Data, CheckedTeacher | None]:
+def begin_run(config: TrainConfig, data: Data) -> tuple[TrainConfig, Data, CheckedTeacher | None]:
     """Check the given teacher; then begin the run's folder, or go on with it.
 
-    Returns the data, with copies of large photographs, and the teacher unless it is to be trained.
-    Raises `UserError` for a teacher that cannot be used, and a run of other settings or images.
+    Returns the settings, whose batch is no larger than the train split; the data, with copies of
+    large photographs; and the teacher unless it is to be trained. Raises `UserError` for a teacher
+    that cannot be used, and a run of other settings or images.
     """
+    check_parts(config, this_process().num_processes)
+    parts = this_process().num_processes * config.accumulate
+    config = replace(config, batch=min(config.batch, len(data.train) // parts * parts))
     opened = open_teacher(config.teacher_request(), data, config.loader(), this_process().device)
     frames = shown_frames(opened.model if opened else None, data.train.frame)
     plan = plan_copies(data, frames) if config.copies else None
     if is_main_process():
         open_run(config.run, settings_of(config), resume=True, data=data.fingerprint())
     this_process().wait_for_everyone()
-    return with_copies(data, plan, config.run / "copies"), opened
+    return config, with_copies(data, plan, config.run / "copies"), opened
 
 
 def teach(

@@ -10,7 +10,7 @@ from torch import nn
 from base.errors import Diverged
 from base.phase import Phase
 from base.processes import from_main_process
-from kd.evaluate import calibration_images, score_recalibrated
+from kd.evaluate import calibration_images, scores_recalibrated
 from kd.images.splits import LEARNED, learnable
 from kd.retrain import retrain
 from kd.run.metrics import open_phase
@@ -96,5 +96,5 @@ class BriefTrainings:
         # After so few steps the running statistics of BatchNorm are those of weights long gone.
         images = calibration_images(data.train, settings.batch, own.config.seed)
         held_out = (images, data.search, outputs.search, loss, settings.batch, loader.workers)
-        found, right = from_main_process(partial(score_recalibrated, student, *held_out))
+        found, right = from_main_process(partial(scores_recalibrated, [student], *held_out))[0]
         return (found if math.isfinite(found) else math.inf), right

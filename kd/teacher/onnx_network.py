@@ -14,7 +14,7 @@ from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 from torch import Tensor, nn
 
 from base.errors import UserError
-from export.runtimes.onnx_session import onnx_session
+from export.runtimes.onnx_session import onnx_session, preferred_provider
 from kd.networks import InputFormat
 from kd.teacher.program_file import ANY_SIZE, run_in_batches
 
@@ -42,9 +42,7 @@ class OnnxNetwork(nn.Module):
         super().__init__()
         if not path.is_file():
             raise UserError(f"{path}: no such file; expected an ONNX model")
-        # The provider that this ONNX Runtime prefers; as many threads as there are cores.
-        provider = onnxruntime.get_available_providers()[0]
-        self.session = onnx_session(path, os.cpu_count() or 1, provider)
+        self.session = onnx_session(path, os.cpu_count() or 1, preferred_provider())
         inputs = self.session.get_inputs()
         layout = _layout(inputs[0].shape)
         if len(inputs) != 1 or layout is None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from base.errors import UserError
 from base.files import PARSE_ERRORS, read_json, write_json
-from base.processes import is_main_process
+from base.processes import from_main_process, is_main_process
 from export.timing.stopwatch import Timing
 from supernet.choice.programme import BUDGET_USES, Programme, candidates
 from supernet.space import Architecture, Choices
@@ -57,21 +57,27 @@ class Pick:
 def cached_pick(path: Path, identity: Mapping[str, str], find: Callable[[], Pick]) -> Pick:
     """Return the pick kept at `path` for the same `identity`, or find one and keep it.
 
-    What was measured is not measured again when a retraining is resumed. Raises `UserError` for a
-    damaged file.
+    What was measured is not measured again when a retraining is resumed. Of several processes one
+    looks: another one's look might fall behind its writing. Raises `UserError` for a damaged file.
     """
-    if path.exists() and (stored := read_json(path)).get("identity") == dict(identity):
-        try:
-            own = {**stored["pick"]}
-            own["architecture"] = Architecture.from_json(own["architecture"])
-            own["measured"] = Timing(**own["measured"]) if own["measured"] else None
-            return Pick(**own)
-        except PARSE_ERRORS as error:
-            raise UserError(f"{path}: damaged ({error}); remove it and search again") from error
+    if kept := from_main_process(partial(_kept_pick, path, dict(identity))):
+        return kept
     pick = find()
     if is_main_process():
         write_json(path, {"identity": dict(identity), "pick": asdict(pick)})
     return pick
+
+
+def _kept_pick(path: Path, identity: dict[str, str]) -> Pick | None:
+    if not path.exists() or (stored := read_json(path)).get("identity") != identity:
+        return None
+    try:
+        own = {**stored["pick"]}
+        own["architecture"] = Architecture.from_json(own["architecture"])
+        own["measured"] = Timing(**own["measured"]) if own["measured"] else None
+        return Pick(**own)
+    except PARSE_ERRORS as error:
+        raise UserError(f"{path}: damaged ({error}); remove it and search again") from error
 
 
 def alphas_proposal(
@@ -89,8 +95,12 @@ def alphas_proposal(
 
 
 def budget_asked(problem: Programme, target_ms: float) -> float:
-    """Return what to ask of the table for a budget, so that what is measured is within it."""
-    return min(target_ms / (1 + MARGIN), problem.range_ms()[1])
+    """Return what to ask of the table for a budget, so that what is measured is within it.
+
+    For one that is nearly too fast, the fastest student is asked for: measured, it may be within.
+    """
+    fastest_ms, slowest_ms = problem.range_ms()
+    return min(max(target_ms / (1 + MARGIN), fastest_ms), slowest_ms)
 
 
 def budget_calibrated(

@@ -20,6 +20,7 @@ from supernet.choice.pick import (
 from supernet.choice.programme import Programme
 from supernet.choice.surrogate import Surrogate
 from supernet.choice.trials import Train, after_trials
+from supernet.latency.measurement import machine_difference
 
 
 @dataclass(frozen=True)
@@ -45,28 +46,29 @@ def search(
     known: Surveyed,
     target_ms: float,
     how: SearchSettings,
-    measure: Measure | None,
+    measure: Measure,
     train: Train,
     remember: Callable[[Callable[[], float]], float],
 ) -> Pick:
     """Return the architecture for a budget: tried, and measured whole where it can be.
 
-    What is tried first is the candidate of alpha that the surrogate likes best. `measure` is None
-    where students of the table cannot be timed; `train` gives a student's loss, and `remember` the
-    milliseconds to ask for, found once for a search that may be interrupted.
+    What is tried first is the candidate of alpha that the surrogate likes best. `measure` is used
+    where students of the table can be timed here; `train` gives a student's loss, and `remember`
+    the milliseconds to ask for, found once for a search that may be interrupted.
     """
+    is_here = machine_difference(problem.table) is None
     surrogate = known.surrogate
     with torch.no_grad():
         drawn = (known.alpha(target_ms), how.candidates, how.seed)
     own = partial(alphas_proposal, problem, *drawn, surrogate.loss)
-    asked_ms = (budget_asked if measure else budget_predicted)(problem, target_ms)
-    if how.trials and measure:
+    asked_ms = (budget_asked if is_here else budget_predicted)(problem, target_ms)
+    if how.trials and is_here:
         calibrated = (problem, own(asked_ms), target_ms, how.finalists, measure)
         asked_ms = remember(partial(budget_calibrated, *calibrated))
     proposal = own(asked_ms)
     if how.trials:
         tried = (how.trials, how.seed, train)
         proposal = after_trials(problem, surrogate, proposal, *tried)
-    if measure is None:
-        return pick_predicted(problem, proposal, target_ms)
-    return pick_measured(problem, proposal, target_ms, how.finalists, measure)
+    if is_here:
+        return pick_measured(problem, proposal, target_ms, how.finalists, measure)
+    return pick_predicted(problem, proposal, target_ms)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from base.precision import Precision, autocast
 from base.processes import timed_now
 from export.runtimes.faster import Ratios
 from export.timing.stopwatch import quick_ms, scaled_seconds
@@ -25,17 +26,22 @@ from supernet.training.weights import STUDENTS
 PARAMETER_BYTES, MODEL_BYTES = 8, 2.5 * 2**20
 
 
-def all_step_seconds(supernet: Supernet, images: Tensor, few: int) -> tuple[float, float, float]:
-    """Time a step of w, one of alpha on the first `few` images, and one of a middle student."""
+def all_step_seconds(
+    supernet: Supernet, images: Tensor, few: int, precision: Precision
+) -> tuple[float, float, float]:
+    """Time a step of w, one of alpha on the first `few` images, and one of a middle student.
+
+    `precision` is that of the networks' arithmetic.
+    """
     timed_now("a step of the shared weights")
-    w = w_seconds(supernet, images)
+    w = w_seconds(supernet, images, precision)
     timed_now("a step of alpha")
-    alpha = alpha_seconds(supernet, images[:few])
+    alpha = alpha_seconds(supernet, images[:few], precision)
     timed_now("a step of a student")
-    return w, alpha, student_seconds(supernet, images)
+    return w, alpha, student_seconds(supernet, images, precision)
 
 
-def w_seconds(supernet: Supernet, images: Tensor) -> float:
+def w_seconds(supernet: Supernet, images: Tensor, precision: Precision) -> float:
     """Time a step of w on images [B, C, H, W] in seconds: middle students."""
     space = supernet.space
     students = [space.middle()] * STUDENTS
@@ -44,10 +50,10 @@ def w_seconds(supernet: Supernet, images: Tensor) -> float:
         for architecture, share in zip(students, some.tensor_split(len(students)), strict=True):
             supernet.student_logits(share, architecture).sum().backward()
 
-    return _seconds(supernet, step, images)
+    return _seconds(supernet, step, images, precision)
 
 
-def alpha_seconds(supernet: Supernet, images: Tensor) -> float:
+def alpha_seconds(supernet: Supernet, images: Tensor, precision: Precision) -> float:
     """Time a step of alpha on images [B, C, H, W] in seconds, shared weights frozen.
 
     Its operations are drawn at random, as in most steps.
@@ -55,22 +61,31 @@ def alpha_seconds(supernet: Supernet, images: Tensor) -> float:
     choices = supernet.space.one_hot(supernet.space.random(np.random.default_rng(0)))
     choices = {name: p.requires_grad_() for name, p in choices.items()}
     supernet.requires_grad_(False)
-    seconds = _seconds(supernet, lambda some: supernet(some, choices).sum().backward(), images)
+
+    def step(some: Tensor) -> None:
+        supernet(some, choices).sum().backward()
+
+    seconds = _seconds(supernet, step, images, precision)
     supernet.requires_grad_(True)
     return seconds
 
 
-def student_seconds(supernet: Supernet, images: Tensor) -> float:
+def student_seconds(supernet: Supernet, images: Tensor, precision: Precision) -> float:
     """Time a step of the middle student's training on images [B, C, H, W] in seconds."""
     student: Architecture = supernet.space.middle()
-    return _seconds(
-        supernet, lambda some: supernet.student_logits(some, student).sum().backward(), images
-    )
+
+    def step(some: Tensor) -> None:
+        supernet.student_logits(some, student).sum().backward()
+
+    return _seconds(supernet, step, images, precision)
 
 
-def _seconds(supernet: Supernet, step: Callable[[Tensor], None], images: Tensor) -> float:
+def _seconds(
+    supernet: Supernet, step: Callable[[Tensor], None], images: Tensor, precision: Precision
+) -> float:
     def finished(count: int) -> None:
-        step(images[:count])
+        with autocast(images.device, precision):
+            step(images[:count])
         if torch.cuda.is_available():
             torch.cuda.synchronize()
 

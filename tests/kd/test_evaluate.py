@@ -14,8 +14,8 @@ from kd.evaluate import (
     calibration_images,
     predict,
     recalibrate,
-    score,
-    score_recalibrated,
+    scores,
+    scores_recalibrated,
 )
 from kd.images.splits import Data, DataSettings, load_data
 from kd.loss import kd_loss
@@ -88,7 +88,7 @@ def test_score_is_the_exact_mean_whatever_the_batch(data: Data, tmp_path: Path) 
     shares = torch.eye(10)[labels]
     whole = Batch(torch.empty(0), shares, targets.rows(None, torch.arange(60)))
     for batch in (60, 7, 1):  # 60 = 8 * 7 + 4: the last batch is smaller
-        value, share = score(network, data.test, targets, loss, batch)
+        ((value, share),) = scores([network], data.test, targets, loss, batch)
         assert value == pytest.approx(loss(logits, whole).item(), rel=1e-5)
         assert share == pytest.approx(accuracy(logits, labels))
 
@@ -97,9 +97,23 @@ def test_score_reads_plain_images(data: Data, tmp_path: Path) -> None:
     targets = targets_of(data, tmp_path / "test")
     loss = partial(kd_loss, kd_temperature=4.0, kd_weight=0.9)
     network = model()
-    assert score(network, data.test.view(0), targets, loss, 60) == score(
-        network, data.test, targets, loss, 60
-    )
+    views = (data.test.view(0), data.test)
+    found = [scores([network], view, targets, loss, 60) for view in views]
+    assert found[0] == found[1]
+
+
+def test_many_are_scored_as_each_alone_and_keep_their_modes(data: Data, tmp_path: Path) -> None:
+    """On images that are decoded once."""
+    targets = targets_of(data, tmp_path / "test")
+    loss = partial(kd_loss, kd_temperature=4.0, kd_weight=0.9)
+    many = [model(), model().train(), model()]
+    with torch.no_grad():
+        many[1][-1].weight.mul_(-1)
+    modes = [network.training for network in many]
+    found = scores(many, data.test, targets, loss, 7)
+    assert found == [scores([one], data.test, targets, loss, 7)[0] for one in many]
+    assert found[0] == found[2] != found[1]
+    assert [network.training for network in many] == modes
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -128,11 +142,11 @@ def test_rate_recalibrates_before_it_scores(data: Data, tmp_path: Path) -> None:
     targets = targets_of(data, tmp_path / "targets")
     loss = partial(kd_loss, kd_temperature=2.0, kd_weight=0.5)
     images = calibration_images(data.train, 16, seed=0, count=2)
-    rated = score_recalibrated(model(), images, data.test, targets, loss)
+    rated = scores_recalibrated([model()], images, data.test, targets, loss)
     by_hand = model()
-    untouched = score(by_hand, data.test, targets, loss, 256)
+    untouched = scores([by_hand], data.test, targets, loss, 256)
     recalibrate(by_hand, images)
-    assert rated == score(by_hand, data.test, targets, loss, 256) != untouched
+    assert rated == scores([by_hand], data.test, targets, loss, 256) != untouched
 
 
 def test_calibration_images_are_whole_batches_of_the_split_itself(data: Data) -> None:

@@ -1,7 +1,10 @@
 """Sessions are as the unit of work says; what cannot be opened is refused in one line."""
 
 import os
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from subprocess import CalledProcessError, CompletedProcess
 
 import onnx
 import onnxruntime
@@ -154,3 +157,37 @@ def test_a_file_of_any_name_is_opened(tmp_path: Path) -> None:
     path = tmp_path / os.fsdecode(b"student\xff.onnx")
     path.write_bytes(relu())
     onnx_runner(path, (3, 4, 5), UnitOfWork(2, (4, 5)))()
+
+
+@pytest.fixture
+def driver(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[object]]:
+    """What NVIDIA's driver answers; an exception where there is none."""
+    said: list[object] = []
+
+    def answer(*_: object, **__: object) -> CompletedProcess:
+        if isinstance(said[0], Exception):
+            raise said[0]
+        return CompletedProcess((), 0, said[0], "")
+
+    monkeypatch.setattr(in_onnxruntime.subprocess, "run", answer)
+    in_onnxruntime._gpu_name.cache_clear()
+    yield said
+    in_onnxruntime._gpu_name.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("said", "device"),
+    [
+        ("NVIDIA H100\n", {"device": "NVIDIA H100"}),
+        ("", {}),
+        (FileNotFoundError("nvidia-smi"), {}),
+        (CalledProcessError(9, "nvidia-smi"), {}),
+    ],
+)
+def test_a_gpu_is_part_of_the_machine(driver: list, said: object, device: dict) -> None:
+    """So a table of another GPU is refused; the processor has no device beside itself."""
+    driver.append(said)
+    version = {"onnxruntime": onnxruntime.__version__}
+    unit = UnitOfWork(1, (8, 8), provider="CUDAExecutionProvider")
+    assert in_onnxruntime.machine(unit) == version | device
+    assert in_onnxruntime.machine(replace(unit, provider="CPUExecutionProvider")) == version

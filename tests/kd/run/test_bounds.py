@@ -8,7 +8,7 @@ import pytest
 
 from base.errors import UserError
 from kd.images.splits import load_data
-from kd.run.bounds import BOUNDS, check_batches, check_settings
+from kd.run.bounds import BOUNDS, check_batches, check_parts, check_settings
 from kd.run.recipes import SEARCH_RECIPES, TRAIN_RECIPES
 from kd.run.search_config import SearchConfig
 from kd.run.train_config import TrainConfig
@@ -93,10 +93,21 @@ def test_batches_that_cannot_be_parted() -> None:
     config = TrainConfig(limit=200, batch=32, alpha_batch=24, accumulate=2)
     data = load_data(config.data_settings((16, 16)))
     check_batches(config, data, 4)
-    with pytest.raises(UserError, match=r"--batch 36: 4 processes .* part it in 8; give a mult"):
+    with pytest.raises(
+        UserError, match=r"--batch 36: 4 processes .* part it in 8; it has to be a mult"
+    ):
         check_batches(replace(config, batch=36), data, 4)
     with pytest.raises(UserError, match="--alpha-batch 24: 8 processes"):
         check_batches(config, data, 8)
+
+
+def test_parts_of_fewer_than_four_images_are_refused() -> None:
+    """One student of four would learn from none."""
+    config = TrainConfig(batch=16, alpha_batch=16, accumulate=2)
+    check_parts(config, 2)
+    with pytest.raises(UserError, match=r"--batch 16: 4 processes .* in 8 of 2 images; exp"):
+        check_parts(config, 4)
+    check_parts(replace(config, batch=32, accumulate=4), 2)
 
 
 def test_the_same_budget_twice_is_one_student() -> None:

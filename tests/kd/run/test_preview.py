@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from base.precision import Precision
 from export.runtimes.faster import Ratios
 from export.timing import stopwatch
 from kd.batches import micro_batch
@@ -132,13 +133,26 @@ def test_a_batch_passes_in_shares_and_parts(processes: int, accumulate: int) -> 
     assert micro_batch(64, processes, accumulate) * processes * accumulate == 64
 
 
-def test_steps_are_timed_and_leave_no_trace(space: SearchSpace) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_steps_are_timed_and_leave_no_trace(
+    space: SearchSpace, precision: Precision, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the arithmetic that the networks will train in."""
+    seen, convolve = set(), torch.nn.functional.conv2d
+
+    def seen_conv(x: torch.Tensor, *rest: object, **named: object) -> torch.Tensor:
+        out = convolve(x, *rest, **named)
+        seen.add(out.dtype)
+        return out
+
+    monkeypatch.setattr(torch.nn.functional, "conv2d", seen_conv)
     supernet, images = Supernet(space).train(), torch.rand(8, 3, 8, 8)
     before = {name: part.clone() for name, part in supernet.named_parameters()}
     for seconds in (w_seconds, alpha_seconds, student_seconds):
-        assert 0 < seconds(supernet, images) < 60
+        assert 0 < seconds(supernet, images, precision) < 60
     assert all(torch.equal(part, before[name]) for name, part in supernet.named_parameters())
     assert all(part.grad is None and part.requires_grad for part in supernet.parameters())
+    assert seen == {torch.bfloat16 if precision == "bf16" else torch.float32}
 
 
 @pytest.mark.parametrize("batch", [16, 100])

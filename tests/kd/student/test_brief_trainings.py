@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from base.errors import Diverged
 from base.phase import Phase
 from kd.batches import Batch, Outputs, endless
-from kd.evaluate import calibration_images, recalibrate, score
+from kd.evaluate import calibration_images, recalibrate, scores
 from kd.fit import FitSettings, fit
 from kd.images.splits import Split
 from kd.loss import Loss
@@ -45,7 +45,8 @@ def by_hand(own: Retrainer, network: nn.Module) -> tuple[float, float]:
     batches = partial(endless, split, outputs, loader, torch.device("cpu"))
     fit(network, batches, loss, recipe, len(split) // batch, Phase("by hand"))
     recalibrate(network, calibration_images(split, batch, own.config.seed))
-    return score(network, own.taught.data.search, own.taught.outputs.search, loss, batch)
+    split, outputs = own.taught.search_split
+    return scores([network], split, outputs, loss, batch)[0]
 
 
 @pytest.mark.parametrize("guide", ["teacher", "labels"])

@@ -4,12 +4,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from base.errors import UserError
+from export.runtimes.onnx_session import preferred_provider
 from kd.teacher.onnx_network import onnx_fingerprint
 from tests.kd.teacher.test_black_boxes import SIDE, expected, images, load
 
@@ -180,3 +182,21 @@ def test_other_weights_beside_the_file_are_another_teacher(tmp_path: Path, place
     with pytest.raises(UserError, match=r"t\.onnx: ") as caught:
         load(path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("available", "chosen"),
+    [
+        (("AzureExecutionProvider", "CPUExecutionProvider"), "CPUExecutionProvider"),
+        (
+            ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
+            "CUDAExecutionProvider",
+        ),
+    ],
+)
+def test_the_provider_is_chosen_and_not_the_first(
+    monkeypatch: pytest.MonkeyPatch, available: tuple[str, ...], chosen: str
+) -> None:
+    """The first may lack its libraries, and leave the file unopened."""
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: list(available))
+    assert preferred_provider() == chosen
