@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -228,9 +228,12 @@ def report(lines: Sequence[Mapping[str, str]], ms: Mapping[str, float]) -> None:
 
 
 def over_all(points: Mapping[tuple[int, float, str], Mapping[int, float]], epochs: int) -> str:
-    """Compare searched students with the best rival of each budget by the mean over seeds."""
-    own: list[float] = []
-    best: list[float] = []
+    """Compare searched students with the best rival of each budget by the mean over seeds.
+
+    Students of one seed share a supernet, so the means of seeds are what was drawn independently.
+    """
+    own: dict[int, list[float]] = defaultdict(list)
+    best: dict[int, list[float]] = defaultdict(list)
     for target_ms in sorted({ms for e, ms, _ in points if e == epochs}):
         searched = points.get((epochs, target_ms, SEARCHED), {})
         rivals = [
@@ -241,12 +244,14 @@ def over_all(points: Mapping[tuple[int, float, str], Mapping[int, float]], epoch
         if not searched or not rivals:
             continue
         strongest = max(rivals, key=lambda found: np.mean(list(found.values())))
-        both = sorted(searched.keys() & strongest.keys())
-        own += [searched[seed] for seed in both]
-        best += [strongest[seed] for seed in both]
+        for seed in sorted(searched.keys() & strongest.keys()):
+            own[seed].append(searched[seed])
+            best[seed].append(strongest[seed])
     if len(own) < 2:
         return "too few"
-    return f"searched beside the best rival of each budget {difference(own, best)}"
+    pairs = difference(*(list(chain.from_iterable(found.values())) for found in (own, best)))
+    seeds = difference(*([np.mean(v) for v in found.values()] for found in (own, best)))
+    return f"searched beside the best rival of each budget {pairs}; by means of seeds {seeds}"
 
 
 def draw(path: Path, lines: Sequence[Mapping[str, str]], ms: Mapping[str, float]) -> None:

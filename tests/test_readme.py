@@ -1,4 +1,4 @@
-"""What the README says can be done, can be done."""
+"""What the README and the guides say can be done, can be done."""
 
 import re
 import shlex
@@ -7,25 +7,32 @@ import pytest
 
 from tests.smoke import ROOT, run
 
+MOST_LINES = 180
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+GUIDES = {
+    path: path.read_text(encoding="utf-8")
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+}
 COMMANDS = [
     part.strip()
-    for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
-    for line in block.splitlines()
-    for part in line.split("&&")
+    for text in GUIDES.values()
+    for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+    for line in block.replace("\\\n", " ").splitlines()
+    for part in line.partition("#")[0].split("&&")
 ]
 
 
 @pytest.mark.parametrize("script", ["train.py", "search.py"])
-def test_every_option_of_the_readme_exists(script: str) -> None:
+def test_every_option_that_is_named_exists(script: str) -> None:
     used = {
         word.split("=")[0]
         for command in COMMANDS
-        if command.startswith(f"python {script}")
-        for word in shlex.split(command)
+        if script in command
+        for word in shlex.split(command.partition(script)[2])
         if word.startswith("--")
     }
-    used |= set(re.findall(rf"`{script} (--[\w-]+)", README))
+    for text in GUIDES.values():
+        used |= set(re.findall(rf"`{script} (--[\w-]+)", text))
     shown = run(script, "--help").stdout
     missing = {option for option in used if option not in shown}
     assert used
@@ -46,9 +53,10 @@ def test_ci_runs_the_readmes_test_command() -> None:
 
 
 def test_tree_names_every_file() -> None:
+    tree = (ROOT / "docs" / "code.md").read_text(encoding="utf-8")
     for room in ("base", "kd", "supernet", "export"):
         for path in (ROOT / room).rglob("*.py"):
-            assert path.name == "__init__.py" or path.name in README, path
+            assert path.name == "__init__.py" or path.name in tree, path
 
 
 def test_every_case_of_bad_input_has_its_test() -> None:
@@ -60,6 +68,23 @@ def test_every_case_of_bad_input_has_its_test() -> None:
         assert f"def {test}(" in (ROOT / "tests" / file).read_text(encoding="utf-8"), test
 
 
-def test_pictures_are_there() -> None:
-    for path in re.findall(r"!\[[^]]*\]\(([^)]+)\)", README):
-        assert (ROOT / path).stat().st_size > 10_000, path
+def test_the_readme_is_short_and_leads_to_every_guide() -> None:
+    assert len(README.splitlines()) <= MOST_LINES
+    for path in GUIDES:
+        assert path.name == "README.md" or f"](docs/{path.name})" in README, path
+
+
+def test_links_lead_somewhere() -> None:
+    """To files that are there, and to headings in them as GitHub names these; pictures too."""
+    for path, text in GUIDES.items():
+        for picture, link in re.findall(r"(!?)\[[^]]*\]\(([^)\s]+)\)", text):
+            if link.startswith("https://"):
+                continue
+            place, _, heading = link.partition("#")
+            target = path.parent / place if place else path
+            assert target.exists(), f"{path}: {link}"
+            assert not picture or target.stat().st_size > 10_000, link
+            if heading:
+                titles = re.findall(r"^#+ (.+)$", target.read_text(encoding="utf-8"), re.MULTILINE)
+                named = [re.sub(r"[^\w -]", "", t.lower()).replace(" ", "-") for t in titles]
+                assert heading in named, f"{path}: {link}"
