@@ -21,11 +21,11 @@ KILLS = {
     **{"teacher": 4, "outputs": 3, "table": 3, "w": 4, "alpha": 3, "survey": 2},
     **{"trial": 4, "student": 5},
 }
-# How the bar of each begins.
+# How the bar of each begins: on a line of its own, for nobody watches.
 BARS = {
-    **{phase: f"\r{phase}:" for phase in ("teacher", "w", "alpha", "survey")},
-    **{"outputs": "\rteacher's outputs,", "table": "\rlatency table:"},
-    **{"trial": "\rtrial ", "student": "\rstudent "},
+    **{phase: f"\n{phase}:" for phase in ("teacher", "w", "alpha", "survey")},
+    **{"outputs": "\nteacher's outputs,", "table": "\nlatency table:"},
+    **{"trial": "\ntrial ", "student": "\nstudent "},
 }
 MANY = max(KILLS.values())
 KEEP_ALWAYS = ("--checkpoint-seconds", "0")
@@ -33,7 +33,7 @@ KEEP_ALWAYS = ("--checkpoint-seconds", "0")
 
 def is_at(started: Started, phases: Sequence[str]) -> str | None:
     """Return the latest of `phases` whose bar a script has shown."""
-    printed = started.printed()
+    printed = f"\n{started.printed()}"
     shown = [phase for phase in phases if BARS[phase] in printed]
     return shown[-1] if shown else None
 

@@ -48,12 +48,12 @@ class Check:
     def __str__(self) -> str:
         """Say it in one line."""
         confused = ", ".join(
-            f"{true} as {seen} {share:.0%}" for true, seen, share in self.confusions
+            f"{true} mistaken for {seen}: {share:.0%}" for true, seen, share in self.confusions
         )
         return (
             f"{self.accuracy:.2%} of {self.images} images of the search split, "
             f"{self.balanced_accuracy:.2%} balanced, calibration error "
-            f"{self.calibration_error:.1%}{f'; takes {confused}' if confused else ''}"
+            f"{self.calibration_error:.1%}{f'; {confused}' if confused else ''}"
         )
 
     def summary(self) -> dict[str, float]:

@@ -1,13 +1,17 @@
 """What is printed: any text, to whoever reads it or to nobody."""
 
+import io
 import os
+import re
 import subprocess
 import sys
+from contextlib import redirect_stderr
 from pathlib import Path
 
 import pytest
+from tqdm import tqdm
 
-from base.streams import shell_word, utf8
+from base.streams import EVERY, LineByLine, shell_word, utf8
 from tests.smoke import ROOT
 
 ODD = os.fsdecode(b"z\xff")
@@ -86,3 +90,70 @@ def test_names_in_utf8() -> None:
 def test_a_name_is_what_a_shell_reads(name: str) -> None:
     command = ["bash", "-c", f"printf %s {utf8(shell_word(name))}"]
     assert subprocess.run(command, capture_output=True, check=True).stdout == os.fsencode(name)
+
+
+class Clock:
+    """Time that passes when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_bar_in_a_log_file_leaves_a_few_lines() -> None:
+    """Its first state, one now and then, and its last; another bar begins anew."""
+    file, clock = io.StringIO(), Clock()
+    stream = LineByLine(file, clock)
+    with redirect_stderr(stream):
+        for name in ("w", "alpha"):
+            for _ in (bar := tqdm(range(100), name, mininterval=0, miniters=1)):
+                clock.now += EVERY / 50
+                bar.set_postfix(loss=1.5)
+    told = file.getvalue()
+    assert "\r" not in told
+    for name in ("w", "alpha"):
+        lines = [line for line in told.splitlines() if line.startswith(f"{name}:")]
+        steps = [int(re.search(r"(\d+)/100", line)[1]) for line in lines]
+        assert (steps[0], steps[-1]) == (0, 100)
+        # A minute passes: one at half of it, and perhaps one at its end before the last.
+        assert len(steps) in (3, 4)
+        assert 48 <= steps[1] <= 52
+    assert told.index("alpha:") > told.rindex("w:")
+
+
+def test_other_text_is_written_as_it_comes() -> None:
+    """Also between two states of a bar, which then has a line of its own."""
+    file = io.StringIO()
+    stream = LineByLine(file, Clock())
+    for text in (
+        "a",
+        "b\n",
+        "\n",
+        "\rw: 1",
+        "\rw: 2",
+        "\rw: 3",
+        "x.py: refused\n",
+        "\rw: 4",
+        "\n",
+        "c",
+    ):
+        assert stream.write(text) == len(text)
+    assert file.getvalue() == "ab\n\nw: 1\nw: 3\nx.py: refused\nw: 4\nc"
+    assert stream.getvalue() == file.getvalue()  # all else is the stream's own
+
+
+@pytest.mark.parametrize("script", ["x.py"])
+def test_nobody_watches_a_file(tmp_path: Path, script: str) -> None:
+    """A script whose stderr is no terminal."""
+    code = (
+        "from base.exit_status import run_script\nfrom tqdm import tqdm\n"
+        f"run_script({script!r}, lambda: [None for _ in tqdm(range(5000), 'bar')] and None, '')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=False, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "\r" not in done.stderr
+    assert len(done.stderr.splitlines()) == 2

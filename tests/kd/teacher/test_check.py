@@ -278,4 +278,4 @@ def test_the_largest_confusions_by_hand() -> None:
     found = check_outputs(torch.eye(3)[given].log(), labels, ("a", "b", "c"))
     assert found.accuracy == pytest.approx(40 / 60)
     assert found.confusions == (("a", "b", 0.4), ("c", "a", 0.3), ("c", "b", 0.2))
-    assert "takes a as b 40%, c as a 30%, c as b 20%" in str(found)
+    assert "; a mistaken for b: 40%, c mistaken for a: 30%, c mistaken for b: 20%" in str(found)
