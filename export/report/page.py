@@ -2,7 +2,7 @@
 
 import base64
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from html import escape
@@ -30,6 +30,7 @@ th, td { text-align: left; padding: .35rem .75rem .35rem 0; border-top: 1px soli
          vertical-align: top; overflow-wrap: anywhere; }
 thead th { border-top: 0; color: var(--muted); font-weight: 600; }
 tbody th { color: var(--muted); font-weight: 400; white-space: nowrap; }
+.columns th, .columns td { overflow-wrap: break-word; }
 td { font-variant-numeric: tabular-nums; }
 img { display: block; max-width: 100%; margin: .5rem auto; background: #fff; border-radius: 6px; }
 section > :last-child { margin-bottom: 0; }
@@ -111,12 +112,42 @@ def _table(rows: Sequence[tuple[str, ...]], header: tuple[str, ...]) -> str:
         for name, *cells in rows
     ]
     thead = f"<thead><tr>{head}</tr></thead>" if header else ""
-    return f"<table>{thead}<tbody>{''.join(lines)}</tbody></table>"
+    kind = ' class="columns"' if header else ""
+    return f"<table{kind}>{thead}<tbody>{''.join(lines)}</tbody></table>"
 
 
 def _picture(path: Path) -> str:
     content = base64.b64encode(path.read_bytes()).decode()
     return f'<img alt="{escape(path.stem)}" src="data:image/png;base64,{content}">'
+
+
+def fact_rows(facts: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield a row for every fact, named by its path, as a person writes values.
+
+    Of facts that hold many others in a list only their number is told.
+    """
+    for name, value in facts.items():
+        if isinstance(value, Mapping) and value:
+            yield from fact_rows(value, f"{prefix}{name}: ")
+        else:
+            yield f"{prefix}{name}", _value_text(value)
+
+
+def _value_text(value: object) -> str:
+    match value:
+        case None:
+            return "–"
+        case bool():
+            return "yes" if value else "no"
+        case float():
+            return f"{value:.6g}"
+        case Mapping() if not value:
+            return "none"
+        case list() | tuple():
+            if any(isinstance(one, Mapping | list | tuple) for one in value):
+                return f"{len(value)} entries"
+            return ", ".join(map(_value_text, value)) or "none"
+    return str(value)
 
 
 def table_text(rows: Sequence[tuple[str, str]]) -> str:

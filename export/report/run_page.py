@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from export.report.figures import Point, choices_figure, curves_figure, front_figure
-from export.report.page import Section, drawing_last, write_report
+from export.report.page import Section, drawing_last, fact_rows, write_report
 
 CURVES = (
     ("teacher", "accuracy"),
@@ -50,11 +50,7 @@ def write_run_report(run: Path, report: RunReport) -> None:
             Section("Result", table=report.rows, pictures=[run / "front.png"]),
             Section(preferred, pictures=[run / "choices.png"]),
             Section("How the search went", pictures=[run / "curves.png"]),
-            Section("Latency table", table=_rows(report.provenance)),
-            Section("Settings", table=_rows(report.settings)),
+            Section("Latency table", table=list(fact_rows(report.provenance))),
+            Section("Settings", table=list(fact_rows(report.settings))),
         ]
         write_report(run / "report.html", f"Oyster: {run.name}", sections)
-
-
-def _rows(facts: Mapping[str, object]) -> list[tuple[str, str]]:
-    return [(name, str(value)) for name, value in facts.items()]

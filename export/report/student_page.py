@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from export.report.figures import curves_figure
-from export.report.page import Section, drawing_last, write_report
+from export.report.page import Section, drawing_last, fact_rows, write_report
 
 CONTROLS = {"random": ("random student", "search"), "labels": ("without teacher", "teacher")}
 
@@ -133,7 +133,7 @@ def write_student_report(
         phase = f"student_{folder.name}"
         curves_figure(folder / "curves.png", retraining, [(phase, "loss"), (phase, "accuracy")])
         header = ("part", "width", "operation", "kernel", "expansion", "squeeze-and-excitation")
-        numbers = [(key, str(value)) for key, value in facts.items() if key != "trials"]
+        numbers = list(fact_rows({key: own for key, own in facts.items() if key != "trials"}))
         sections = [
             Section("Result", table=summary_rows(facts, ships)),
             Section("Architecture", table=parts_of(architecture), header=header),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from export.report.figures import choices_figure
-from export.report.page import Section, drawing_last, table_text, write_report
+from export.report.page import Section, drawing_last, fact_rows, table_text, write_report
 
 HOSTILE = '<script>alert("1")</script> & <img src="https://example.com/x.png">'
 
@@ -90,3 +90,31 @@ def test_what_cannot_be_drawn_is_one_line(tmp_path: Path, capsys: pytest.Capture
     assert not path.exists()
     with pytest.raises(KeyboardInterrupt), drawing_last(path):
         raise KeyboardInterrupt
+
+
+def test_facts_are_rows_that_a_person_reads() -> None:
+    """No brackets of a programming language, and no screens of what is in a file."""
+    facts = {
+        "table": {"check": {"error": 0.0123456789, "networks": 30}, "anchors": [{"ms": 1}] * 84},
+        "sizes": (16, 32),
+        "nobody": {},
+        "none": [],
+        "unknown": None,
+        "kept": True,
+        "broken": False,
+        "name": "<b>",
+        "front": [[1, 2], [3, 4]],
+    }
+    assert list(fact_rows(facts)) == [
+        ("table: check: error", "0.0123457"),
+        ("table: check: networks", "30"),
+        ("table: anchors", "84 entries"),
+        ("sizes", "16, 32"),
+        ("nobody", "none"),
+        ("none", "none"),
+        ("unknown", "–"),
+        ("kept", "yes"),
+        ("broken", "no"),
+        ("name", "<b>"),
+        ("front", "2 entries"),
+    ]
