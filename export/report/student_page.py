@@ -19,7 +19,7 @@ def summary_rows(facts: Mapping, onnx_path: Path) -> list[tuple[str, str]]:
     error = facts["onnx_max_abs_error"]
     return [
         ("target", f"{facts['target_ms']:g} ms for a {facts['unit_of_work']}"),
-        ("predicted", f"{facts['predicted_ms']:.2f} ms"),
+        ("predicted", _predicted(facts)),
         ("measured", _measured(facts)),
         ("student", _accuracy(facts, "test")),
         *_teacher(facts),
@@ -106,6 +106,13 @@ def _precision(facts: Mapping) -> list[tuple[str, str]]:
     agree = f"{facts['fp32_agreement']:.2%} of answers agree"
     told = f"{points:+.2f} points beside fp32 ({bound}), {agree}"
     return [(facts["precision"], f"{verdict}: {told}{tuned}")]
+
+
+def _predicted(facts: Mapping) -> str:
+    """Say what the table predicts; where that is over the budget, why the student was taken."""
+    ms = f"{facts['predicted_ms']:.2f} ms"
+    over = facts["predicted_ms"] > facts["target_ms"]
+    return f"{ms} by the table, which errs a little; what is measured counts" if over else ms
 
 
 def _measured(facts: Mapping) -> str:
