@@ -139,10 +139,8 @@ def search_all(config: SearchConfig, settings: TrainConfig, problem: Programme, 
 
 def transfer(config: SearchConfig, home: TrainConfig, problem: Programme, start: str) -> bool:
     """Take a student's architecture to other data and another teacher, without a search."""
-    target_ms, architecture = (
-        transfer_budget(config),
-        load_student(config.architecture).architecture,
-    )
+    architecture = load_student(config.architecture).architecture
+    target_ms = transfer_budget(config, problem.table.fingerprint())
     settings, space = transfer_config(config, home), problem.table.space
     space.positions(architecture)
     data = load_data(settings.data_settings(space.resolution))

@@ -198,18 +198,18 @@ def preview(
 ) -> str:
     """Say what the run will do, and how long it takes here, from a few timed steps."""
     space, device, processes = supernet.space, this_process().device, this_process().num_processes
-    images = len(data.joined(LEARNED))
+    images, recipe = len(data.joined(LEARNED)), SEARCH_RECIPES[config.preset]
     loader, part = config.loader(), partial(micro_batch, processes=processes)
     most, few = (part(b, accumulate=config.accumulate) for b in (config.batch, config.alpha_batch))
     pixels = torch.rand(most, *space.image_shape, device=device)
     w_steps = config.w_epochs * steps_per_epoch(images, config.batch)
     loading = loading_seconds(data, plan, most, loader.workers)
     step = partial(step_seconds, workers=loader.workers)
-    w, alpha, student = all_step_seconds(supernet, pixels, few, config.precision)
+    w, alpha, student = all_step_seconds(supernet, pixels, few, config.precision, recipe.precision)
     w, alpha = step(w, loading), step(alpha, loading * few / most)
     w, alpha = config.accumulate * w, config.accumulate * alpha
     epoch = step(student, loading) * images / (most * processes)
-    scoring = scoring_seconds(len(data.search), most, student, loading, loader.workers)
+    scoring = scoring_seconds(len(data.search), most, student, loading / AT_ONCE, loader.workers)
     decisions = sum(len(decision.choices) > 1 for decision in space.decisions())
     seconds = {
         **teacher_seconds(config, data, teacher, pixels, loading),
@@ -231,7 +231,7 @@ def preview(
             ("outputs", outputs_size(config, data)),
             ("supernet", f"{steps} {1 / alpha:.2g}"),
             ("time", time_text(seconds)),
-            ("a student", student_time(epoch, SEARCH_RECIPES[config.preset])),
+            ("a student", student_time(epoch, recipe)),
             ("memory", peak_memory(device)),
         ]
     )

@@ -46,9 +46,9 @@ class LineByLine:
 
     def write(self, text: str) -> int:
         """Write text, but for states of a line that nobody needs."""
-        for part in re.findall(r"\r[^\r\n]*|\n|[^\r\n]+", text):
+        for part in re.findall(r"\r[^\r\n]*|\n|[^\r\n]+", text.replace(UP, "")):
             if part.startswith("\r"):
-                self._show(part[1:].replace(UP, "").rstrip())
+                self._show(part[1:].rstrip())
             elif self._state is None:
                 self._stream.write(part)
             else:

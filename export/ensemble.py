@@ -34,7 +34,7 @@ from export.runtimes.given import (
 from export.runtimes.network import Network
 from export.runtimes.runtime import check_unit, runtime_of
 from export.timing.stopwatch import Patience, Timing
-from export.timing.unit_of_work import UnitOfWork, unit_of_work
+from export.timing.unit_of_work import CPU, UnitOfWork, unit_of_work
 
 STUDENT, OUTPUT = "student.onnx", "probabilities"
 # What all members have to say alike, and the ensemble says too.
@@ -71,11 +71,12 @@ def main(settings: Settings) -> bool:
     others = {str(path): opened(path) for path in settings.beside}
     if len(members) < 2:
         raise UserError("an ensemble needs two different students or more; name them")
-    refuse_different(members | others)
+    files = members | others
+    refuse_different(files)
     first = next(iter(members.values()))
     unit, folder = unit_for(settings, first), settings.images
     images = read_images(folder, first, settings.most_images) if folder else random_pixels(first)
-    if any(settings.out.exists() and settings.out.samefile(m.path) for m in members.values()):
+    if any(settings.out.exists() and settings.out.samefile(f.path) for f in files.values()):
         raise UserError(f"--out {settings.out}: is one of the students; give another name")
     model = averaged([onnx.load(member.path) for member in members.values()])
     metadata = {name: first.metadata[name] for name in SHARED if name in first.metadata}
@@ -83,7 +84,7 @@ def main(settings: Settings) -> bool:
     write_model(model.SerializeToString(), settings.out, metadata)
 
     own = {str(settings.out): settings.out}
-    paths = {name: file.path for name, file in (members | others).items()} | own
+    paths = {name: file.path for name, file in files.items()} | own
     runtime = runtime_of(unit)
     runners = {
         n: runtime.runner(Network(unit.shape, lambda p=p: p), unit) for n, p in paths.items()
@@ -142,6 +143,7 @@ def unit_for(settings: Settings, file: ModelFile) -> UnitOfWork:
     unit = UnitOfWork(1, tuple(size), channels=channels)
     if stored := file.metadata.get("unit"):
         unit = replace(unit_of_work(json.loads(stored)), precision=unit.precision)
+        unit = replace(unit, provider=CPU) if unit.runtime == "torch" else unit  # it runs no files
     asked = {n: v for n in ("batch", "threads") if (v := getattr(settings, n)) is not None}
     unit = replace(unit, **asked)
     check_unit(unit)

@@ -3,15 +3,25 @@
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from base.tensor_files import read_tensors
+from kd.evaluate import calibration_images, recalibrate
+from kd.images.splits import load_data
 from kd.run.folder import read_metrics
-from supernet.choice.student_file import load_student
+from kd.run.search_config import SearchConfig
+from kd.run.settings import home_config
+from kd.run.taught import Taught
+from kd.run.train_config import TrainConfig
+from search import Ready, new_student
+from supernet.choice.student_file import load_student, write_student
+from supernet.presets import preset_space
+from supernet.student import Student
+from supernet.training.storage import load_supernet
 from tests.conftest import COLOURS
 from tests.smoke import QUICK_SEARCH, refused, run
 
@@ -63,21 +73,27 @@ def test_an_architecture_goes_to_other_images(
 
 
 def test_a_student_starts_from_its_slice_of_the_shared_weights(
-    trained_copy: Path, searched: Searched
+    trained: tuple[Path, str], searched: Searched
 ) -> None:
-    """At a learning rate of almost nothing it stays there; BatchNorm sees the images."""
-    ms = searched[1]
-    tiny = ("--learning-rate", "1e-9", "--weight-decay", "0", "--trials", "0")
-    options = ("--run", trained_copy, "--target-latency", ms, *QUICK_SEARCH, *tiny)
-    done = run("search.py", *options, "--start", "shared")
-    assert done.returncode in (0, 1), done.stderr
-    assert "its slice of the shared weights" in done.stdout
-    own = read_tensors(trained_copy / "students" / f"{ms:g}ms" / "student.safetensors")[0]
-    shared = read_tensors(trained_copy / "supernet.safetensors")[0]
-    stem = own["stem.conv.0.weight"]
-    slice_of = shared["w.shared.stem.conv.0.weight"][: len(stem)]
-    torch.testing.assert_close(stem, slice_of, atol=1e-6, rtol=0)
-    assert not torch.equal(own["stem.conv.1.running_mean"], torch.zeros(len(stem)))
+    """With the statistics of plain images of the train split, as every score has it."""
+    run_folder, architecture = trained[0], load_student(searched[0]).architecture
+    config, settings = SearchConfig(run=run_folder, start="shared"), config_of(run_folder)
+    space = preset_space("digits", 10)
+    supernet = load_supernet(run_folder / "supernet.safetensors", space)
+    known = Taught(settings, load_data(settings.data_settings(space.resolution)), None)
+    ready = Ready(known, space, None, "shared", supernet)
+    student, started_from = new_student(config, ready, architecture)
+    assert started_from == "shared"
+    expected = supernet.extract(architecture)
+    before = expected.stem.conv[1].running_mean.clone()
+    recalibrate(expected, calibration_images(known.data.train, settings.batch, config.seed))
+    assert not torch.equal(expected.stem.conv[1].running_mean, before)
+    for name, tensor in expected.state_dict().items():
+        assert torch.equal(student.state_dict()[name], tensor), name
+
+
+def config_of(folder: Path) -> TrainConfig:
+    return home_config(SearchConfig(run=folder))
 
 
 @pytest.mark.parametrize(
@@ -115,14 +131,24 @@ def test_a_damaged_architecture_or_one_of_another_space_is_refused(
     home = shutil.copytree(searched[0].parents[1], tmp_path / "home")
     student = home / "students" / searched[0].name
     options = ("--architecture", student, "--data", "digits", "--run", tmp_path / "b")
-    form = json.loads((student / "architecture.json").read_text())
-    form["space"]["stem_widths"], form["stem_width"] = [16, 24], 24
+    (student / "metrics.json").write_text(json.dumps({"target_ms": 5, "table": "phone"}))
+    refused(run("search.py", *options), "its 5 ms are of another latency table")
+    other = replace(preset_space("digits", 10), stem_widths=(24,))
+    foreign, facts = Student(other, other.middle()), {"classes": json.dumps(["0"] * 10)}
+    write_student(student, foreign, other.middle(), other, facts | {"resize": "null"})
+    refused(run("search.py", *options, "--target-latency", 5), "stem.width = 24")
     tensors = student / "student.safetensors"
-    (student / "architecture.json").write_text(json.dumps(form))
-    done = run("search.py", *options)
-    refused(done, "that are not those of")
     tensors.write_bytes(tensors.read_bytes()[:100])
     refused(run("search.py", *options), "student.safetensors")
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_run_without_a_table_is_no_home(searched: Searched, tmp_path: Path) -> None:
+    home = shutil.copytree(searched[0].parents[1], tmp_path / "home")
+    (home / "latency.json").unlink()
+    student = home / "students" / searched[0].name
+    done = run("search.py", "--architecture", student, "--data", "digits", "--run", tmp_path / "b")
+    refused(done, "name the run that it was searched in")
 
 
 def test_a_run_that_has_its_teacher_takes_no_other(searched: Searched) -> None:

@@ -47,7 +47,10 @@ def _origin(facts: Mapping) -> list[tuple[str, str]]:
     rows = [("search", f"{facts['search_seconds']:.0f} s")]
     if found := facts["settings"]["architecture"]:
         rows = [("architecture", f"that of {found}, not searched for these images")]
-    return [*rows, ("trained from", STARTS.get(facts["start"], facts["start"]))]
+    start = STARTS.get(facts["start"])
+    if start is None:
+        start = f"{facts['start']}; controls take of it what fits them, rivals take nothing"
+    return [*rows, ("trained from", start)]
 
 
 def _accuracy(facts: Mapping, whose: str) -> str:

@@ -1,5 +1,6 @@
 """Run an ONNX model in ONNX Runtime, alone and the same way each time."""
 
+import os
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
@@ -78,8 +79,9 @@ def machine(unit: UnitOfWork) -> dict[str, str]:
 
 @cache
 def _gpu_name() -> str | None:
-    """Name the first GPU as NVIDIA's driver does; ONNX Runtime does not say which it is."""
-    command = ("nvidia-smi", "--query-gpu=name", "--format=csv,noheader", "--id=0")
+    """Name the first GPU that CUDA may use, as NVIDIA's driver does; ONNX Runtime says nothing."""
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "").partition(",")[0].strip() or "0"
+    command = ("nvidia-smi", "--query-gpu=name", "--format=csv,noheader", f"--id={first}")
     try:
         found = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     except (OSError, subprocess.SubprocessError):

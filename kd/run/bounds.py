@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from base.compiled import check_compiler
 from base.errors import UserError
@@ -53,6 +54,7 @@ def check_settings(config: TrainConfig | SearchConfig) -> None:
         if config.compile:
             check_compiler()
         _check_transfer(config)
+        _check_start(config)
         if not (config.target_latency or config.list or config.architecture):
             raise UserError("--target-latency is missing; give one or more budgets in milliseconds")
 
@@ -75,8 +77,24 @@ def _check_transfer(config: SearchConfig) -> None:
         )
     if len(config.target_latency) > 1:
         raise UserError("--architecture: it is one student; give one --target-latency, or none")
-    if config.run.absolute() == config.home:
+    for ms in config.target_latency:
+        if not (math.isfinite(ms) and ms > 0):
+            raise UserError(f"--target-latency {ms:g}: expected milliseconds above 0")
+    if config.run.resolve() == config.home:
         raise UserError(f"--run {config.run}: the architecture's own; give another folder")
+
+
+def _check_start(config: SearchConfig) -> None:
+    """Raise `UserError` for a start that the search itself writes: it would not stay the same."""
+    if config.list or not config.starts_elsewhere:
+        return
+    start, students = Path(config.start).resolve(), (config.run / "students").resolve()
+    names = [config.student_name(ms) for ms in config.target_latency]
+    if start.parent == students and (config.architecture or start.name in names):
+        raise UserError(
+            f"--start {config.start}: this search writes into it; copy the folder, and start from "
+            "the copy"
+        )
 
 
 def check_parts(config: TrainConfig, processes: int) -> None:

@@ -67,7 +67,7 @@ class SearchConfig:
     rivals: tuple[str, ...] = ()
     """Networks to compare the student with: names of timm or torchvision, plain:W1-W2-W3,
     resnet:W1-W2-W3, or auto for one of each family that fills the budget. Those within the budget
-    are trained as the student is."""
+    are trained as the student is, from scratch or from --rival-checkpoint."""
     rival_checkpoint: tuple[Path, ...] = ()
     """Weights that rivals start from, one for each: a file, or scratch."""
     accuracy_loss: float = 0.005
@@ -87,7 +87,7 @@ class SearchConfig:
     @property
     def home(self) -> Path:
         """The folder of the run in which architectures are searched, or were."""
-        return self.architecture.absolute().parents[1] if self.architecture else self.run
+        return self.architecture.resolve().parent.parent if self.architecture else self.run
 
     @property
     def starts_elsewhere(self) -> bool:

@@ -79,17 +79,23 @@ def transfer_config(search: SearchConfig, home: TrainConfig) -> TrainConfig:
     return replace(home, **own | given)
 
 
-def transfer_budget(search: SearchConfig) -> float:
+def transfer_budget(search: SearchConfig, table: str) -> float:
     """Return the budget of an architecture that is taken elsewhere: given, or that of its student.
 
-    Raises `UserError` where neither is known.
+    Raises `UserError` where neither is known, and where that is of another latency `table`.
     """
     if search.target_latency:
         return search.target_latency[0]
     path = search.architecture / "metrics.json"
-    found = read_json(path).get("target_ms") if path.exists() else None
+    facts = read_json(path) if path.exists() else {}
+    found = facts.get("target_ms")
     if not isinstance(found, int | float) or not found > 0:
         raise UserError(f"{path}: does not say the student's budget; give --target-latency")
+    if facts.get("table") != table:
+        raise UserError(
+            f"{path}: its {found:g} ms are of another latency table; give that one as "
+            "--latency-table, or --target-latency"
+        )
     return float(found)
 
 

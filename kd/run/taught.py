@@ -59,18 +59,19 @@ def found_taught(config: TrainConfig, resolution: Size) -> Taught:
 def begin_run(config: TrainConfig, data: Data) -> tuple[TrainConfig, Data, CheckedTeacher | None]:
     """Check the given teacher; then begin the run's folder, or go on with it.
 
-    Returns the settings, whose batch is no larger than the train split; the data, with copies of
-    large photographs; and the teacher unless it is to be trained. Raises `UserError` for a teacher
-    that cannot be used, and a run of other settings or images.
+    Returns the settings, whose batch is no larger than the train split now; the data, with copies
+    of large photographs; and the teacher unless it is to be trained. Raises `UserError` for a
+    teacher that cannot be used, and a run of other settings or images.
     """
+    parts, kept = this_process().num_processes * config.accumulate, settings_of(config)
     check_parts(config, this_process().num_processes)
-    parts = this_process().num_processes * config.accumulate
     config = replace(config, batch=min(config.batch, len(data.train) // parts * parts))
+    check_parts(config, this_process().num_processes)
     opened = open_teacher(config.teacher_request(), data, config.loader(), this_process().device)
     frames = shown_frames(opened.model if opened else None, data.train.frame)
     plan = plan_copies(data, frames) if config.copies else None
     if is_main_process():
-        open_run(config.run, settings_of(config), resume=True, data=data.fingerprint())
+        open_run(config.run, kept, resume=True, data=data.fingerprint())
     this_process().wait_for_everyone()
     return config, with_copies(data, plan, config.run / "copies"), opened
 

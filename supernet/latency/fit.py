@@ -117,6 +117,7 @@ def _provenance(plan: TimingPlan, measurement: Measurement) -> dict[str, object]
         "seed": plan.seed,
         "parts": len(plan.parts),
         "calibration_networks": len(plan.calibration),
+        "biases": True,
         "rounds": len(done),
         "seconds": sum(r.took for r in done),
         "spread": Patience(0, 0).spread_of(done),

@@ -48,7 +48,8 @@ class TimingPlan:
 
     def fingerprint(self) -> str:
         """Hash of the space and of what is drawn from it."""
-        text = f"{self.space.fingerprint()} {self.names()} {list(self.networks.values())}"
+        own = f"{self.space.fingerprint()} {self.names()} {list(self.networks.values())}"
+        text = f"{own}, with biases"  # without them OpenVINO was faster than with trained students
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -27,18 +27,18 @@ PARAMETER_BYTES, MODEL_BYTES = 8, 2.5 * 2**20
 
 
 def all_step_seconds(
-    supernet: Supernet, images: Tensor, few: int, precision: Precision
+    supernet: Supernet, images: Tensor, few: int, precision: Precision, retrained_in: Precision
 ) -> tuple[float, float, float]:
     """Time a step of w, one of alpha on the first `few` images, and one of a middle student.
 
-    `precision` is that of the networks' arithmetic.
+    `precision` is that of the first two, a student is `retrained_in` its own.
     """
     timed_now("a step of the shared weights")
     w = w_seconds(supernet, images, precision)
     timed_now("a step of alpha")
     alpha = alpha_seconds(supernet, images[:few], precision)
     timed_now("a step of a student")
-    return w, alpha, student_seconds(supernet, images, precision)
+    return w, alpha, student_seconds(supernet, images, retrained_in)
 
 
 def w_seconds(supernet: Supernet, images: Tensor, precision: Precision) -> float:

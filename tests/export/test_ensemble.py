@@ -82,6 +82,9 @@ def test_it_is_timed_as_the_first_student_was_made_for(tmp_path: Path) -> None:
     asked = Settings((), tmp_path / "out")
     assert unit_for(asked, file) == UnitOfWork(7, (8, 8))
     assert unit_for(Settings((), tmp_path / "out", batch=3), file) == UnitOfWork(3, (8, 8))
+    in_torch = json.dumps(unit | {"provider": "torch:cpu"})
+    file = read_model_file(student(tmp_path / "7ms", 0, unit=in_torch) / "student.onnx")
+    assert unit_for(asked, file) == UnitOfWork(7, (8, 8))  # PyTorch runs no files
     other = read_model_file(student(tmp_path / "6ms", 0) / "student.onnx")
     assert unit_for(asked, other) == UnitOfWork(1, (8, 8))
 
@@ -111,6 +114,9 @@ def test_what_is_no_student_in_fp32_is_refused(tmp_path: Path) -> None:
         main(quick(own, own, out=out))
     with pytest.raises(UserError, match="is one of the students"):
         main(quick(own, student(tmp_path / "b", 1), out=own / "student.onnx"))
+    beside = student(tmp_path / "c", 1)
+    with pytest.raises(UserError, match="is one of the students"):
+        main(quick(own, tmp_path / "b", out=beside / "student.onnx", beside=(beside,)))
     foreign = tmp_path / "foreign.onnx"
     write_onnx(network(2), torch.zeros(2, 3, 8, 8), foreign, {"classes": FACTS["classes"]})
     with pytest.raises(UserError, match="is of no student"):

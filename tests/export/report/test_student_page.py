@@ -59,7 +59,11 @@ def test_a_teacher_that_is_not_known_for_the_test_split_is_said() -> None:
     [
         ("scratch", "scratch"),
         ("shared", "its slice of the shared weights"),
-        ("runs/a/students/5ms: 98% of its parameters",) * 2,
+        (
+            "runs/a/students/5ms: 98% of its parameters",
+            "runs/a/students/5ms: 98% of its parameters; controls take of it what fits them, "
+            "rivals take nothing",
+        ),
     ],
 )
 def test_what_it_was_trained_from_is_said(start: str, said: str) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -112,3 +113,29 @@ def test_parts_of_fewer_than_four_images_are_refused() -> None:
 
 def test_the_same_budget_twice_is_one_student() -> None:
     assert SearchConfig(target_latency=(20.0, 5.0, 20.0, 20.0000001)).budgets() == (20.0, 5.0)
+
+
+@pytest.mark.parametrize("ms", [float("nan"), float("inf"), 0.0, -5.0])
+def test_an_architecture_is_taken_to_a_budget_above_0(tmp_path: Path, ms: float) -> None:
+    config = SearchConfig(
+        architecture=tmp_path / "a" / "students" / "5ms", data="x", run=tmp_path / "b"
+    )
+    check_settings(config)
+    with pytest.raises(UserError, match=r"--target-latency .*: expected milliseconds above 0"):
+        check_settings(replace(config, target_latency=(ms,)))
+
+
+def test_a_start_that_the_search_writes_is_refused(tmp_path: Path) -> None:
+    """It would be another one after an interruption, and for the next budget."""
+    config = SearchConfig(run=tmp_path, target_latency=(10.0, 20.0))
+    students = tmp_path / "students"
+    for start in ("20ms", "10ms"):
+        with pytest.raises(UserError, match="this search writes into it; copy the folder"):
+            check_settings(replace(config, start=str(students / start)))
+    check_settings(replace(config, start=str(students / "5ms")))
+    check_settings(replace(config, start=str(students / "20ms"), list=True))
+    elsewhere = tmp_path / "a" / "students" / "20ms"
+    check_settings(replace(config, start=str(elsewhere)))
+    there = SearchConfig(architecture=elsewhere, data="x", run=tmp_path)
+    with pytest.raises(UserError, match="this search writes into it"):
+        check_settings(replace(there, start=str(students / "5ms")))

@@ -112,18 +112,38 @@ def test_an_architecture_takes_the_recipe_of_its_run_to_other_images(tmp_path: P
     assert transfer_config(search, begun) == expected
 
 
-@pytest.mark.parametrize("content", [None, {}, {"target_ms": "5"}, {"target_ms": 0}])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "does not say the student's budget; give --target-latency"),
+        ({}, "does not say the student's budget"),
+        ({"target_ms": "5", "table": "t"}, "does not say the student's budget"),
+        ({"target_ms": 0, "table": "t"}, "does not say the student's budget"),
+        ({"target_ms": 5, "table": "phone"}, "its 5 ms are of another latency table"),
+    ],
+)
 def test_the_budget_of_an_architecture_is_that_of_its_student(
-    tmp_path: Path, content: dict | None
+    tmp_path: Path, content: dict | None, said: str
 ) -> None:
+    """In the milliseconds of the same table."""
     path, own = tmp_path / "metrics.json", SearchConfig(architecture=tmp_path)
     if content is not None:
         path.write_text(json.dumps(content))
-    with pytest.raises(UserError, match="does not say the student's budget; give --target-latency"):
-        transfer_budget(own)
-    path.write_text(json.dumps({"target_ms": 5}))
-    assert transfer_budget(own) == 5.0
-    assert transfer_budget(replace(own, target_latency=(7.5,))) == 7.5
+    with pytest.raises(UserError, match=said):
+        transfer_budget(own, "t")
+    assert transfer_budget(replace(own, target_latency=(7.5,)), "t") == 7.5
+    path.write_text(json.dumps({"target_ms": 5, "table": "t"}))
+    assert transfer_budget(own, "t") == 5.0
+
+
+def test_the_home_of_an_architecture_is_the_run_around_it(tmp_path: Path) -> None:
+    student = tmp_path / "a" / "students" / "5ms"
+    (tmp_path / "link").symlink_to(student)
+    student.mkdir(parents=True)
+    for place in (student, tmp_path / "link", student / ".." / "5ms"):
+        assert SearchConfig(architecture=place).home == tmp_path / "a"
+    assert SearchConfig(architecture=Path("/foo")).home == Path("/")
+    assert SearchConfig(run=tmp_path).home == tmp_path
 
 
 def test_recipes_name_themselves() -> None:
