@@ -119,7 +119,7 @@ def test_a_student_ships_in_int8(folder: Path) -> None:
 
     # The milliseconds are those of the file that is timed, and of no other.
     exact, shipped = (read_metadata(student / f"student{kind}.onnx") for kind in ("", ".int8"))
-    times = {"unit_of_work", "how_to_run", "predicted_ms", "measured_ms"}
+    times = {"unit", "unit_of_work", "how_to_run", "predicted_ms", "measured_ms"}
     assert shipped.keys() - exact.keys() == times
     assert shipped["unit_of_work"] == str(unit)
     assert shipped["measured_ms"] == f"{facts['measured_ms']:.4f}"
