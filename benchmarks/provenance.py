@@ -13,10 +13,13 @@ from export.runtimes.runtime import this_machine
 from export.timing.unit_of_work import UnitOfWork
 
 
+PLACES = ("data", "other")  # folders of images
+
+
 def provenance(benchmark: str, settings: object) -> dict[str, object]:
     """Say how `benchmark` was run with `settings`, a dataclass, and on what.
 
-    Paths belong to a machine, not to a result: data is called PATH, other paths are left out.
+    Paths belong to a machine, not to a result: data are called PATH, other paths are left out.
     """
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
@@ -35,8 +38,8 @@ def provenance(benchmark: str, settings: object) -> dict[str, object]:
 def _options(settings: object) -> Iterator[str]:
     for field in fields(settings):
         value = getattr(settings, field.name)
-        if field.name == "data":
-            yield "--data PATH"
+        if field.name in PLACES:
+            yield f"--{field.name} PATH"
         elif value is not None and not isinstance(value, Path):
             words = value if isinstance(value, tuple) else (value,)
             yield f"--{field.name.replace('_', '-')} {' '.join(map(str, words))}"
