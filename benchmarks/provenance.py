@@ -12,7 +12,6 @@ import torch
 from export.runtimes.runtime import this_machine
 from export.timing.unit_of_work import UnitOfWork
 
-
 PLACES = ("data", "other")  # folders of images
 
 
