@@ -4,7 +4,6 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,18 +12,15 @@ import torch
 from base.errors import UserError
 from export.timing.stopwatch import Timing
 from supernet.alpha import Alpha
-from supernet.choice import pick
 from supernet.choice.pick import (
     MARGIN,
     MIN_BUDGET_USE,
-    Pick,
     PredictLoss,
     Proposal,
     alphas_proposal,
     budget_asked,
     budget_calibrated,
     budget_predicted,
-    cached_pick,
     pick_measured,
     pick_predicted,
 )
@@ -32,7 +28,6 @@ from supernet.choice.programme import BUDGET_USES, Programme, candidates, check_
 from supernet.latency_table import LatencyTable, table_shapes
 from supernet.presets import preset_space
 from supernet.space import Architecture, Choices
-from tests.tiny import refuse
 
 FINALISTS = 2
 
@@ -284,21 +279,6 @@ def test_a_budget_that_only_the_fastest_may_meet_asks_for_it(
         return {a: Timing(0.98 * problem.table.predicted_ms(a), 0.001) for a in students}
 
     assert pick_measured(problem, own, target_ms, 4, measure).architecture == problem.fastest()
-
-
-def test_one_process_looks_for_a_kept_pick(
-    tmp_path: Path, problem: Programme, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A process that looked for itself might see the file of one that is ahead, and go on alone."""
-    fastest = problem.fastest()
-    kept = Pick(fastest, 1.0, Timing(1.0, 0.01), 0.5)
-    path = tmp_path / "pick.json"
-    assert cached_pick(path, {"a": "b"}, lambda: kept) == kept
-    assert cached_pick(path, {"a": "b"}, refuse) == kept
-    # As in a process that is not the first, whose first one has found nothing.
-    monkeypatch.setattr(pick, "from_main_process", lambda _: None)
-    other = replace(kept, predicted_ms=2.0)
-    assert cached_pick(path, {"a": "b"}, lambda: other) == other
 
 
 def test_alpha_proposes_the_same_for_the_same_seed(problem: Programme, alpha: Alpha) -> None:
