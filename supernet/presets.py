@@ -61,10 +61,17 @@ class Preset:
             )
         return size
 
-    def space(self, classes: int, size: Size | None = None, channels: int = 3) -> SearchSpace:
-        """Return the search space for `classes` classes."""
+    def space(
+        self,
+        classes: int,
+        size: Size | None = None,
+        channels: int = 3,
+        unit_length: bool = False,
+    ) -> SearchSpace:
+        """Return the search space for `classes` classes, or vectors of as many numbers."""
         fields = (self.stem_stride, self.stem_widths, self.stages, self.head_widths)
-        return SearchSpace(self.name, size or self.resolution, classes, *fields, channels)
+        size = size or self.resolution
+        return SearchSpace(self.name, size, classes, *fields, channels, unit_length)
 
 
 PRESETS = {

@@ -6,7 +6,7 @@ Operations do not nest, so each has weights of its own; its forms and all widths
 from torch import nn
 
 from supernet.space import FUSED, Layer, OperationSpace, SearchSpace
-from supernet.student import FusedMBConv, Head, MBConv, Stem
+from supernet.student import FusedMBConv, Head, MBConv, Stem, ending
 
 
 class SharedWeights(nn.Module):
@@ -14,7 +14,7 @@ class SharedWeights(nn.Module):
 
     `stages[s][i]` holds a module for each operation of layer i of stage s; `head` is the widest
     one, `direct` the classifier of students without a head's convolution. Either is None where no
-    student has it.
+    student has it. Both have the same `ending`.
     """
 
     def __init__(self, space: SearchSpace) -> None:
@@ -28,6 +28,7 @@ class SharedWeights(nn.Module):
         width = max(space.head_widths)
         self.head = Head(widest, width, space.classes) if width else None
         self.direct = nn.Linear(widest, space.classes) if 0 in space.head_widths else None
+        self.ending = ending(space.unit_length)
 
 
 def _operations(space: SearchSpace, s: int, i: int) -> nn.ModuleDict:

@@ -31,7 +31,7 @@ def sliced_student(shared: SharedWeights, architecture: Architecture, images: Te
         )
     features = x.mean((2, 3))
     weight = crop(classifier.weight, (classifier.out_features, features.shape[1]))
-    return F.linear(features, weight, classifier.bias)
+    return shared.ending(F.linear(features, weight, classifier.bias))
 
 
 def sliced_layer(module: MBConv | FusedMBConv, x: Tensor, layer: Layer, width: int) -> Tensor:

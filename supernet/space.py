@@ -125,7 +125,7 @@ class SearchSpace:
     """MnasNet's lineage (arXiv:1807.11626): stem, stages of layers, head.
 
     All choices ascend, so the last one is the largest; of a stage's operations the last has the
-    largest layer.
+    largest layer. With `unit_length` an output is a vector of length 1, of `classes` numbers.
     """
 
     name: str
@@ -136,6 +136,7 @@ class SearchSpace:
     stages: tuple[StageSpace, ...]
     head_widths: tuple[int, ...]
     channels: int = 3
+    unit_length: bool = False
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -146,6 +147,11 @@ class SearchSpace:
     def strides(self) -> tuple[int, ...]:
         """Return the stem's stride, and those of stages that halve the image."""
         return self.stem_stride, *(stage.stride for stage in self.stages if stage.stride > 1)
+
+    @property
+    def outline(self) -> tuple[tuple[int, int, int], int, tuple[int, ...]]:
+        """What a network has to take and give: shape of an image, classes, and strides."""
+        return self.image_shape, self.classes, self.strides
 
     def decisions(self) -> tuple[Decision, ...]:
         """Return every decision: the stem's, stage by stage width, depth and layers, the head's."""

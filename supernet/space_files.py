@@ -99,6 +99,7 @@ class SpaceFields(SpaceTable):
     resolution: Annotated[list[Count], Field(min_length=2, max_length=2)]
     classes: Count
     channels: Count
+    unit_length: bool = False
 
 
 def read_space_file(path: Path) -> Preset:
@@ -130,7 +131,7 @@ def space_from_json(value: object) -> SearchSpace:
     stages = tuple(stage.build() for stage in found.stages)
     widths = tuple(found.stem_widths), stages, tuple(found.head_widths)
     fields = (found.name, (height, width), found.classes, found.stem_stride, *widths)
-    return SearchSpace(*fields, found.channels)
+    return SearchSpace(*fields, found.channels, found.unit_length)
 
 
 def _first_mistake(error: ValidationError) -> str:

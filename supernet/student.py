@@ -9,6 +9,7 @@ from supernet.space import FUSED, Architecture, Layer, SearchSpace
 
 # Images come in [0, 1]; the student brings them to [-1, 1] itself, so nobody can forget to.
 MEAN = STD = 0.5
+SHORTEST = 1e-12  # length by which a vector is divided
 
 
 class MBConv(nn.Module):
@@ -83,21 +84,38 @@ class Stem(nn.Module):
         return self.conv((images - MEAN) / STD)
 
 
-class Head(nn.Module):
-    """1x1 convolution, average over space, linear classifier; with width 0 no convolution."""
+class UnitLength(nn.Module):
+    """Vectors [B, D] brought to length 1."""
 
-    def __init__(self, c_in: int, width: int, classes: int) -> None:
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Divide by the length; a vector of zeros stays."""
+        return vectors / vectors.norm(dim=1, keepdim=True).clamp(min=SHORTEST)
+
+
+def ending(unit_length: bool) -> nn.Module:
+    """Return what follows the classifier: nothing, or vectors are brought to length 1."""
+    return UnitLength() if unit_length else nn.Identity()
+
+
+class Head(nn.Module):
+    """1x1 convolution, average over space, linear classifier; with width 0 no convolution.
+
+    With `unit_length` the classifier gives a vector, which is brought to length 1.
+    """
+
+    def __init__(self, c_in: int, width: int, classes: int, unit_length: bool = False) -> None:
         super().__init__()
         self.conv = Conv2dNormActivation(c_in, width, 1) if width else nn.Identity()
         self.classifier = nn.Linear(width or c_in, classes)
+        self.ending = ending(unit_length)
 
     def features(self, x: Tensor) -> Tensor:
         """Map features [B, C, H, W] to those that are classified, [B, W]."""
         return self.conv(x).mean((2, 3))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map features [B, C, H, W] to logits [B, K]."""
-        return self.classifier(self.features(x))
+        """Map features [B, C, H, W] to logits, or vectors, [B, K]."""
+        return self.ending(self.classifier(self.features(x)))
 
 
 def block(space: SearchSpace, s: int, i: int, c_in: int, c_out: int, layer: Layer) -> nn.Module:
@@ -112,7 +130,10 @@ def block(space: SearchSpace, s: int, i: int, c_in: int, c_out: int, layer: Laye
 
 
 class Student(nn.Module):
-    """The network of one `Architecture`: images [B, C, H, W] in [0, 1] to logits [B, K]."""
+    """The network of one `Architecture`: images [B, C, H, W] in [0, 1] to logits [B, K].
+
+    In a space of `unit_length` these are vectors of length 1.
+    """
 
     def __init__(self, space: SearchSpace, architecture: Architecture) -> None:
         super().__init__()
@@ -126,7 +147,7 @@ class Student(nn.Module):
                 blocks.append(block(space, s, i, width, stage.width, layer))
                 width = stage.width
             self.stages.append(blocks)
-        self.head = Head(width, architecture.head_width, space.classes)
+        self.head = Head(width, architecture.head_width, space.classes, space.unit_length)
 
     def body(self, images: Tensor) -> Tensor:
         """Map images [B, C, H, W] in [0, 1] to what enters the head."""

@@ -73,7 +73,7 @@ class Supernet(nn.Module):
             weight = classifier.weight * prefix_mask(p_head, widths, max(widths))
             bias = classifier.bias * (p_head.sum() - p_direct)
             logits = logits + F.linear(features, weight, bias)
-        return logits
+        return self.shared.ending(logits)
 
     def student_logits(self, images: Tensor, architecture: Architecture) -> Tensor:
         """Map images [B, C, H, W] to logits [B, K] of one student cut out of the shared weights.

@@ -22,6 +22,8 @@ FORM, WEIGHTS = "architecture.json", "student.safetensors"
 class LoadedStudent(Student):
     """A student that knows what it tells apart and what it is shown.
 
+    One that gives vectors tells no `classes` apart.
+
     It takes images [B, C, H, W] in [0, 1] of `image_shape` [C, H, W] and normalises them itself, by
     `mean` and `std`. A photograph was brought to that as torchvision does: its shorter side resized
     to `resize` pixels (where that is None, the whole image to the shape), and the centre cut out.
@@ -66,8 +68,9 @@ def load_student(folder: str | Path) -> LoadedStudent:
     try:
         space, architecture = space_from_json(stored["space"]), Architecture.from_json(stored)
         classes, resize = tuple(map(str, stored["classes"])), stored["resize"]
-        if len(classes) != space.classes or not isinstance(resize, int | None):
-            raise ValueError(f"{len(classes)} classes for {space.classes}, or no number to resize")
+        known = 0 if space.unit_length else space.classes
+        if len(classes) != known or not isinstance(resize, int | None):
+            raise ValueError(f"{len(classes)} classes for {known}, or no number to resize")
         with torch.device("meta"):  # whatever sizes the file names, nothing is allocated
             student = LoadedStudent(space, architecture, classes, resize)
     except (KeyError, TypeError, ValueError, UserError) as error:

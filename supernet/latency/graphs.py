@@ -20,7 +20,7 @@ from torchvision.ops import Conv2dNormActivation
 from base.size import Size, strided
 from export.onnx_file import to_onnx
 from supernet.space import Architecture, Layer, SearchSpace
-from supernet.student import FusedMBConv, Head, Stem, Student
+from supernet.student import FusedMBConv, Head, Stem, Student, UnitLength
 
 # The graph of a stem, block or head whose input has that size.
 PartGraph = Callable[[nn.Module, Size], onnx.ModelProto]
@@ -35,6 +35,7 @@ class Structure(NamedTuple):
     gated: bool = False
     residual: bool = False
     plain: bool = False  # expansion 1, or a head without a convolution
+    unit_length: bool = False  # a head that gives vectors of length 1
 
 
 def structure(part: nn.Module) -> Structure:
@@ -42,7 +43,8 @@ def structure(part: nn.Module) -> Structure:
     if isinstance(part, Stem):
         return Structure(Stem, 3, part.conv[0].stride[0])
     if isinstance(part, Head):
-        return Structure(Head, plain=isinstance(part.conv, nn.Identity))
+        ends = isinstance(part.ending, UnitLength)
+        return Structure(Head, plain=isinstance(part.conv, nn.Identity), unit_length=ends)
     is_fused = isinstance(part, FusedMBConv)
     spatial = (part.expand if is_fused else part.depthwise)[0]
     return Structure(
@@ -71,7 +73,7 @@ def _smallest_of(own: Structure) -> nn.Module:
     if own.kind is Stem:
         return Stem(4, own.stride)
     if own.kind is Head:
-        return Head(4, 0 if own.plain else 8, 2)
+        return Head(4, 0 if own.plain else 8, 2, own.unit_length)
     layer = Layer("", own.kernel, 1 if own.plain else 2, own.gated)
     return own.kind(4, 4, layer, own.stride, own.residual, 8)
 

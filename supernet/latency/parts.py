@@ -79,7 +79,8 @@ def parts(space: SearchSpace) -> dict[Place, Part]:
     for (c_in, width_in), (c, width) in itertools.product(
         enumerate(space.stages[-1].widths), enumerate(space.head_widths)
     ):
-        found[("head", c_in, c)] = Part(Head(width_in, width, space.classes), width_in, size)
+        head = Head(width_in, width, space.classes, space.unit_length)
+        found[("head", c_in, c)] = Part(head, width_in, size)
     for part in found.values():
         with_biases(part.module)
     return found

@@ -1,5 +1,7 @@
 """The supernet's invariant: one-hot choices are the extracted student."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,13 @@ from supernet.slices import crop, shared_names
 from supernet.space import FUSED, MBCONV, Architecture, SearchSpace
 from supernet.student import Student
 from supernet.supernet import Supernet
+from tests.tiny import tiny_space
+
+
+@pytest.fixture(params=[False, True], ids=["logits", "vectors"])
+def space(request: pytest.FixtureRequest) -> SearchSpace:
+    """The tiny space, and that of vectors of length 1."""
+    return replace(tiny_space(), unit_length=request.param)
 
 
 @pytest.fixture

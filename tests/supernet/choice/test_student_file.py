@@ -61,6 +61,20 @@ def test_it_knows_what_it_tells_apart_and_what_it_is_shown(
     assert (loaded.mean, loaded.std) == (0.5, 0.5)
 
 
+def test_one_that_gives_vectors_knows_no_classes(tmp_path: Path, space: SearchSpace) -> None:
+    own, images = replace(space, unit_length=True), torch.rand(3, *space.image_shape)
+    student, none = Student(own, own.middle()).eval(), METADATA | {"classes": "[]"}
+    write_student(tmp_path / "one", student, own.middle(), own, none)
+    loaded = load_student(tmp_path / "one")
+    assert loaded.classes == ()
+    with torch.no_grad():
+        assert torch.equal(loaded(images), student(images))
+        torch.testing.assert_close(loaded(images).norm(dim=1), torch.ones(3))
+    write_student(tmp_path / "two", student, own.middle(), own, METADATA)
+    with pytest.raises(UserError, match="3 classes for 0"):
+        load_student(tmp_path / "two")
+
+
 @pytest.mark.parametrize("head", [0, 8])
 def test_features_are_what_the_classifier_sees(
     tmp_path: Path, space: SearchSpace, head: int

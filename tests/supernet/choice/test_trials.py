@@ -213,7 +213,7 @@ def test_those_tried_are_proposed_with_a_few_others(
 def test_facts_tell_what_was_tried(table: LatencyTable, space: SearchSpace) -> None:
     student = space.middle()
     form = json.dumps(student.to_json())
-    (fact,) = trial_facts(table, {form: (1.5, 0.25)})
+    (fact,) = trial_facts(table, {form: (1.5, 0.25)}, "accuracy")
     assert Architecture.from_json(fact["architecture"]) == student
     assert fact["predicted_ms"] == table.predicted_ms(student)
     assert (fact["loss"], fact["accuracy"]) == (1.5, 0.25)

@@ -35,6 +35,8 @@ PARTS = {
     "dense, gated": (FusedMBConv(6, 6, Layer(FUSED, 5, 1, True), 1, True, 8), 6),
     "head": (Head(5, 11, 4), 5),
     "classifier alone": (Head(5, 0, 4), 5),
+    "head of vectors": (Head(5, 11, 4, unit_length=True), 5),
+    "vectors alone": (Head(5, 0, 6, unit_length=True), 5),
 }
 
 
@@ -59,11 +61,14 @@ def test_part_graph_equals_the_part(part: nn.Module, channels: int, batch: int, 
     np.testing.assert_allclose(session.run(None, {"x": x.numpy()})[0], expected, atol=2e-5)
 
 
+@pytest.mark.parametrize("unit_length", [False, True])
 @pytest.mark.parametrize("shape", [(3, 8, 8), (3, 12, 7), (1, 8, 10)])
-def test_network_graph_is_the_whole_student(space: SearchSpace, shape: tuple[int, ...]) -> None:
+def test_network_graph_is_the_whole_student(
+    space: SearchSpace, shape: tuple[int, ...], unit_length: bool
+) -> None:
     """Its weights are those that a student made under the same seed has."""
     channels, *size = shape
-    space = replace(space, resolution=tuple(size), channels=channels)
+    space = replace(space, resolution=tuple(size), channels=channels, unit_length=unit_length)
     for architecture in (space.smallest(), space.largest()):
         torch.manual_seed(3)
         graph = network_graph(space, architecture)
