@@ -4,10 +4,12 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import NamedTuple
 
 import torch
 from sklearn.metrics import recall_score
 from torch import Tensor, nn
+from torch.nn.functional import cosine_similarity
 from torch.optim.swa_utils import update_bn
 from torch.utils.data import Dataset
 from tqdm import tqdm
@@ -17,6 +19,30 @@ from kd.images.loader import batches, shuffled
 from kd.images.splits import Split
 
 CALIBRATION_BATCHES = 4
+
+
+class Quality(NamedTuple):
+    """What is told beside a loss: how good outputs [B, K] are for a batch, image by image.
+
+    `of` returns [B], NaN for an image of which it is not known.
+    """
+
+    name: str
+    of: Callable[[Tensor, Batch], Tensor]
+
+
+def told_right(logits: Tensor, batch: Batch) -> Tensor:
+    """Return 1 for every image whose class has the largest of logits [B, K], 0 for the others."""
+    right = (logits.argmax(dim=1) == batch.labels.argmax(dim=1)).float()
+    return right.masked_fill(batch.labels.sum(dim=1) == 0, math.nan)
+
+
+def near_teacher(vectors: Tensor, batch: Batch) -> Tensor:
+    """Return the cosine [B] between vectors [B, D] and the teacher's."""
+    return cosine_similarity(vectors, batch.probabilities)
+
+
+ACCURACY, COSINE = Quality("accuracy", told_right), Quality("cosine", near_teacher)
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:
@@ -69,13 +95,14 @@ def scores(
     loss: Callable[[Tensor, Batch], Tensor],
     batch: int,
     workers: int = 0,
+    quality: Quality = ACCURACY,
 ) -> list[tuple[float, float]]:
-    """Return every model's mean loss and accuracy over all plain images of `split`, in eval mode.
+    """Return every model's mean loss and quality over all plain images of `split`, in eval mode.
 
     The models are on one device; images are decoded once for all of them.
     """
     device, count = device_of(models[0]), len(split)
-    total, correct = [0.0] * len(models), [0] * len(models)
+    total, told = [0.0] * len(models), [0.0] * len(models)
     with ExitStack() as modes:
         for model in models:
             modes.enter_context(_evaluating(model))
@@ -84,9 +111,8 @@ def scores(
             for number, model in enumerate(models):
                 logits = model(moved.images).float()
                 total[number] += loss(logits, moved).item() * len(moved.labels)
-                right = logits.argmax(dim=1) == moved.labels.argmax(dim=1)
-                correct[number] += int(right.sum())
-    return [(t / count, c / count) for t, c in zip(total, correct, strict=True)]
+                told[number] += quality.of(logits, moved).sum().item()
+    return [(one / count, other / count) for one, other in zip(total, told, strict=True)]
 
 
 @torch.no_grad()
@@ -115,11 +141,12 @@ def scores_recalibrated(
     loss: Callable[[Tensor, Batch], Tensor],
     batch: int = 256,
     workers: int = 0,
+    quality: Quality = ACCURACY,
 ) -> list[tuple[float, float]]:
     """Score models whose BatchNorm statistics are first recalibrated on `images`."""
     for model in models:
         recalibrate(model, images)
-    return scores(models, split, outputs, loss, batch, workers)
+    return scores(models, split, outputs, loss, batch, workers, quality)
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from base.processes import (
     require_same_on_all_processes,
 )
 from kd.batches import Batch
+from kd.evaluate import ACCURACY, Quality
 
 
 @dataclass(frozen=True)
@@ -39,23 +40,23 @@ class FitSettings:
 
 
 class EpochMeans:
-    """Mean loss over the images of an epoch so far, and accuracy over those with a label."""
+    """Mean loss over the images of an epoch so far, and quality over those of which it is known."""
 
     def __init__(self) -> None:
         self.loss, self.images = 0.0, 0
-        self.right, self.labelled = 0.0, 0.0
+        self.quality, self.known = 0.0, 0.0
 
-    def add(self, loss: float, images: int, right: float, labelled: float) -> None:
-        """Add a batch: its mean loss, and how many of its labelled images are told right."""
+    def add(self, loss: float, images: int, quality: float, known: float) -> None:
+        """Add a batch: its mean loss, and the sum of the quality of its `known` images."""
         self.loss += loss * images
         self.images += images
-        self.right += right
-        self.labelled += labelled
+        self.quality += quality
+        self.known += known
 
-    def taken(self) -> dict[str, float]:
-        """Return the mean loss and accuracy."""
-        accuracy = self.right / self.labelled if self.labelled else math.nan
-        return {"loss": self.loss / self.images, "accuracy": accuracy}
+    def taken(self, name: str) -> dict[str, float]:
+        """Return the mean loss, and the mean quality called `name`."""
+        quality = self.quality / self.known if self.known else math.nan
+        return {"loss": self.loss / self.images, name: quality}
 
     def state_dict(self) -> dict[str, float]:
         """Return the sums."""
@@ -64,7 +65,7 @@ class EpochMeans:
     def load_state_dict(self, state: Mapping[str, float]) -> None:
         """Take the sums back."""
         self.loss, self.images = state["loss"], state["images"]
-        self.right, self.labelled = state["right"], state["labelled"]
+        self.quality, self.known = state["quality"], state["known"]
 
 
 def fit(
@@ -74,11 +75,12 @@ def fit(
     settings: FitSettings,
     steps_per_epoch: int,
     phase: Phase,
+    quality: Quality = ACCURACY,
 ) -> None:
     """Train `model` in place on `batches_from(step)`, and leave it in train mode.
 
     Batches are on the model's device. Goes on where the phase's checkpoint is, and logs the means
-    of loss and accuracy and the learning rate at the last step of every epoch. Raises `Diverged`
+    of loss and quality and the learning rate at the last step of every epoch. Raises `Diverged`
     when the loss stops being finite.
     """
     description = phase.name.replace("_", " ")
@@ -110,7 +112,7 @@ def fit(
         optimizer.zero_grad()
         batch = next(batches)
         shares = batch.chunk(settings.accumulate)
-        value, *told = _descend(network, shares, loss, settings.precision)
+        value, *told = _descend(network, shares, loss, quality, settings.precision)
         if not math.isfinite(value):
             raise Diverged(
                 f"{description}: loss {value} in epoch {step // steps_per_epoch + 1}, step"
@@ -121,9 +123,9 @@ def fit(
         rate = schedule.get_last_lr()[0]
         schedule.step()
         means.add(value, len(batch.labels), *told)
-        bar.set_postfix(means.taken(), refresh=False)
+        bar.set_postfix(means.taken(quality.name), refresh=False)
         if (step + 1) % steps_per_epoch == 0:
-            phase.log(step, **means.taken(), learning_rate=rate)
+            phase.log(step, **means.taken(quality.name), learning_rate=rate)
             means.load_state_dict(EpochMeans().state_dict())
         phase.checkpoint.save_if_due(step + 1, steps, parts)
 
@@ -132,27 +134,27 @@ def _descend(
     model: nn.Module,
     parts: Sequence[Batch],
     loss: Callable[[Tensor, Batch], Tensor],
+    quality: Quality,
     precision: Precision,
 ) -> tuple[float, float, float]:
     """Leave the gradient of the mean loss over the parts of all processes.
 
-    Returns that loss, and how many images of a process are told right, of how many with a label.
+    Returns that loss, the sum of the quality of a process's images, and of how many it is known.
     """
     device = parts[0].images.device
-    value, right, labelled = torch.zeros(3, device=device).unbind()
+    value, told, known = torch.zeros(3, device=device).unbind()
     for part in _same_statistics(model, parts):
         with autocast(device, precision):
             logits = model(part.images)
         part_loss = loss(logits.float(), part) / len(parts)
         part_loss.backward()
         value += part_loss.detach()
-        known = part.labels.sum(dim=1) > 0
-        right += (known & (logits.argmax(dim=1) == part.labels.argmax(dim=1))).sum()
-        labelled += known.sum()
+        found = quality.of(logits.detach().float(), part)
+        told += found.nansum()
+        known += found.isfinite().sum()
     buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
-    told = (value, right, labelled)
-    all_reduce_mean([*gradients(list(model.parameters())), *buffers, *told])
-    return value.item(), right.item(), labelled.item()
+    all_reduce_mean([*gradients(list(model.parameters())), *buffers, value, told, known])
+    return value.item(), told.item(), known.item()
 
 
 def _same_statistics(model: nn.Module, parts: Sequence[Batch]) -> Iterator[Batch]:

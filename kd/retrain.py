@@ -8,7 +8,7 @@ from torch import nn
 from base.phase import Phase
 from base.processes import this_process
 from kd.batches import LoaderSettings, Outputs, endless
-from kd.evaluate import device_of
+from kd.evaluate import ACCURACY, Quality, device_of
 from kd.fit import FitSettings, fit
 from kd.images.splits import Split
 from kd.loss import Loss
@@ -23,6 +23,7 @@ def retrain(
     loader: LoaderSettings,
     phase: Phase,
     images: int | None = None,
+    quality: Quality = ACCURACY,
 ) -> None:
     """Train `student` in place on `split` and the teacher's outputs for it.
 
@@ -33,4 +34,5 @@ def retrain(
     parts = this_process().num_processes * settings.accumulate
     loader = replace(loader, batch=min(loader.batch, len(split) // parts * parts))
     batches = partial(endless, split, outputs, loader, device_of(student))
-    fit(student, batches, loss, settings, (images or len(split)) // loader.batch, phase)
+    steps = (images or len(split)) // loader.batch
+    fit(student, batches, loss, settings, steps, phase, quality)
