@@ -29,10 +29,9 @@ from export.report.students import promises_kept, read_students, students_text, 
 from export.timing.stopwatch import timed
 from kd.batches import endless
 from kd.evaluate import calibration_images, recalibrate
-from kd.images.splits import load_data
 from kd.rivals.compare import compare_rivals, ship_rivals, verdict
 from kd.rivals.rival import Outline, build_rivals
-from kd.run.bounds import check_settings
+from kd.run.bounds import check_search, check_settings
 from kd.run.folder import last_lines, remove_checkpoints
 from kd.run.metrics import AnyMetrics, open_metrics, open_phase
 from kd.run.recipes import parse_search
@@ -44,7 +43,7 @@ from kd.run.settings import (
     transfer_budget,
     transfer_config,
 )
-from kd.run.taught import Taught, begin_run, found_taught, teach
+from kd.run.taught import Taught, begin_run, found_taught, read_data, teach
 from kd.run.train_config import TrainConfig
 from kd.student.brief_trainings import BriefTrainings
 from kd.student.retraining import Retrainer, Retraining
@@ -98,9 +97,8 @@ def main(config: SearchConfig) -> bool:
     """Make one student a budget; return whether all of them kept their promises."""
     check_settings(config)
     processes, home = join_processes(), home_config(config)
-    outline = run_preset(home.preset, home.space, home.run)
-    size, classes = outline.size(home.resolution), read_facts(home.run)["classes"]
-    space, given = outline.space(len(classes), size, home.channels), config.latency_table
+    settings = transfer_config(config, home) if config.architecture else home
+    space, given = searched_space(home), config.latency_table
     table = load_given_table(given, space) if given else load_run_table(home.run, space)
     problem, students = programme(table), partial(read_students, config.run / "students")
     if config.list:
@@ -108,14 +106,22 @@ def main(config: SearchConfig) -> bool:
         print_once(f"{described}\n\n{students_text(students(table.fingerprint()))}")
         return True
     start = weights_identity(config.start) if config.starts_elsewhere else config.start
+    check_search(config, settings, unit_of_table(table).precision)
     make = transfer if config.architecture else search_all
-    kept = make(config, home, problem, start)
+    kept = make(config, settings, problem, start)
     if processes.is_main_process:
         found, picture = students(table.fingerprint()), config.run / "students" / "pareto.png"
         write_pareto(picture, found, table.unit_of_work())
         print(f"{students_text(found)}\n")
     processes.wait_for_everyone()
     return kept
+
+
+def searched_space(home: TrainConfig) -> SearchSpace:
+    """Return the space of a run."""
+    outline, teacher = run_preset(home.preset, home.space, home.run), read_facts(home.run)
+    size, vector = outline.size(home.resolution), teacher.get("vector")
+    return outline.space(vector or len(teacher["classes"]), size, home.channels, bool(vector))
 
 
 def search_all(config: SearchConfig, settings: TrainConfig, problem: Programme, start: str) -> bool:
@@ -137,14 +143,13 @@ def search_all(config: SearchConfig, settings: TrainConfig, problem: Programme, 
     return all(kept)
 
 
-def transfer(config: SearchConfig, home: TrainConfig, problem: Programme, start: str) -> bool:
+def transfer(config: SearchConfig, settings: TrainConfig, problem: Programme, start: str) -> bool:
     """Take a student's architecture to other data and another teacher, without a search."""
-    architecture = load_student(config.architecture).architecture
+    space, architecture = problem.table.space, load_student(config.architecture).architecture
     target_ms = transfer_budget(config, problem.table.fingerprint())
-    settings, space = transfer_config(config, home), problem.table.space
     space.positions(architecture)
-    data = load_data(settings.data_settings(space.resolution))
-    space = replace(space, classes=len(data.classes))
+    data = read_data(settings, space.resolution)
+    space = replace(space, classes=data.outputs, unit_length=data.vector is not None)
     rivals = open_rivals(config, problem.table, space)
     settings, data, teacher = begin_run(settings, data)
     with open_metrics(config, "search") as metrics:
@@ -180,14 +185,11 @@ def open_rivals(
     """Build the rivals that are named, and run each once, before anything is spent."""
     if config.rivals and (elsewhere := machine_difference(table)):
         raise UserError(f"--rivals: cannot be timed here: {elsewhere}; search without them")
-    networks = build_rivals(config.rivals, config.rival_checkpoint, outline_of(space), config.seed)
+    networks = build_rivals(
+        config.rivals, config.rival_checkpoint, Outline(*space.outline), config.seed
+    )
     module_runners(networks, table)
     return networks
-
-
-def outline_of(space: SearchSpace) -> Outline:
-    """Return what a rival has to take and give."""
-    return Outline(space.image_shape, space.classes, space.strides)
 
 
 def find_student(
@@ -227,7 +229,7 @@ def make_student(
     student, retrain_seconds = timed(lambda: retrainer.train(own))
     compared = controls(config, ready, own, retrainer) if config.controls else {}
     measure = by_main_process(partial(measure_beside, architecture, table, config.seed))
-    asked = (outline_of(ready.space), own, student, target_ms, measure, retrainer)
+    asked = (Outline(*ready.space.outline), own, student, target_ms, measure, retrainer)
     beside = compare_rivals(rivals, *asked)
     if not this_process().is_main_process:
         return True
@@ -241,7 +243,7 @@ def make_student(
         "start": started_from,
         "search_seconds": search_seconds,
         "retrain_seconds": retrain_seconds,
-        "trials": trial_facts(table, tried),
+        "trials": trial_facts(table, tried, ready.taught.config.quality().name),
         "controls": compared,
         "rivals": [rival.facts() for rival in beside],
         "verdict": verdict(beside, target_ms) if beside else None,
@@ -282,7 +284,7 @@ def controls(
     sampler = fair_sampler(problem.table, *problem.range_ms())
     random = random_as_fast(sampler, own.what, np.random.default_rng(config.seed))
     ways = {"random": (random, own.learns_from)}
-    if own.learns_from != "labels":
+    if own.learns_from != "labels" and ready.taught.data.classes:
         ways["labels"] = own.what, "labels"
     for kind, (architecture, learns_from) in ways.items():
         start, _ = new_student(config, ready, architecture)

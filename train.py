@@ -33,8 +33,8 @@ from export.report.run_page import RunReport, write_run_report
 from kd.batches import endless, micro_batch, steps_per_epoch
 from kd.evaluate import CALIBRATION_BATCHES, calibration_images, scores_recalibrated
 from kd.images.copies import CopyPlan, plan_copies, with_copies
-from kd.images.splits import LEARNED, Data, learnable, load_data
-from kd.run.bounds import check_batches, check_settings
+from kd.images.splits import LEARNED, Data, learnable
+from kd.run.bounds import check_batches, check_settings, check_ships
 from kd.run.cost import train_cost
 from kd.run.folder import is_complete, open_run, read_metrics
 from kd.run.metrics import Metrics, open_metrics, open_phase
@@ -51,7 +51,7 @@ from kd.run.preview import (
 )
 from kd.run.recipes import SEARCH_RECIPES, next_command, parse_train
 from kd.run.settings import settings_of
-from kd.run.taught import checked_teacher, teacher_outputs
+from kd.run.taught import checked_teacher, read_data, teacher_outputs
 from kd.run.train_config import TrainConfig
 from kd.teacher.check import Check
 from kd.teacher.model import AnyTeacher, shown_frames
@@ -63,7 +63,6 @@ from supernet.choice.surrogate import fit_surrogate
 from supernet.latency.measurement import describe_table, find_or_measure_table, load_given_table
 from supernet.latency.precision import settle_precision
 from supernet.latency.runners import unit_of_table
-from supernet.latency_table import LatencyTable
 from supernet.sampling import fair_sampler, fair_students
 from supernet.space import Architecture
 from supernet.space_files import given_preset, keep_space_file
@@ -75,7 +74,7 @@ from supernet.training.storage import save_supernet
 from supernet.training.weights import WSettings, train_w
 
 SHOWN_BUDGETS, AT_ONCE = 8, 16
-Scores = Mapping[Architecture, tuple[float, float]]  # loss and accuracy with the shared weights
+Scores = Mapping[Architecture, tuple[float, float]]  # loss and quality with the shared weights
 
 
 class TrainedSupernet(NamedTuple):
@@ -95,14 +94,15 @@ def main(config: TrainConfig) -> None:
     device = processes.device
     outline = given_preset(config.preset, config.space)
     size = outline.size(config.resolution)
-    data = load_data(config.data_settings(size))
+    request, loader = config.teacher_request(), config.loader()
+    data = read_data(config, size)
     check_batches(config, data, processes.num_processes)
-    space = outline.space(len(data.classes), size, config.channels)
+    space = outline.space(data.outputs, size, config.channels, data.vector is not None)
     given = load_given_table(config.latency_table, space) if config.latency_table else None
     wanted = (config.run, space, config.unit_of_work(size, config.channels), config.seed)
     settle = partial(settle_precision, *wanted, slower_too=config.latency_slower)
     unit, ratios = (unit_of_table(given), None) if given else from_main_process(settle)
-    request, loader = config.teacher_request(), config.loader()
+    check_ships(config, unit.precision)
     if loader.workers < config.workers:
         print_once(f"workers: {loader.workers} of {config.workers}, one for every core")
     opened = None if config.preview else open_teacher(request, data, loader, device)
@@ -256,9 +256,9 @@ def score_students(
         loss=config.loss(config.guide),
         batch=batch,
         workers=config.loader().workers,
+        quality=config.quality(),
     )
-    quiet = not is_main_process()
-    shard, own = rank_shard(students), {}
+    shard, own, quiet = rank_shard(students), {}, not is_main_process()
     with tqdm(total=len(shard), desc=description, unit="student", disable=quiet) as bar:
         for first in range(0, len(shard), AT_ONCE):
             some = shard[first : first + AT_ONCE]
@@ -275,22 +275,22 @@ def report_of(
     """Gather what the run's report shows."""
     alpha, table = learned.alpha, learned.problem.table
     middle_ms = float(np.sqrt(np.prod(alpha.range_ms())))
+    front, survey = (
+        [Point(table.predicted_ms(a), quality) for a, (_, quality) in scores.items()]
+        for scores in (learned.front, learned.survey)
+    )
     return RunReport(
         rows=rows,
-        front=points_of(table, learned.front),
-        survey=points_of(table, learned.survey),
+        front=front,
+        survey=survey,
         unit_of_work=table.unit_of_work(),
         middle_ms=middle_ms,
         probabilities=named_probabilities(alpha, middle_ms),
         metrics=read_metrics(config.run),
         provenance=table.provenance,
         settings=settings_of(config),
+        quality=config.quality().name,
     )
-
-
-def points_of(table: LatencyTable, scores: Scores) -> list[Point]:
-    """Return latency and accuracy, as a picture shows them."""
-    return [Point(table.predicted_ms(a), accuracy) for a, (_, accuracy) in scores.items()]
 
 
 if __name__ == "__main__":

@@ -119,6 +119,10 @@ def opened(path: Path) -> ModelFile:
     file = read_model_file(path / STUDENT if path.is_dir() else path)
     if file.architecture is None:
         raise UserError(f"{file.path}: is of no student; give a folder such as runs/x/students/5ms")
+    if file.metadata.get("output", "").startswith("vector"):
+        raise UserError(
+            f"{file.path}: answers with a vector; an ensemble needs students of classes"
+        )
     if file.is_int8:
         raise UserError(f"{file.path}: is in int8; give the {STUDENT} that lies beside it")
     return file

@@ -53,9 +53,16 @@ def to_onnx(
     return program.model_proto
 
 
-def write_onnx(module: nn.Module, example: Tensor, path: Path, metadata: Mapping[str, str]) -> None:
+def write_onnx(
+    module: nn.Module,
+    example: Tensor,
+    path: Path,
+    metadata: Mapping[str, str],
+    output_name: str = "logits",
+) -> None:
     """Export `module` with a free batch size, check it, and write it as one file."""
-    write_model(to_onnx(module, example).SerializeToString(), path, metadata)
+    model = to_onnx(module, example, output_name=output_name)
+    write_model(model.SerializeToString(), path, metadata)
 
 
 def write_model(content: bytes, path: Path, metadata: Mapping[str, str]) -> None:

@@ -68,7 +68,7 @@ class StoredShape:
         kept = "" if self.kept == self.classes else f"the {self.kept} largest of "
         return (
             f"{size_text(self.size)}: {self.views} views of {self.images} images and the plain "
-            f"ones, {kept}{self.classes} probabilities each"
+            f"ones, {kept}{self.classes} numbers each"
         )
 
 

@@ -22,6 +22,7 @@ from PIL import Image
 from supernet.latency.measurement import find_or_measure_table
 from supernet.latency_table import LatencyTable
 from supernet.space import Architecture, SearchSpace
+from tests.identities import EMBEDDING, embedding_options, make_identities
 from tests.smoke import QUICK_SEARCH, SMOKE, middle_ms, run
 from tests.tiny import PATIENCE, UNIT, enumerate_students, tiny_space, tiny_table
 
@@ -114,6 +115,29 @@ def searched(
 
     done = made_once(folder, search)
     return folder / "students" / f"{ms:g}ms", ms, done
+
+
+@pytest.fixture(scope="session")
+def faces(shared: Path) -> Path:
+    """Made-up identities, made once."""
+    folder = shared / "faces" / "own"
+
+    def make() -> subprocess.CompletedProcess:
+        make_identities(folder)
+        return subprocess.CompletedProcess([], 0, "", "")
+
+    made_once(folder, make)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def embedded(shared: Path, faces: Path) -> tuple[Path, str]:
+    """A trained run of embeddings, and what train.py printed."""
+    folder = shared / "embedded" / "run"
+    options = ("--run", folder, *embedding_options(faces), *EMBEDDING)
+    done = made_once(folder, lambda: run("train.py", *options))
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
 
 
 @pytest.fixture

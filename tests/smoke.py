@@ -21,9 +21,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from base.files import read_json
 from supernet.choice.programme import programme
 from supernet.latency_table import LatencyTable
 from supernet.presets import preset_space
+from supernet.space_files import space_from_json
 
 ROOT = Path(__file__).parent.parent
 SMOKE = (
@@ -117,7 +119,9 @@ def table_of(folder: Path) -> LatencyTable:
 
 def middle_ms(folder: Path) -> float:
     """A budget between the fastest and the slowest student of a run."""
-    return round(float(np.prod(programme(table_of(folder)).range_ms()) ** 0.5), 3)
+    space = space_from_json(read_json(folder / "latency.json")["space"])
+    table = LatencyTable.load(folder / "latency.json", space)
+    return round(float(np.prod(programme(table).range_ms()) ** 0.5), 3)
 
 
 def refused(done: subprocess.CompletedProcess, *expected: str) -> None:

@@ -14,6 +14,7 @@ from subprocess import CompletedProcess
 import pytest
 
 from base.files import UNFINISHED
+from tests.identities import EMBEDDING, embedding_options
 from tests.smoke import LONGEST, QUICK_SEARCH, SMOKE, Started, middle_ms, run
 
 # How often each phase is killed, in the order in which they come.
@@ -157,6 +158,29 @@ def test_killed_at_random_known_students_end_with_the_same_bits(
     assert_same(killed, whole, "metrics.jsonl")
     assert not list((killed / "checkpoint").glob("student*"))
     assert_all_were_killed(kills, phases, most=2)
+
+
+def test_killed_at_random_embeddings_end_with_the_same_bits(
+    faces: Path, embedded: tuple[Path, str], tmp_path: Path
+) -> None:
+    """Training and search of students that learn a teacher's vectors."""
+    killed, whole = tmp_path / "killed", shutil.copytree(embedded[0], tmp_path / "whole")
+    phone = telephone(whole / "latency.json", tmp_path / "phone")
+    ms, phases = middle_ms(whole), ("outputs", "w", "alpha", "survey")
+    own = (*embedding_options(faces), *EMBEDDING, "--latency-table", phone, "--resume")
+    kills = kill_often(phases, "train.py", "--run", killed, *own, most=2)
+    done = run("train.py", "--run", killed, *own)
+    assert done.returncode == 0, done.stderr
+    assert_all_were_killed(kills, phases, most=2)
+    assert_same(killed, whole, "supernet.safetensors", "preferences.json", "metrics.jsonl")
+    options = ("--target-latency", ms, *QUICK_SEARCH, "--latency-table", phone)
+    kills = kill_often(("trial", "student"), "search.py", "--run", killed, *options, most=2)
+    for folder in (killed, whole):
+        done = run("search.py", "--run", folder, *options)
+        assert done.returncode == 0, done.stderr
+    student = f"students/phone-{ms:g}ms"
+    assert_same(killed / student, whole / student, "student.safetensors", "architecture.json")
+    assert_all_were_killed(kills, ("trial", "student"), most=2)
 
 
 def assert_same_training(one: Path, other: Path) -> None:

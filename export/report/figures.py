@@ -47,14 +47,17 @@ _DECISIONS_PER_COLUMN = 24
 
 @dataclass(frozen=True)
 class Point:
-    """One network: milliseconds, and accuracy as a fraction (else `ValueError`; drawn in %)."""
+    """One network: milliseconds, and accuracy as a fraction, drawn in %; or a mean cosine.
+
+    What is not within -1 and 1 is a `ValueError`.
+    """
 
     ms: float
     accuracy: float
 
     def __post_init__(self) -> None:
-        if not 0 <= self.accuracy <= 1:
-            raise ValueError(f"accuracy={self.accuracy}: expected a fraction in [0, 1]")
+        if not -1 <= self.accuracy <= 1:
+            raise ValueError(f"accuracy={self.accuracy}: expected a fraction or a mean cosine")
 
 
 def front_figure(

@@ -33,6 +33,7 @@ class RunReport:
     metrics: Sequence[Mapping[str, object]]
     provenance: Mapping[str, object]
     settings: Mapping[str, object]
+    quality: str  # of the points
 
 
 def write_run_report(run: Path, report: RunReport) -> None:
@@ -41,7 +42,7 @@ def write_run_report(run: Path, report: RunReport) -> None:
     What cannot be drawn is said.
     """
     with drawing_last(run / "report.html", "; the same command with --resume draws it"):
-        ylabel = "accuracy on the search split, shared weights"
+        ylabel = f"{report.quality} on the search split, shared weights"
         front_figure(run / "front.png", report.front, report.survey, report.unit_of_work, ylabel)
         curves_figure(run / "curves.png", report.metrics, CURVES)
         choices_figure(run / "choices.png", report.probabilities)

@@ -16,7 +16,7 @@ STARTS = {"scratch": "scratch", "shared": "its slice of the shared weights"}
 
 def summary_rows(facts: Mapping, onnx_path: Path) -> list[tuple[str, str]]:
     """Return the short table of a student's metrics.json."""
-    error = facts["onnx_max_abs_error"]
+    error, agree = facts["onnx_max_abs_error"], facts["onnx_top1_agreement"]
     return [
         ("target", f"{facts['target_ms']:g} ms for a {facts['unit_of_work']}"),
         ("predicted", _predicted(facts)),
@@ -31,8 +31,8 @@ def summary_rows(facts: Mapping, onnx_path: Path) -> list[tuple[str, str]]:
         (
             "ONNX parity",
             f"{'passed' if facts['onnx_parity'] else 'FAILED'}: largest error "
-            f"{'not finite' if error is None else f'{error:.1e}'}, "
-            f"{facts['onnx_top1_agreement']:.2%} of answers agree",
+            f"{'not finite' if error is None else f'{error:.1e}'}"
+            f"{'' if agree is None else f', {agree:.2%} of answers agree'}",
         ),
         *_origin(facts),
         ("retraining", f"{facts['retrain_seconds']:.0f} s"),
@@ -55,17 +55,28 @@ def _origin(facts: Mapping) -> list[tuple[str, str]]:
 
 def _accuracy(facts: Mapping, whose: str) -> str:
     """Say accuracy, and the mean over the classes, where few images count as much as many."""
+    if pairs := facts.get(f"{whose}_verification"):
+        return _verified(pairs)
     balanced = facts[f"{whose}_balanced_accuracy"]
     return f"{facts[f'{whose}_accuracy']:.2%} of the test split, {balanced:.2%} balanced"
+
+
+def _verified(pairs: Mapping) -> str:
+    """Say how well pairs of images are told."""
+    return (
+        f"{pairs['accuracy']:.2%} ± {pairs['accuracy_std']:.2%} of {pairs['pairs']} pairs right "
+        f"({pairs['folds']} folds), AUC {pairs['auc']:.4f}, {pairs['accepted']:.2%} of the same "
+        "accepted where 0.1% of the others are"
+    )
 
 
 def _teacher(facts: Mapping) -> list[tuple[str, str]]:
     if facts["teacher_test_accuracy"] is None:
         return [("teacher", "its outputs for the test split are not stored")]
-    return [
-        ("teacher", _accuracy(facts, "teacher_test")),
-        ("agreement", f"{facts['teacher_agreement']:.2%} of answers are the teacher's"),
-    ]
+    agree = f"{facts['teacher_agreement']:.2%} of answers are the teacher's"
+    if "teacher_test_verification" in facts:
+        agree = f"mean cosine of {facts['teacher_agreement']:.4f} with the teacher's vectors"
+    return [("teacher", _accuracy(facts, "teacher_test")), ("agreement", agree)]
 
 
 def _trials(facts: Mapping) -> list[tuple[str, str]]:
@@ -141,27 +152,28 @@ def write_student_report(
     """
     with drawing_last(folder / "report.html", " in metrics.json"):
         phase = f"student_{folder.name}"
-        curves_figure(folder / "curves.png", retraining, [(phase, "loss"), (phase, "accuracy")])
+        curves = [(phase, "loss"), (phase, facts["quality"])]
+        curves_figure(folder / "curves.png", retraining, curves)
         header = ("part", "width", "operation", "kernel", "expansion", "squeeze-and-excitation")
         numbers = list(fact_rows({key: own for key, own in facts.items() if key != "trials"}))
         sections = [
             Section("Result", table=summary_rows(facts, ships)),
             Section("Architecture", table=parts_of(architecture), header=header),
-            *_tried(facts["trials"]),
+            *_tried(facts["trials"], facts["quality"]),
             Section("Retraining", pictures=[folder / "curves.png"]),
             Section("All numbers", table=numbers),
         ]
         write_report(folder / "report.html", f"Oyster: student within {folder.name}", sections)
 
 
-def _tried(trials: Sequence[Mapping]) -> list[Section]:
+def _tried(trials: Sequence[Mapping], quality: str) -> list[Section]:
     """Return a table of the students that were trained briefly, the best first."""
     if not trials:
         return []
     rows = [
         (
             f"{_loss(trial):.3f}",
-            f"{trial['accuracy']:.2%}",
+            f"{trial[quality]:.2%}",
             f"{trial['predicted_ms']:.2f} ms",
             short_form(trial["architecture"]),
         )
@@ -172,7 +184,7 @@ def _tried(trials: Sequence[Mapping]) -> list[Section]:
         "split. A layer is its operation, kernel×kernel, and after a slash its expansion; SE is "
         "squeeze-and-excitation."
     )
-    header = ("loss", "accuracy", "predicted", "stem, stages and head")
+    header = ("loss", quality, "predicted", "stem, stages and head")
     return [Section("Trials", text, rows, header)]
 
 

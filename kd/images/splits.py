@@ -1,7 +1,4 @@
-"""Images and how they are split, augmented and batched.
-
-Images are float32 RGB tensors [3, R, R] in [0, 1]; models normalise for themselves.
-"""
+"""Images and how they are split; float32 [C, H, W] in [0, 1]: models normalise for themselves."""
 
 import hashlib
 import itertools
@@ -22,6 +19,7 @@ from base.errors import UserError
 from base.processes import print_once
 from base.size import Size, pixels_text
 from kd.images.duplicates import leaked
+from kd.images.identities import Pairs, read_identities
 from kd.images.mixing import Mix, Mixture, draw_mixture
 from kd.images.rendering import Frame, render_plain_images, render_views
 from kd.images.sources import Pixels, Source, read_source
@@ -54,6 +52,7 @@ class DataSettings:
     limit: int | None = None  # at most so many training, test and unlabelled images
     unlabelled: str | None = None  # a folder or shards of images without classes
     shard_image: str | None = None  # which field of a shard's sample is its image
+    pairs: Path | None = None  # a list of pairs that are verified, in place of classes
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,6 +167,13 @@ class Data:
     classes: tuple[str, ...]
     settings: DataSettings
     parts: str = ""  # which folder or shard is which split
+    pairs: Pairs | None = None  # of test images that are verified, in place of classes
+    vector: int | None = None  # numbers of a teacher's answer that is a vector
+
+    @property
+    def outputs(self) -> int:
+        """How many numbers an answer has: one a class, or those of the teacher's vector."""
+        return len(self.classes) if self.vector is None else self.vector
 
     def joined(self, names: Sequence[str]) -> Split:
         """Return these splits as one, in this order; every image keeps its own views."""
@@ -200,13 +206,17 @@ class Data:
             digest.update(struct.pack("<q", len(split)))
             digest.update(split.positions.numpy().data)
             digest.update(split.labels.numpy().data)
+        digest.update(self.pairs.content() if self.pairs else b"")
         return digest.hexdigest()[:32]
 
 
 def load_data(settings: DataSettings) -> Data:
     """Open the source and split it, stratified and seeded; raise `UserError` when it cannot be."""
     _check(settings)
-    source = read_source(settings.source, settings.root, settings.shard_image)
+    if settings.pairs:
+        source, pairs = read_identities(settings.source, settings.pairs)
+    else:
+        source, pairs = read_source(settings.source, settings.root, settings.shard_image), None
     train, search, test = source.train, source.search, source.test
     unlabelled = None
     if settings.unlabelled:
@@ -215,14 +225,16 @@ def load_data(settings: DataSettings) -> Data:
         unlabelled = _split(source, np.sort(positions), settings)
     if test is None:
         train, test = stratified(source, train, settings.test_fraction, settings.seed, "test")
-    train, test = (limited(source, part, settings.limit, settings.seed) for part in (train, test))
+    train = limited(source, train, settings.limit, settings.seed)
+    if pairs is None:
+        test = limited(source, test, settings.limit, settings.seed)
     if search is None:
         fraction = settings.search_fraction
         train, search = stratified(source, train, fraction, settings.seed, "search")
     else:
         search = limited(source, search, settings.limit, settings.seed)
     splits = (_split(source, np.sort(part), settings) for part in (train, search, test))
-    data = Data(*splits, unlabelled, source.classes, settings, source.parts_text())
+    data = Data(*splits, unlabelled, source.classes, settings, source.parts_text(), pairs)
     learned, tested = (split.positions.numpy() for split in (data.joined(RETRAINED), data.test))
     for note in filter(None, (*source.notes, leaked(source.images, learned, tested))):
         print_once(note)
@@ -251,8 +263,7 @@ def _check(settings: DataSettings) -> None:
         if not 0 < (value := getattr(settings, name)) < 1:
             raise UserError(f"{name} {value}: expected a number between 0 and 1")
     if min(settings.resolution) < 8:
-        found = pixels_text(settings.resolution)
-        raise UserError(f"resolution {found}: expected 8 pixels or more")
+        raise UserError(f"resolution {pixels_text(settings.resolution)}: expected 8 pixels or more")
     if settings.limit is not None and settings.limit < 1:
         raise UserError(f"limit {settings.limit}: expected 1 image or more")
     if settings.shard_image and not any(

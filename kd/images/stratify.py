@@ -12,8 +12,11 @@ def stratified(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return (rest, part): `part` is `fraction` of `positions`, with the same mix of classes.
 
-    A class of few images has one in each at least. Raises `UserError` where it cannot.
+    A class of few images has one in each at least; without classes, images are drawn alone. Raises
+    `UserError` where it cannot.
     """
+    if not source.classes:
+        return _at_random(positions, fraction, seed, name)
     labels = source.labels[positions]
     few = [c for c, count in enumerate(np.bincount(labels)) if count == 1]
     if few:
@@ -31,6 +34,18 @@ def stratified(
         raise UserError(
             f"{name}_fraction {fraction} of {len(positions)} images: too few for"
             f" {len(source.classes)} classes in each part; give more images or another fraction"
+        ) from error
+
+
+def _at_random(
+    positions: np.ndarray, fraction: float, seed: int, name: str
+) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        return train_test_split(positions, test_size=fraction, random_state=seed, shuffle=True)
+    except ValueError as error:
+        raise UserError(
+            f"{name}_fraction {fraction} of {len(positions)} images: too few for two parts; give "
+            "more images or another fraction"
         ) from error
 
 

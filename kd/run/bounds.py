@@ -10,7 +10,8 @@ from base.errors import UserError
 from kd.images.loader import check_shared_memory
 from kd.images.splits import Data
 from kd.run.search_config import SHARED, SearchConfig
-from kd.run.train_config import TrainConfig
+from kd.run.train_config import EMBEDDING, TrainConfig
+from kd.teacher.request import STORED_PREFIX
 
 LEAST_PART = 4  # images that a network sees at once
 Bound = tuple[str, Callable[[float], bool]]
@@ -31,6 +32,7 @@ BOUNDS: Mapping[str, Bound] = {
     **dict.fromkeys(("teacher_resolution", "teacher_resize"), NONE_OR_MORE),
     **dict.fromkeys(("seed", "workers", "weight_decay", "trials"), NONE_OR_MORE),
     **dict.fromkeys(("checkpoint_seconds", "latency_spread", "latency_seconds"), NONE_OR_MORE),
+    "relation_weight": NONE_OR_MORE,
     **dict.fromkeys(("measure_spread", "measure_seconds", "multiplier_rate"), NONE_OR_MORE),
     **dict.fromkeys(("learning_rate", "teacher_learning_rate", "w_learning_rate"), POSITIVE),
     **dict.fromkeys(("alpha_learning_rate", "kd_temperature", "tau_start", "tau_end"), POSITIVE),
@@ -50,13 +52,58 @@ def check_settings(config: TrainConfig | SearchConfig) -> None:
         expected, holds = BOUNDS[field.name]
         if not (math.isfinite(value) and holds(value)):
             raise UserError(f"{_option(field.name)} {value}: expected {expected}")
-    if isinstance(config, SearchConfig):
+    if isinstance(config, TrainConfig):
+        check_task(config)
+    else:
         if config.compile:
             check_compiler()
         _check_transfer(config)
         _check_start(config)
         if not (config.target_latency or config.list or config.architecture):
             raise UserError("--target-latency is missing; give one or more budgets in milliseconds")
+
+
+def check_task(config: TrainConfig) -> None:
+    """Raise `UserError` for settings that are not of the task."""
+    if config.task != EMBEDDING:
+        if config.pairs:
+            raise UserError(f"--pairs {config.pairs}: are for --task {EMBEDDING}; give that, too")
+        return
+    if config.pairs is None:
+        raise UserError(f"--task {EMBEDDING}: needs --pairs, the list of pairs that judge it")
+    if len(config.teacher) != 1 or config.teacher[0].startswith(STORED_PREFIX):
+        raise UserError(
+            f"--task {EMBEDDING}: takes one trained network as --teacher; give onnx:FILE, "
+            "program:FILE.pt2 or python:MODULE:FACTORY"
+        )
+    usual = TrainConfig()
+    for name in ("guide", "latency_precision", "teacher_classes", "kd_distance"):
+        if (value := getattr(config, name)) != getattr(usual, name):
+            raise UserError(f"{_option(name)} {value}: not with --task {EMBEDDING}; leave it")
+
+
+def check_ships(settings: TrainConfig, precision: str) -> None:
+    """Raise `UserError` for a `precision` in which a run's students cannot be judged."""
+    if settings.task == EMBEDDING and precision != "fp32":
+        raise UserError(
+            f"--task {EMBEDDING}: ships in fp32, and the latency table is of {precision}; measure "
+            "one in fp32"
+        )
+
+
+def check_search(config: SearchConfig, settings: TrainConfig, precision: str) -> None:
+    """Raise `UserError` for a search that needs classes, where a run's `settings` have none.
+
+    Its students ship in `precision`.
+    """
+    check_ships(settings, precision)
+    if settings.task != EMBEDDING:
+        return
+    check_task(settings)
+    if config.retrain_with == "labels":
+        raise UserError(f"--retrain-with labels: not with --task {EMBEDDING}, which has none")
+    if config.rivals:
+        raise UserError(f"--rivals: not with --task {EMBEDDING}; their answers are classes")
 
 
 def _check_transfer(config: SearchConfig) -> None:

@@ -26,7 +26,7 @@ RECORDED = {
 }
 
 
-PLACES = ("data", "unlabelled")  # settings that say where images are, and not which
+PLACES = ("data", "unlabelled", "pairs")  # settings that say where images are, and not which
 
 
 def open_run(folder: Path, config: dict, resume: bool, data: str) -> None:

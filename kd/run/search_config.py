@@ -29,6 +29,8 @@ class SearchConfig:
     train.py."""
     unlabelled: str | None = None
     """Its unlabelled images, likewise."""
+    pairs: Path | None = None
+    """Its list of pairs, likewise; with --architecture the student then learns an embedding."""
     teacher: UseAppendAction[tuple[str, ...]] = ()
     """With --architecture, the teacher for the new images, as for train.py; the preset's own when
     left out."""

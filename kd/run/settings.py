@@ -14,12 +14,12 @@ from base.files import read_json
 from kd.images.splits import Data
 from kd.run.folder import PLACES, read_config
 from kd.run.search_config import SearchConfig
-from kd.run.train_config import TrainConfig
+from kd.run.train_config import CLASSIFY, EMBEDDING, TrainConfig
 
 # What may change when a run is resumed; its folder may be moved.
 NOT_STORED = ("run", "resume", "preview", "checkpoint_seconds", "latency_slower")
 # What belongs to a run's images and teacher, and is not taken to others; what is given instead.
-GIVEN = ("run", "data", "unlabelled", "teacher", "teacher_checkpoint", "teacher_classes")
+GIVEN = ("run", "data", "unlabelled", "pairs", "teacher", "teacher_checkpoint", "teacher_classes")
 OF_TEACHER_OR_DATA = (
     *("limit", "shard_image", "latency_table", "guide", "teacher_weight", "teacher_outputs"),
     *("teacher_checkpoint_key", "teacher_mean", "teacher_std", "teacher_resolution"),
@@ -76,7 +76,8 @@ def transfer_config(search: SearchConfig, home: TrainConfig) -> TrainConfig:
     usual = TrainConfig()
     own = {name: getattr(usual, name) for name in OF_TEACHER_OR_DATA}
     given = {name: getattr(search, name) for name in GIVEN}
-    return replace(home, **own | given)
+    task = EMBEDDING if search.pairs else CLASSIFY
+    return replace(home, task=task, **own | given)
 
 
 def transfer_budget(search: SearchConfig, table: str) -> float:
@@ -102,7 +103,7 @@ def transfer_budget(search: SearchConfig, table: str) -> float:
 def _restored(settings: Mapping[str, object]) -> dict[str, object]:
     """Return plain values as what the fields hold; one of another type raises `TypeError`."""
     restored = {name: _tupled(value) for name, value in settings.items()}
-    for name in ("teacher_classes", "latency_table", "space"):
+    for name in ("teacher_classes", "latency_table", "space", "pairs"):
         restored[name] = Path(settings[name]) if settings[name] else None
     restored["teacher_checkpoint"] = tuple(map(Path, settings["teacher_checkpoint"]))
     kinds = get_type_hints(TrainConfig)

@@ -21,6 +21,7 @@ from kd.teacher.prepare import (
     prepare_teacher,
     reload_teacher,
     train_teacher,
+    with_vector,
 )
 from kd.teacher.saved import read_facts
 
@@ -39,20 +40,27 @@ class Taught:
         return self.data.search, self.outputs.search
 
 
+def read_data(config: TrainConfig, resolution: Size) -> Data:
+    """Return the images of a run that begins, as its teacher answers them."""
+    data = load_data(config.data_settings(resolution))
+    return with_vector(config.teacher_request(), data)
+
+
 def found_taught(config: TrainConfig, resolution: Size) -> Taught:
     """Return what a run was begun with; `UserError` where something is missing or foreign.
 
     Outputs that are not stored are made by the run's teacher.
     """
     check_parts(config, this_process().num_processes)
-    data = load_data(config.data_settings(resolution))
+    facts, data = read_facts(config.run), load_data(config.data_settings(resolution))
+    data = replace(data, vector=facts.get("vector"))
     refuse_other_images(config.run, data.fingerprint())
     data = found_copies(data, config.run / "copies")
     own = (config.teacher_request(), data, config.run, this_process().device)
-    load, fingerprint = partial(reload_teacher, *own), read_facts(config.run)["fingerprint"]
+    load = partial(reload_teacher, *own)
     with this_process().main_process_first():
         settings, loader = config.output_settings(), config.loader()
-        outputs = prepare_outputs(settings, fingerprint, load, data, loader)
+        outputs = prepare_outputs(settings, facts["fingerprint"], load, data, loader)
     return Taught(config, data, outputs)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +14,7 @@ from base.size import Size
 from export.timing.stopwatch import Patience
 from export.timing.unit_of_work import UnitOfWork
 from kd.batches import LoaderSettings
+from kd.evaluate import ACCURACY, COSINE, Quality
 from kd.fit import FitSettings
 from kd.images.loader import usable_workers
 from kd.images.mixing import Mix
@@ -20,10 +22,12 @@ from kd.images.splits import DataSettings
 from kd.images.views import Augment
 from kd.loss import Loss, loss_of
 from kd.networks import RGB, Channels, Interpolation
+from kd.relations import embedding_loss
 from kd.teacher.load import read_class_names
 from kd.teacher.outputs import OutputSettings
 from kd.teacher.request import PUBLISHED, TeacherRequest, TeacherSource, check_ensemble
 
+CLASSIFY, EMBEDDING = "classify", "embedding"
 PresetName = Literal["digits", "cifar10", "imagenet"]
 LatencyPrecision = Literal["fp32", "bf16", "int8"]
 DistanceName = Literal["kl", "dkd", "dist", "alpha_divergence"]
@@ -54,6 +58,13 @@ class TrainConfig:
     data: str = "digits"
     """digits, cifar10, tar shards, or a folder: train/<class>/ with val/ or test/, or one folder of
     classes."""
+    task: Literal["classify", "embedding"] = CLASSIFY
+    """What a student learns: classes, or the vector of a teacher that answers with one, by which
+    two images of an identity are known (faces)."""
+    pairs: Path | None = None
+    """With --task embedding, the pairs of images that judge it, in the format of Labeled Faces in
+    the Wild: NAME 1 4, or NAME 2 OTHER 3. --data is then a folder of identities; none of those in
+    the pairs is learned from."""
     unlabelled: str | None = None
     """A folder of more images, without classes, or shards: the teacher alone says what they are."""
     shard_image: str | None = None
@@ -130,6 +141,8 @@ class TrainConfig:
     kd_distance: DistanceName = "kl"
     """Distance between teacher and student."""
     kd_temperature: float = 4.0
+    relation_weight: float = 1.0
+    """With --task embedding, weight of the relations among images beside each one's own vector."""
     kd_weight: float = 0.9
     """Weight of the teacher in the loss; the rest is the labels'."""
     w_epochs: int = 40
@@ -195,6 +208,7 @@ class TrainConfig:
             test_fraction=self.test_fraction,
             seed=self.seed,
             limit=self.limit,
+            pairs=self.pairs,
         )
 
     def loader(self) -> LoaderSettings:
@@ -207,7 +221,13 @@ class TrainConfig:
 
     def loss(self, learns_from: str) -> Loss:
         """Return the loss; one that learns from "labels" never sees the teacher: a control."""
+        if self.task == EMBEDDING:
+            return partial(embedding_loss, relation_weight=self.relation_weight)
         return loss_of(learns_from, self.kd_distance, self.kd_temperature, self.kd_weight)
+
+    def quality(self) -> Quality:
+        """Return what is told of a network beside its loss."""
+        return COSINE if self.task == EMBEDDING else ACCURACY
 
     def teacher_request(self) -> TeacherRequest:
         """Return which teachers, with which weights and inputs.

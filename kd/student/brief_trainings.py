@@ -21,7 +21,7 @@ from kd.student.retraining import Retrainer
 class Found:
     """Of one search: milliseconds asked of the table, and what was trained; kept for a resume.
 
-    `scores` are loss and accuracy on the search split by what was trained, in order.
+    `scores` are loss and quality on the search split by what was trained, in order.
     """
 
     asked_ms: float | None = None
@@ -35,7 +35,7 @@ class Found:
     def load_state_dict(self, state: Mapping) -> None:
         """Take them back."""
         self.asked_ms = None if state["asked_ms"] is None else float(state["asked_ms"])
-        self.scores = {str(what): (loss, right) for what, (loss, right) in state["scores"].items()}
+        self.scores = {str(what): (loss, told) for what, (loss, told) in state["scores"].items()}
 
 
 class BriefTrainings:
@@ -52,7 +52,7 @@ class BriefTrainings:
         return self._retrainer.identity()
 
     def scores(self) -> Mapping[str, tuple[float, float]]:
-        """Return loss and accuracy of all that was trained, in order."""
+        """Return loss and quality of all that was trained, in order."""
         return self._found.scores
 
     def asked_ms(self, find: Callable[[], float]) -> float:
@@ -71,7 +71,8 @@ class BriefTrainings:
         scores = self._found.scores
         if what not in scores:
             found = self._scored(what, student)
-            self._phase.log(len(scores), loss=found[0], accuracy=found[1])
+            name = self._retrainer.taught.config.quality().name
+            self._phase.log(len(scores), **{"loss": found[0], name: found[1]})
             scores[what] = found
             self._keep()
         return scores[what][0]
@@ -85,16 +86,18 @@ class BriefTrainings:
         settings, data, outputs = own.taught.config, own.taught.data, own.taught.outputs
         names, loss = learnable(LEARNED, settings.guide), settings.loss(settings.guide)
         loader, recipe = settings.loader(), own.config.trial(settings.accumulate)
-        phase = f"trial_{self._name}"
+        phase, quality = f"trial_{self._name}", settings.quality()
         checkpoint = own.metrics.checkpoint(phase, what=what, **own.identity())
         seeded, count = replace(loader, seed=own.config.seed), len(data.joined(LEARNED))
         learned = (data.joined(names), outputs.joined(names), loss, recipe, seeded)
         try:
-            retrain(student.to(own.device), *learned, Phase(phase, checkpoint=checkpoint), count)
+            own_phase = Phase(phase, checkpoint=checkpoint)
+            retrain(student.to(own.device), *learned, own_phase, count, quality)
         except Diverged:
             return math.inf, 0.0
         # After so few steps the running statistics of BatchNorm are those of weights long gone.
         images = calibration_images(data.train, settings.batch, own.config.seed)
         held_out = (images, data.search, outputs.search, loss, settings.batch, loader.workers)
-        found, right = from_main_process(partial(scores_recalibrated, [student], *held_out))[0]
-        return (found if math.isfinite(found) else math.inf), right
+        judge = partial(scores_recalibrated, [student], *held_out, quality)
+        found, told = from_main_process(judge)[0]
+        return (found if math.isfinite(found) else math.inf), told

@@ -10,8 +10,10 @@ from export.parity import Parity, Rounding, parity, rounding
 from export.timing.unit_of_work import UnitOfWork
 from kd.batches import Outputs, distillation_batches
 from kd.evaluate import accuracy, balanced_accuracy, predict
+from kd.images.identities import Pairs
 from kd.images.splits import Split
 from kd.student.int8 import answers
+from kd.student.verification import Verification, agreement, verify
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,42 @@ class FinalEvaluation:
             "fp32_agreement": self.rounding.agreement,
         }
 
+    def precision_kept(self, bound: float) -> bool:
+        """Whether the precision that ships loses no more than `bound`."""
+        return self.rounding.within(bound)
+
+
+@dataclass(frozen=True)
+class FinalVerification:
+    """Pairs of test images told by the ONNX file, beside its teacher, and parity with PyTorch.
+
+    What is of the teacher is None where its outputs for the test split are not known; `agreement`
+    is the mean cosine with its vectors.
+    """
+
+    student: Verification
+    teacher: Verification | None
+    agreement: float | None
+    parity: Parity
+
+    def facts(self) -> dict[str, object]:
+        """Return the numbers of metrics.json."""
+        teacher = self.teacher
+        return {
+            "test_accuracy": self.student.accuracy,
+            "test_verification": self.student.facts(),
+            "teacher_test_accuracy": teacher and teacher.accuracy,
+            "teacher_test_verification": teacher and teacher.facts(),
+            "teacher_agreement": self.agreement,
+            "onnx_max_abs_error": self.parity.finite_error,
+            "onnx_top1_agreement": None,
+            "onnx_parity": self.parity.passed,
+        }
+
+    def precision_kept(self, bound: float) -> bool:
+        """Whether the precision that ships loses nothing: it is fp32."""
+        return True
+
 
 def final_evaluation(
     teacher: Outputs | None,
@@ -72,6 +110,27 @@ def final_evaluation(
         None if told is None else accuracy(shipped, told.argmax(1)),
         parity(logits, in_fp32),
         rounding(in_fp32, shipped, labels),
+    )
+
+
+def final_verification(
+    teacher: Outputs | None,
+    test: Split,
+    pairs: Pairs,
+    student: nn.Module,
+    ships: Path,
+    unit: UnitOfWork,
+    batch: int,
+) -> FinalVerification:
+    """Compare the teacher's vectors, student and ONNX file on every plain image of `test`."""
+    vectors, _ = predict(student, test.view(None), batch)
+    shipped = answers(ships, test, unit, batch)
+    told = None if teacher is None else _answers(teacher, test, batch)
+    return FinalVerification(
+        verify(shipped, pairs),
+        None if told is None else verify(told, pairs),
+        None if told is None else agreement(shipped, told),
+        parity(vectors, shipped),
     )
 
 

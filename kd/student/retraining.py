@@ -22,8 +22,14 @@ from kd.run.metrics import AnyMetrics, open_phase
 from kd.run.search_config import SearchConfig
 from kd.run.settings import search_identity, settings_of
 from kd.run.taught import Taught
-from kd.student.final_evaluation import final_evaluation
+from kd.student.final_evaluation import (
+    FinalEvaluation,
+    FinalVerification,
+    final_evaluation,
+    final_verification,
+)
 from kd.student.int8 import CALIBRATION_BATCH, CALIBRATION_BATCHES, answers, in_int8
+from kd.student.verification import verify
 
 
 @dataclass(frozen=True)
@@ -108,6 +114,7 @@ class Retrainer:
             replace(self.taught.config.loader(), seed=self.config.seed),
             open_phase(self.metrics, f"student_{own.name}", way=way, **self.identity()),
             images=len(self.taught.data.joined(RETRAINED)),
+            quality=self.taught.config.quality(),
         )
         return network.cpu().eval()
 
@@ -125,11 +132,11 @@ class Retrainer:
         `tried` says how many students were trained briefly for its budget.
         """
         config, settings, data = self.config, self.taught.config, self.taught.data
-        asked = (student.network, exact, ships, self.unit, settings.batch)
-        evaluation = final_evaluation(self.taught.outputs.test, data.test, *asked)
+        evaluation = self._final(student.network, exact, ships)
         return {
             **evaluation.facts(),
-            "precision_kept": evaluation.rounding.within(config.accuracy_loss),
+            "precision_kept": evaluation.precision_kept(config.accuracy_loss),
+            "quality": settings.quality().name,
             "fine_tuned": student.fine_tuned,
             "seed": config.seed,
             "guide": settings.guide,
@@ -137,6 +144,15 @@ class Retrainer:
             "settings": settings_of(config),
             "cost": search_cost(config, settings, data, tried, student.fine_tuned),
         }
+
+    def _final(
+        self, network: nn.Module, exact: Path, ships: Path
+    ) -> FinalEvaluation | FinalVerification:
+        data, teacher = self.taught.data, self.taught.outputs.test
+        own = (self.unit, self.taught.config.batch)
+        if data.pairs is not None:
+            return final_verification(teacher, data.test, data.pairs, network, ships, *own)
+        return final_evaluation(teacher, data.test, network, exact, ships, *own)
 
     def test_answers(self, trained: Trained) -> tuple[Tensor, Tensor]:
         """Return logits [N, K] and labels [N] of the test split, to report, as it ships."""
@@ -147,9 +163,12 @@ class Retrainer:
             logits = from_main_process(partial(answers, model, test, self.unit, batch))
         return logits, labels
 
-    def test_scores(self, trained: Trained) -> dict[str, float]:
+    def test_scores(self, trained: Trained) -> dict[str, object]:
         """Return accuracies on the test split as metrics.json names them, to report."""
-        told = self.test_answers(trained)
+        told, pairs = self.test_answers(trained), self.taught.data.pairs
+        if pairs is not None:
+            found = verify(told[0], pairs)
+            return {"test_accuracy": found.accuracy, "test_verification": found.facts()}
         return {
             "test_accuracy": accuracy(*told),
             "test_balanced_accuracy": balanced_accuracy(*told),

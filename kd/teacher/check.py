@@ -56,6 +56,14 @@ class Check:
             f"{self.calibration_error:.1%}{f'; {confused}' if confused else ''}"
         )
 
+    def facts(self) -> dict[str, object]:
+        """Return the numbers of teacher.json."""
+        return {
+            "search_accuracy": self.accuracy,
+            "calibration_error": self.calibration_error,
+            "confusions": [list(confusion) for confusion in self.confusions],
+        }
+
     def summary(self) -> dict[str, float]:
         """Return the numbers that a run's summary shows."""
         return {

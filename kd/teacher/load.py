@@ -14,7 +14,7 @@ from base.size import Size
 from kd.networks import InputFormat, OneChannel, published_input, with_weights
 from kd.teacher.answers import TeacherFault, answers, fixed_images, remembered, same_answers
 from kd.teacher.black_boxes import file_fingerprint, python_network
-from kd.teacher.model import LogOutputs, SelectClasses, Teacher
+from kd.teacher.model import LogOutputs, SelectClasses, Teacher, UnitVectors
 from kd.teacher.onnx_network import OnnxNetwork, onnx_fingerprint
 from kd.teacher.program_file import Program
 from kd.teacher.request import TeacherSource
@@ -22,6 +22,7 @@ from kd.teacher.request import TeacherSource
 # Rows of probabilities sum to 1 within this, half precision included.
 SUM_TOLERANCE = 5e-3
 ROUNDED = 1e-6  # smaller probabilities are not compared
+WITH_OWN_WEIGHTS = ("onnx", "program", "python")
 USUAL = (224, 32, 64, 96, 128, 256, 288, 299, 384, 448, 512, 28)  # pixels that teachers take
 
 
@@ -41,14 +42,42 @@ def load_teacher(source: TeacherSource, classes: Sequence[str], size: Size) -> T
         network = LogOutputs(network)
         asked = [outputs.clamp(min=ROUNDED).log() for outputs in asked]
     kept = [remembered(outputs.log_softmax(dim=1)) for outputs in asked]
-    if not same_answers(kept[0], kept[-1]):
-        raise UserError(
-            f"teacher {source.name}: answers the same images differently each time; switch off what"
-            " is random in it, as eval() does"
-        )
+    _refuse_random(source.name, kept)
     if source.classes:
         network = SelectClasses(network, class_order(source.classes, classes))
     return Teacher(network, input_format, identity, source.name, kept[0])
+
+
+def load_embedder(source: TeacherSource, size: Size) -> Teacher:
+    """Load a teacher that answers with a vector, whose images students see at `size`.
+
+    Raises `UserError` for a network that is none of `WITH_OWN_WEIGHTS`, that cannot be read, or
+    does not answer a batch of images with a vector each.
+    """
+    if source.name.partition(":")[0] not in WITH_OWN_WEIGHTS:
+        raise UserError(
+            f"teacher {source.name}: --task embedding needs a network that answers with a vector; "
+            "give onnx:FILE, program:FILE.pt2 or python:MODULE:FACTORY"
+        )
+    network, input_format, identity = _opened(source, None, size)
+    own, vectors = (_as_asked(input_format, source), identity, source.name), UnitVectors()
+    teacher = Teacher(network, *own, ending=vectors)
+    kept = [remembered(vectors(probe(teacher, None, size))) for _ in range(2)]
+    _refuse_random(source.name, kept)
+    return Teacher(network, *own, kept[0], vectors)
+
+
+def vector_size(teacher: Teacher, size: Size) -> int:
+    """Return how many numbers a loaded teacher's vector has."""
+    return probe(teacher, None, size).shape[1]
+
+
+def _refuse_random(name: str, kept: Sequence[list[float]]) -> None:
+    if not same_answers(kept[0], kept[-1]):
+        raise UserError(
+            f"teacher {name}: answers the same images differently each time; switch off what is "
+            "random in it, as eval() does"
+        )
 
 
 def _are_probabilities(outputs: Tensor) -> bool:
@@ -79,11 +108,11 @@ def _as_asked(known: InputFormat, source: TeacherSource) -> InputFormat:
 
 
 def _opened(
-    source: TeacherSource, classes: int, size: Size
+    source: TeacherSource, classes: int | None, size: Size
 ) -> tuple[nn.Module, InputFormat, str | None]:
     """Return network, input format, and what stands for weights that cannot be seen."""
     kind, _, reference = source.name.partition(":")
-    if source.checkpoint and kind in ("onnx", "program", "python"):
+    if source.checkpoint and kind in WITH_OWN_WEIGHTS:
         raise UserError(f"teacher {source.name}: holds its own weights; leave --teacher-checkpoint")
     match kind:
         case "onnx":
@@ -109,16 +138,22 @@ def _opened(
             return network, replace(published_input(source.name), channels=channels), None
 
 
-def probe(teacher: Teacher, classes: int, size: Size) -> Tensor:
-    """Return the bare network's outputs [2, K] for two images; `UserError` without any."""
+def probe(teacher: Teacher, classes: int | None, size: Size) -> Tensor:
+    """Return the bare network's outputs [2, K] for two images; `UserError` without any.
+
+    Where `classes` is None they may be any vectors.
+    """
     side = teacher.input_format.resolution
     try:
         outputs = _outputs(teacher, classes, (side, side) if side else size)
     except TeacherFault as fault:
         takes = next((side for side in USUAL if _takes(teacher, classes, side)), None)
         mend = f"it takes {takes} pixels: give --teacher-resolution {takes}"
-        raise UserError(f"{fault}; {mend if takes else 'give a classifier of images'}") from fault
-    if outputs.shape[1] != classes:
+        wanted = "give a classifier of images" if classes else "give one that makes vectors"
+        raise UserError(f"{fault}; {mend if takes else wanted}") from fault
+    if classes is None and outputs.shape[1] < 2:
+        raise UserError(f"teacher {teacher.name}: answers with one number, expected a vector")
+    if classes is not None and outputs.shape[1] != classes:
         raise UserError(
             f"teacher {teacher.name}: answers {outputs.shape[1]} classes, expected {classes}; give"
             " a teacher of these classes, or name its own in order with --teacher-classes FILE"
@@ -127,12 +162,12 @@ def probe(teacher: Teacher, classes: int, size: Size) -> Tensor:
 
 
 @torch.no_grad()
-def _outputs(teacher: Teacher, classes: int, size: Size) -> Tensor:
+def _outputs(teacher: Teacher, classes: int | None, size: Size) -> Tensor:
     shown = (fixed_images(size) - teacher.mean) / teacher.std
-    return answers(teacher.network, shown, teacher.name, classes)
+    return answers(teacher.network, shown, teacher.name, classes or "numbers")
 
 
-def _takes(teacher: Teacher, classes: int, side: int) -> bool:
+def _takes(teacher: Teacher, classes: int | None, side: int) -> bool:
     try:
         _outputs(teacher, classes, (side, side))
     except TeacherFault:

@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 from torchvision.transforms.v2.functional import rgb_to_grayscale
 
 from kd.images.rendering import Frame
@@ -22,7 +23,8 @@ class Teacher(nn.Module):
 
     `identity` stands for the weights where they cannot be seen; `remembered` are then its answers
     to a few images, of which `kd.teacher.answers` tells whether they are the same. Errors call it
-    `name`.
+    `name`. Its `ending` makes log-probabilities of what the network answers, or vectors of length
+    1.
     """
 
     def __init__(
@@ -32,8 +34,10 @@ class Teacher(nn.Module):
         identity: str | None = None,
         name: str = "",
         remembered: Sequence[float] = (),
+        ending: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        self.ending = ending or nn.LogSoftmax(dim=1)
         self.input_format, self.identity = input_format or InputFormat(), identity
         self.name, self.remembered = name, list(remembered)
         self.network = network.requires_grad_(False)
@@ -59,7 +63,9 @@ class Teacher(nn.Module):
     # no_grad and not inference_mode: the outputs enter losses that autograd follows.
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """Map images [B, 3, H, W] in [0, 1] to log-probabilities [B, K], without gradient.
+        """Map images [B, 3, H, W] in [0, 1] to log-probabilities, or vectors, without gradient.
+
+        They are [B, K].
 
         Raises `TeacherFault` for a batch on which the network fails.
         """
@@ -69,7 +75,7 @@ class Teacher(nn.Module):
             images = rgb_to_grayscale(images, num_output_channels=3)
         shown = (images - self.mean) / self.std
         try:
-            return answers(self.network, shown, self.name).float().log_softmax(dim=1)
+            return self.ending(answers(self.network, shown, self.name).float())
         except TeacherFault as fault:
             raise TeacherFault(f"{fault}; {MEND}") from fault
 
@@ -115,6 +121,14 @@ AnyTeacher = Teacher | Ensemble
 def shown_frames(model: AnyTeacher | None, own: Frame) -> tuple[Frame, ...]:
     """Return in which frames images are shown, where students see `own` and there is a teacher."""
     return (own, *(model.frames(own) if model else ()))
+
+
+class UnitVectors(nn.Module):
+    """Vectors [B, D] brought to length 1."""
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Divide by the length; a vector of zeros stays."""
+        return normalize(vectors)
 
 
 class LogOutputs(nn.Module):

@@ -33,12 +33,12 @@ class OnnxNetwork(nn.Module):
 
     It may take [B, H, W, 3], pixels of 0 to 255 in uint8, or grey images, of which it is given the
     first of three channels. Of several outputs it answers with the one called `output`, or the one
-    that can be rows of so many `classes`.
+    that can be rows of so many `classes`, or of any number where that is None.
     `input_format` is what the file says of its input. Raises `UserError` for a file that cannot be
     opened, for an input that is no batch of images, and where no output or several could be meant.
     """
 
-    def __init__(self, path: Path, classes: int, output: str | None = None) -> None:
+    def __init__(self, path: Path, classes: int | None, output: str | None = None) -> None:
         super().__init__()
         if not path.is_file():
             raise UserError(f"{path}: no such file; expected an ONNX model")
@@ -137,7 +137,7 @@ def _layout(shape: Shape) -> tuple[int, ...] | None:
 
 
 def _chosen(
-    session: onnxruntime.InferenceSession, path: Path, classes: int, wanted: str | None
+    session: onnxruntime.InferenceSession, path: Path, classes: int | None, wanted: str | None
 ) -> str:
     """Return the name of the output that answers."""
     outputs = session.get_outputs()
@@ -147,23 +147,25 @@ def _chosen(
     if wanted is not None or len(names) == 1:
         return wanted or names[0]
     rows = [one for one in outputs if one.type in NUMBERS and _can_be_rows(one.shape, classes)]
-    sure = [one for one in rows if len(one.shape) > 1 and one.shape[1] == classes]
+    sure = [one for one in rows if classes and len(one.shape) > 1 and one.shape[1] == classes]
     fitting = [one.name for one in sure or rows]
     if len(fitting) != 1:
         which = f"{', '.join(fitting)} could be" if fitting else "none can be"
         raise UserError(
-            f"{path}: answers {_described(outputs)}; {which} rows of {classes} classes; name the"
-            " output that is meant with --teacher-output"
+            f"{path}: answers {_described(outputs)}; {which} "
+            f"{f'rows of {classes} classes' if classes else 'vectors'}; name the output that is "
+            "meant with --teacher-output"
         )
     return fitting[0]
 
 
-def _can_be_rows(shape: Shape, classes: int) -> bool:
-    """Whether it can be [batch, classes], or that with sides of 1 behind."""
+def _can_be_rows(shape: Shape, classes: int | None) -> bool:
+    """Whether it can be [batch, classes], or that with sides of 1 behind; None is any number."""
     if not shape:  # not known at all
         return True
     fixed = [size if isinstance(size, int) else None for size in shape[1:]]
-    return len(fixed) in (1, 3) and fixed[0] in (None, classes) and set(fixed[1:]) <= {None, 1}
+    fits = fixed[:1] == [None] or classes is None or fixed[:1] == [classes]
+    return len(fixed) in (1, 3) and fits and set(fixed[1:]) <= {None, 1}
 
 
 def _described(values: Sequence[onnxruntime.NodeArg]) -> str:

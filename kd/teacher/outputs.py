@@ -47,10 +47,13 @@ class TeacherOutputs:
 def stored_shapes(
     data: Data, views: int, most_classes: int
 ) -> dict[str, tuple[Split, StoredShape]]:
-    """Return what is stored of every split; test images have no views, they only report."""
-    classes = len(data.classes)
+    """Return what is stored of every split; test images have no views, they only report.
+
+    Of a vector all numbers are.
+    """
+    most = most_classes if data.vector is None else data.vector
     return {
-        name: (split, stored_shape(split, 0 if name == "test" else views, classes, most_classes))
+        name: (split, stored_shape(split, 0 if name == "test" else views, data.outputs, most))
         for name, split in data.splits().items()
     }
 
@@ -70,7 +73,7 @@ def prepare_outputs(
     if settings.online:
         model = load()
         frames = model.frames(data.train.frame)
-        online = OnlineOutputs(_probabilities(model, settings.precision), frames)
+        online = OnlineOutputs(_outputs(model, settings.precision, data), frames)
         return TeacherOutputs(**dict.fromkeys(data.splits(), online))
     identity = {"data": data.fingerprint(), "teacher": fingerprint}
     if settings.given:
@@ -84,7 +87,7 @@ def prepare_outputs(
             continue
         model = model or load()
         found[name] = store_outputs(
-            _probabilities(model, settings.precision),
+            _outputs(model, settings.precision, data),
             split.shown_in(model.frames(split.frame)),
             shape,
             folder=place,
@@ -101,11 +104,13 @@ def _given_outputs(folder: Path, identity: dict[str, str], data: Data) -> Teache
     return TeacherOutputs(**{name: open_outputs(folder / name, identity) for name in names})
 
 
-def _probabilities(model: AnyTeacher, precision: Precision) -> Callable[..., torch.Tensor]:
+def _outputs(model: AnyTeacher, precision: Precision, data: Data) -> Callable[..., torch.Tensor]:
+    """Return what maps images in the teacher's frames to its probabilities or vectors [B, K]."""
     device = next(model.buffers()).device
 
     def run(*shown: torch.Tensor) -> torch.Tensor:
         with autocast(device, precision):
-            return model(*(images.to(device) for images in shown)).exp()
+            found = model(*(images.to(device) for images in shown))
+        return found.exp() if data.vector is None else found
 
     return run

@@ -19,7 +19,8 @@ from kd.networks import build_network
 from kd.stored_outputs import open_outputs, stored_identity
 from kd.teacher.answers import same_answers
 from kd.teacher.check import Check, check_input, check_outputs
-from kd.teacher.load import load_teacher
+from kd.teacher.check_vectors import VectorCheck, check_vectors
+from kd.teacher.load import load_embedder, load_teacher, vector_size
 from kd.teacher.model import AnyTeacher, Ensemble, Teacher
 from kd.teacher.request import TeacherRequest, TeacherSource
 from kd.teacher.saved import load_saved_teacher, read_facts, save_teacher, write_facts
@@ -30,8 +31,16 @@ class CheckedTeacher:
     """A teacher that was checked; `model` is None where only its stored outputs are at hand."""
 
     fingerprint: str
-    check: Check
+    check: Check | VectorCheck
     model: AnyTeacher | None
+
+
+def with_vector(request: TeacherRequest, data: Data) -> Data:
+    """Return the data with the size of the teacher's vector, where pairs are verified by it."""
+    if data.pairs is None:
+        return data
+    teacher = _network(request.sources[0], data)
+    return replace(data, vector=vector_size(teacher, data.settings.resolution))
 
 
 def open_teacher(
@@ -44,7 +53,7 @@ def open_teacher(
     """
     if request.stored:
         return _stored(request.stored, data, loader.views)
-    if request.trained_here:
+    if request.trained_here and data.pairs is None:
         build_network(request.name, len(data.classes))
         return None
     teachers = [_loaded(source, data, loader, device) for source in request.sources]
@@ -62,28 +71,38 @@ def load_unchecked(request: TeacherRequest, data: Data, device: torch.device) ->
 
 
 def _model(request: TeacherRequest, data: Data) -> AnyTeacher:
-    size = data.settings.resolution
-    teachers = [load_teacher(source, data.classes, size) for source in request.sources]
+    teachers = [_network(source, data) for source in request.sources]
     return teachers[0] if len(teachers) == 1 else Ensemble(teachers, request.weights)
+
+
+def _network(source: TeacherSource, data: Data) -> Teacher:
+    """Load one teacher, as what the data asks of it: a vector, or its classes."""
+    if data.pairs is not None:
+        return load_embedder(source, data.settings.resolution)
+    return load_teacher(source, data.classes, data.settings.resolution)
 
 
 def _loaded(
     source: TeacherSource, data: Data, loader: LoaderSettings, device: torch.device
 ) -> CheckedTeacher:
     """Load and check one teacher, alone or of an ensemble."""
-    model = load_teacher(source, data.classes, data.settings.resolution).to(device)
-    check_input(
-        model,
-        data.search,
-        loader.batch,
-        loader.workers,
-        own_resolution=source.resolution is None,
-        own_values=source.mean is None and source.std is None,
-    )
+    model = _network(source, data).to(device)
+    if data.pairs is None:
+        check_input(
+            model,
+            data.search,
+            loader.batch,
+            loader.workers,
+            own_resolution=source.resolution is None,
+            own_values=source.mean is None and source.std is None,
+        )
     return _checked(model, data, loader)
 
 
 def _checked(model: AnyTeacher, data: Data, loader: LoaderSettings) -> CheckedTeacher:
+    if data.pairs is not None:
+        check = check_vectors(model, data.search, loader.batch, loader.workers)
+        return CheckedTeacher(model.fingerprint(), check, model)
     plain = data.search.view(None).shown_in(model.frames(data.search.frame))
     log_p, labels = predict(model, plain, loader.batch, loader.workers, "teacher's check")
     check = check_outputs(log_p, labels, data.classes)
@@ -136,7 +155,7 @@ def prepare_teacher(
 
 def _facts(request: TeacherRequest, teacher: CheckedTeacher, data: Data) -> dict[str, object]:
     """Say what the teacher is, how good, and for which classes."""
-    model, check = teacher.model, teacher.check
+    model = teacher.model
     members = list(model.teachers) if isinstance(model, Ensemble) else [model]
     return {
         "teachers": [
@@ -146,9 +165,7 @@ def _facts(request: TeacherRequest, teacher: CheckedTeacher, data: Data) -> dict
         "fingerprint": teacher.fingerprint,
         "answers": _answers(model),
         "classes": list(data.classes),
-        "search_accuracy": check.accuracy,
-        "calibration_error": check.calibration_error,
-        "confusions": [list(confusion) for confusion in check.confusions],
+        **teacher.check.facts(),
     }
 
 

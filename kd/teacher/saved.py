@@ -40,7 +40,8 @@ def read_facts(folder: Path) -> dict:
     if not path.exists():
         raise UserError(f"{folder}: no teacher here; run train.py to its end first")
     facts = read_json(path)
-    kinds = {"classes": list, "fingerprint": str, "answers": list, "search_accuracy": int | float}
+    kinds = {"classes": list, "fingerprint": str, "answers": list}
+    kinds |= {"vector": int} if "vector" in facts else {"search_accuracy": int | float}
     for name, kind in kinds.items():
         if not isinstance(facts.get(name), kind):
             raise UserError(f"{path}: damaged: {name} is missing or odd; train the teacher again")

@@ -43,8 +43,9 @@ def ship(
     write_student(folder, student, architecture, space, metadata)
     example = torch.zeros(2, *space.image_shape)
     path, predicted_ms = shipped_file(folder, table), table.predicted_ms(architecture)
-    facts = _form(architecture, table) | metadata
-    write_onnx(student, example, folder / EXACT, facts)
+    facts = _form(architecture, space) | metadata
+    output = "vector" if space.unit_length else "logits"
+    write_onnx(student, example, folder / EXACT, facts, output)
     if int8 is not None:
         write_model(int8, path, facts)
     unit = json.dumps(asdict(unit_of_table(table)))
@@ -75,12 +76,14 @@ def shipped_file(folder: Path, table: LatencyTable) -> Path:
     return folder / ("student.int8.onnx" if unit_of_table(table).is_int8 else EXACT)
 
 
-def _form(architecture: Architecture, table: LatencyTable) -> dict[str, str]:
-    channels, height, width = table.space.image_shape
+def _form(architecture: Architecture, space: SearchSpace) -> dict[str, str]:
+    channels, height, width = space.image_shape
+    answer = f"vector of {space.classes} numbers, of length 1; compare two by their product"
     colours = "grey" if channels == 1 else "RGB"
     return {
         "architecture": json.dumps(architecture.to_json()),
         "input": f"{colours} [batch, {channels}, {height}, {width}], float32 in [0, 1]",
+        "output": answer if space.unit_length else "logits, one for each of the classes",
         "normalisation": f"inside the graph: (x - {MEAN}) / {STD}",
     }
 

@@ -140,15 +140,15 @@ def best_student(problem: Programme, losses: np.ndarray, budget_ms: float) -> Ar
 
 
 def trial_facts(
-    table: LatencyTable, scores: Mapping[str, tuple[float, float]]
+    table: LatencyTable, scores: Mapping[str, tuple[float, float]], quality: str
 ) -> list[dict[str, object]]:
-    """Say of every student that was tried, by its JSON form, its latency, loss and accuracy."""
+    """Say of every student that was tried, by its JSON form, its latency, loss and `quality`."""
     found = []
-    for form, (loss, accuracy) in scores.items():
+    for form, (loss, told_of_it) in scores.items():
         architecture = Architecture.from_json(json.loads(form))
         ms = table.predicted_ms(architecture)
         # JSON has no infinity, which is what a training comes to that diverged.
         told = {"predicted_ms": ms, "loss": loss if math.isfinite(loss) else None}
-        told |= {"accuracy": accuracy}
+        told |= {quality: told_of_it}
         found.append({"architecture": architecture.to_json(), **told})
     return found

@@ -126,6 +126,9 @@ def test_what_is_no_student_in_fp32_is_refused(tmp_path: Path) -> None:
     write_model(in_int8, tmp_path / "student.int8.onnx", FACTS)
     with pytest.raises(UserError, match=r"is in int8; give the student\.onnx"):
         main(quick(own, tmp_path / "student.int8.onnx", out=out))
+    vectors = student(tmp_path / "vectors", 4, output="vector of 3 numbers, of length 1")
+    with pytest.raises(UserError, match="answers with a vector; an ensemble needs students of"):
+        main(quick(own, vectors, out=out))
     with pytest.raises(UserError, match="nowhere"):
         main(quick(own, tmp_path / "nowhere", out=out))
     assert not out.exists()

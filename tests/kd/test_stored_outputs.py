@@ -142,7 +142,7 @@ def test_sizes_have_the_unit_that_suits_them() -> None:
     assert size_text(3 * 2**30) == "3.0 GiB"
     imagenet = StoredShape(views=4, images=1_281_167, classes=1000, kept=20)
     assert imagenet.size == 5 * 1_281_167 * 20 * 4 + 4 * 1_281_167 * 4
-    assert "the 20 largest of 1000 probabilities each" in str(imagenet)
+    assert "the 20 largest of 1000 numbers each" in str(imagenet)
     assert StoredShape(1, 1, 2**16, 1).arrays()["classes"][0] is np.uint16
     assert StoredShape(1, 1, 2**16 + 1, 1).arrays()["classes"][0] is np.uint32
 

@@ -62,8 +62,8 @@ def test_front_takes_any_number_of_points(
     assert front(tmp_path / "front.png", *points).startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("accuracy", [96.1, -0.1, float("nan")])
-def test_an_accuracy_is_a_fraction(accuracy: float) -> None:
+@pytest.mark.parametrize("accuracy", [96.1, -1.1, float("nan")])
+def test_an_accuracy_is_a_fraction_or_a_mean_cosine(accuracy: float) -> None:
     with pytest.raises(ValueError, match="fraction"):
         Point(1.0, accuracy)
 

@@ -16,7 +16,7 @@ FACTS = {
     **{"unit_of_work": "batch of 1 image", "controls": {}, "rivals": [], "cost": "9 images"},
     **{"precision": "fp32", "precision_kept": True, "fine_tuned": False, "how_to_run": "so"},
     **{"fp32_test_accuracy": 0.98, "fp32_agreement": 1.0, "trials": []},
-    "start": "scratch",
+    **{"start": "scratch", "quality": "accuracy"},
     "settings": {"accuracy_loss": 0.005, "trial_epochs": 10, "architecture": None},
 }
 
@@ -52,6 +52,21 @@ def test_a_teacher_that_is_not_known_for_the_test_split_is_said() -> None:
     known = dict(summary_rows(FACTS, Path("student.onnx")))
     assert known["teacher"] == "99.00% of the test split, 98.00% balanced"
     assert known["agreement"] == "97.00% of answers are the teacher's"
+
+
+def test_a_student_of_vectors_is_told_by_its_pairs() -> None:
+    pairs = {"accuracy": 0.9, "accuracy_std": 0.015, "pairs": 600, "folds": 10}
+    pairs |= {"auc": 0.96, "accepted": 0.345}
+    facts = {**FACTS, "test_verification": pairs, "onnx_top1_agreement": None, "quality": "cosine"}
+    facts |= {"teacher_test_verification": pairs | {"accuracy": 0.93}}
+    rows = dict(summary_rows(facts, Path("student.onnx")))
+    assert rows["student"] == (
+        "90.00% ± 1.50% of 600 pairs right (10 folds), AUC 0.9600, 34.50% of the same accepted "
+        "where 0.1% of the others are"
+    )
+    assert rows["teacher"].startswith("93.00% ± 1.50% of 600 pairs right")
+    assert rows["agreement"] == "mean cosine of 0.9700 with the teacher's vectors"
+    assert rows["ONNX parity"] == "passed: largest error 2.0e-06"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,58 @@
+"""The loss of an embedding: a student's vectors beside its teacher's, and relations among them."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity, normalize, pdist, smooth_l1_loss
+
+from kd.batches import Batch
+
+GROUP = 64  # vectors whose relations are compared: angles take the third power of them
+LEAST = 3  # an angle has three
+ANGLES = 2.0  # weight of angles beside distances (RKD, section 4)
+
+
+def embedding_loss(vectors: Tensor, batch: Batch, relation_weight: float) -> Tensor:
+    """Return the batch's mean of 1 - cos(student, teacher), plus the weighed loss of relations.
+
+    `vectors` [B, D] are the student's, of any length; `batch.probabilities` [B, D] are the
+    teacher's, of length 1.
+    """
+    apart = 1 - cosine_similarity(vectors, batch.probabilities).mean()
+    if not relation_weight:
+        return apart
+    return apart + relation_weight * relation_loss(normalize(vectors), batch.probabilities)
+
+
+def relation_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Return RKD's loss of distances, plus twice that of angles (arXiv:1904.05068, eq. 4 to 8).
+
+    Both are Huber losses between relations of student's [B, D] and teacher's vectors [B, D], among
+    groups of at most 64; distances are in those of the group's mean. Fewer than three vectors have
+    no relations.
+    """
+    if len(student) < LEAST:
+        return student.new_zeros(())
+    many = math.ceil(len(student) / GROUP)
+    groups = list(zip(student.tensor_split(many), teacher.tensor_split(many), strict=True))
+    return sum(_compared(*group) for group in groups) / len(groups)
+
+
+def _compared(student: Tensor, teacher: Tensor) -> Tensor:
+    ways: tuple[tuple[float, Callable[[Tensor], Tensor]], ...]
+    ways = (1.0, distances), (ANGLES, angles)
+    return sum(weight * smooth_l1_loss(of(student), of(teacher)) for weight, of in ways)
+
+
+def distances(vectors: Tensor) -> Tensor:
+    """Return the distance of every pair of vectors [N, D], [N (N - 1) / 2], in their mean."""
+    found = pdist(vectors.float())
+    return found / found.mean().clamp(min=torch.finfo().eps)
+
+
+def angles(vectors: Tensor) -> Tensor:
+    """Return the cosine [N, N, N] of the angle at vector i, of N, between vectors j and k."""
+    towards = normalize(vectors[None] - vectors[:, None], dim=2)
+    return torch.einsum("ijd,ikd->ijk", towards, towards)
