@@ -21,6 +21,7 @@ def summary_rows(facts: Mapping, onnx_path: Path) -> list[tuple[str, str]]:
         ("target", f"{facts['target_ms']:g} ms for a {facts['unit_of_work']}"),
         ("predicted", _predicted(facts)),
         ("measured", _measured(facts)),
+        *_plain(facts),
         ("student", _accuracy(facts, "test")),
         *_teacher(facts),
         *_trials(facts),
@@ -134,6 +135,16 @@ def _measured(facts: Mapping) -> str:
         return f"not here: {facts['not_measured']}; time the file on its device"
     verdict = "within budget" if facts["meets_target"] else "OVER BUDGET"
     return f"{facts['measured_ms']:.2f} ms, {verdict} (spread {facts['measured_ms_spread']:.1%})"
+
+
+def _plain(facts: Mapping) -> list[tuple[str, str]]:
+    """Say what runs take one after the other, disturbed as they are."""
+    if not (plain := facts["plain_runs"]):
+        return []
+    ms = f"{plain['median_ms']:.2f} ms the median, {plain['p95_ms']:.2f} ms the 95th percentile"
+    return [
+        ("plain runs", f"{ms} of {plain['runs']}, one after the other, with what else runs now")
+    ]
 
 
 def write_student_report(

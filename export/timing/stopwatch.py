@@ -23,6 +23,8 @@ STRETCHES, RESAMPLES = 8, 40
 NEAREST_KNOWN = 6
 # Rounds without which nothing can be said, and times the seconds that a few more may take.
 LEAST, OVERTIME = 2, 2
+# Plain runs of which a 95th percentile can be told.
+LEAST_PLAIN = 40
 # Images of the first look at how long a step takes.
 FEW = 8
 
@@ -215,6 +217,32 @@ class Patience:
             f"spread {self.spread_of(done):.1%} (until {self.spread:.1%}), "
             f"{sum(r.took for r in done):.0f} of at most {self.seconds:.0f} s"
         )
+
+
+@dataclass(frozen=True)
+class PlainRuns:
+    """What a user sees who runs a network `runs` times one after the other, other load included."""
+
+    median_ms: float
+    p95_ms: float
+    runs: int
+
+
+def plain_runs(
+    runner: Runner, seconds: float, least: int = LEAST_PLAIN, clock: Clock = time.perf_counter
+) -> PlainRuns:
+    """Run a network again and again for so many seconds, and at least so often; the first is free.
+
+    Returns median and 95th percentile in milliseconds, of all runs and of this machine as it is.
+    """
+    runner()
+    taken: list[float] = []
+    while len(taken) < least or sum(taken) < seconds:
+        start = clock()
+        runner()
+        taken.append(clock() - start)
+    median, slow = 1e3 * np.quantile(taken, (0.5, 0.95))
+    return PlainRuns(float(median), float(slow), len(taken))
 
 
 def quick_ms(runner: Runner, runs: int = 3) -> float:

@@ -13,7 +13,7 @@ from export.timing.stopwatch import Patience
 from supernet.choice.student_file import write_student
 from supernet.latency.measurement import machine_difference
 from supernet.latency.runners import unit_of_table
-from supernet.latency.students import measure_shipped
+from supernet.latency.students import measure_shipped, plain_runs_shipped
 from supernet.latency_table import LatencyTable
 from supernet.space import Architecture, SearchSpace
 from supernet.student import MEAN, STD, Student, parameters_and_macs
@@ -50,10 +50,11 @@ def ship(
         write_model(int8, path, facts)
     unit = json.dumps(asdict(unit_of_table(table)))
     add_metadata(path, _time(table) | {"unit": unit, "predicted_ms": f"{predicted_ms:.4f}"})
-    measured, elsewhere, meets = None, machine_difference(table), None
+    measured, plain, elsewhere, meets = None, None, machine_difference(table), None
     if not elsewhere:
         measured = measure_shipped(student, path, predicted_ms, table, patience, seed)
         meets = measured.ms <= target_ms
+        plain = plain_runs_shipped(student, path, table)
         add_metadata(path, {"measured_ms": f"{measured.ms:.4f}"})
     parameters, macs = parameters_and_macs(space, architecture)
     return {
@@ -62,6 +63,7 @@ def ship(
         "predicted_ms": predicted_ms,
         "measured_ms": measured.ms if measured else None,
         "measured_ms_spread": measured.spread if measured else None,
+        "plain_runs": asdict(plain) if plain else None,
         "not_measured": elsewhere,
         **_time(table),
         "precision": unit_of_table(table).precision,

@@ -12,8 +12,10 @@ from export.runtimes.runtime import check_unit
 from export.timing.stopwatch import (
     NEAREST_KNOWN,
     Patience,
+    PlainRuns,
     Runner,
     Timing,
+    plain_runs,
     quick_ms,
     rounds,
     timings_beside,
@@ -28,7 +30,7 @@ from supernet.latency_table import LatencyTable
 from supernet.space import Architecture
 from supernet.student import Student
 
-STUDENT = "student"
+STUDENT, PLAIN_SECONDS = "student", 3.0
 
 
 def measure_students(
@@ -106,6 +108,11 @@ def measure_shipped(
         for session_seed in (seed, seed + 1)
     )
     return once.with_another(again)
+
+
+def plain_runs_shipped(student: Student, onnx_path: Path, table: LatencyTable) -> PlainRuns:
+    """Run a finished student as it ships, one run after the other, as whoever deploys it does."""
+    return plain_runs(file_runner(student, onnx_path, table), PLAIN_SECONDS)
 
 
 def module_runners(modules: Mapping[str, nn.Module], table: LatencyTable) -> dict[str, Runner]:

@@ -17,6 +17,7 @@ FACTS = {
     **{"precision": "fp32", "precision_kept": True, "fine_tuned": False, "how_to_run": "so"},
     **{"fp32_test_accuracy": 0.98, "fp32_agreement": 1.0, "trials": []},
     **{"start": "scratch", "quality": "accuracy"},
+    "plain_runs": {"median_ms": 19.9, "p95_ms": 23.456, "runs": 120},
     "settings": {"accuracy_loss": 0.005, "trial_epochs": 10, "architecture": None},
 }
 
@@ -27,6 +28,16 @@ def test_kept_promises() -> None:
     assert rows["measured"] == "19.75 ms, within budget (spread 2.0%)"
     assert rows["ONNX parity"].startswith("passed: largest error 2.0e-06")
     assert rows["size"] == "1,234,567 parameters, 7,654,321 MACs an image"
+
+
+def test_plain_runs_stand_beside_the_promise() -> None:
+    rows = dict(summary_rows(FACTS, Path("student.onnx")))
+    assert rows["plain runs"] == (
+        "19.90 ms the median, 23.46 ms the 95th percentile of 120, one after the other, with what "
+        "else runs now"
+    )
+    elsewhere = dict(summary_rows({**FACTS, "plain_runs": None}, Path("student.onnx")))
+    assert "plain runs" not in elsewhere
 
 
 def test_a_prediction_above_the_target_is_explained() -> None:
