@@ -18,24 +18,24 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from base.files import write_atomic
 from base.streams import utf8
 
-_INK, _MUTED, _GRID = "#1f2933", "#7b8794", "#e4e7eb"
-_DEEP, _PALE, _ACCENT = "#0b5d7a", "#b8c4ce", "#e07a1f"
-_SHADES = LinearSegmentedColormap.from_list("shades", ["#f4f7f9", "#8fc1d0", _DEEP])
+INK, MUTED, GRID = "#1f2933", "#7b8794", "#e4e7eb"
+DEEP, PALE, ACCENT = "#0b5d7a", "#b8c4ce", "#e07a1f"
+_SHADES = LinearSegmentedColormap.from_list("shades", ["#f4f7f9", "#8fc1d0", DEEP])
 _STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 11,
-    "text.color": _INK,
+    "text.color": INK,
     "text.parse_math": False,  # a dollar in a name is a dollar
-    "axes.edgecolor": _MUTED,
-    "axes.labelcolor": _INK,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
-    "xtick.color": _MUTED,
-    "ytick.color": _MUTED,
-    "xtick.labelcolor": _INK,
-    "ytick.labelcolor": _INK,
-    "grid.color": _GRID,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "grid.color": GRID,
     "grid.linewidth": 0.8,
     "legend.frameon": False,
 }
@@ -75,20 +75,20 @@ def front_figure(
     latency axis is logarithmic when it spans more than a factor of 4.
     """
     searched = sorted(searched, key=lambda point: point.ms)
-    with _written(path, width=8.0, height=4.8) as figure:
+    with written(path, width=8.0, height=4.8) as figure:
         axes = figure.add_subplot()
         axes.grid(visible=True)
         if random:
-            axes.plot(*_xy(random), "o", color=_PALE, ms=7, mec="white", label="random")
+            axes.plot(*_xy(random), "o", color=PALE, ms=7, mec="white", label="random")
         if searched:
             line = {"lw": 2.2, "ms": 8, "mec": "white", "mew": 1.2}
-            axes.plot(*_xy(searched), "o-", color=_DEEP, label="searched", zorder=3, **line)
+            axes.plot(*_xy(searched), "o-", color=DEEP, label="searched", zorder=3, **line)
         if student is not None:
-            star = {"color": _ACCENT, "ms": 20, "mec": "white"}
+            star = {"color": ACCENT, "ms": 20, "mec": "white"}
             axes.plot(student.ms, student.accuracy, "*", label="student", zorder=4, **star)
         if target_ms is not None:
             budget = f"budget {target_ms:g} ms"
-            axes.axvline(target_ms, color=_ACCENT, ls=(0, (5, 4)), lw=1.5, label=budget, zorder=2)
+            axes.axvline(target_ms, color=ACCENT, ls=(0, (5, 4)), lw=1.5, label=budget, zorder=2)
         spots = [point.ms for point in (*searched, *random, *([student] if student else []))]
         _latency_axis(axes, [*spots, *([] if target_ms is None else [target_ms])])
         axes.yaxis.set_major_formatter(lambda accuracy, _: f"{100 * accuracy:g} %")
@@ -106,19 +106,19 @@ def students_figure(
     unit: str,
 ) -> None:
     """Draw the finished students by name, their Pareto front as a line, the teacher's accuracy."""
-    with _written(path, width=8.0, height=4.8) as figure:
+    with written(path, width=8.0, height=4.8) as figure:
         axes = figure.add_subplot()
         axes.grid(visible=True)
         if teacher is not None:
-            line = {"color": _MUTED, "ls": (0, (5, 4)), "lw": 1.5}
+            line = {"color": MUTED, "ls": (0, (5, 4)), "lw": 1.5}
             axes.axhline(teacher, **line, label="teacher", zorder=2)
-        axes.plot(*_xy(front), "-", color=_DEEP, lw=2.2, label="Pareto front", zorder=3)
-        star = {"color": _ACCENT, "ms": 16, "mec": "white"}
+        axes.plot(*_xy(front), "-", color=DEEP, lw=2.2, label="Pareto front", zorder=3)
+        star = {"color": ACCENT, "ms": 16, "mec": "white"}
         axes.plot(*_xy(list(students.values())), "*", label="students", zorder=4, **star)
         for name, point in students.items():
             below = {"xytext": (0, -16), "textcoords": "offset points", "ha": "center"}
             axes.annotate(
-                utf8(name), (point.ms, point.accuracy), fontsize=9.5, color=_MUTED, **below
+                utf8(name), (point.ms, point.accuracy), fontsize=9.5, color=MUTED, **below
             )
         _latency_axis(axes, [point.ms for point in students.values()])
         axes.yaxis.set_major_formatter(lambda accuracy, _: f"{100 * accuracy:g} %")
@@ -132,13 +132,13 @@ def predicted_figure(
     path: Path, panels: Mapping[str, tuple[Sequence[float], Sequence[float]]]
 ) -> None:
     """Draw predicted against measured milliseconds, one panel for each (predicted, measured)."""
-    with _written(path, width=4.2 * len(panels), height=4.4) as figure:
+    with written(path, width=4.2 * len(panels), height=4.4) as figure:
         grid = figure.subplots(1, len(panels), squeeze=False).ravel()
         for axes, (title, (predicted, measured)) in zip(grid, panels.items(), strict=True):
             axes.grid(visible=True)
             ends = [min(*predicted, *measured) * 0.95, max(*predicted, *measured) * 1.05]
-            axes.plot(ends, ends, "-", color=_MUTED, lw=1)
-            axes.plot(predicted, measured, "o", color=_DEEP, ms=6, mec="white")
+            axes.plot(ends, ends, "-", color=MUTED, lw=1)
+            axes.plot(predicted, measured, "o", color=DEEP, ms=6, mec="white")
             axes.set(xlabel="predicted (ms)", ylabel="measured (ms)", aspect="equal")
             axes.set_title(title, loc="left", fontsize=11)
 
@@ -159,7 +159,7 @@ def _latency_axis(axes: Axes, ms: Sequence[float]) -> None:
 def _title(axes: Axes, title: str, subtitle: str) -> None:
     text = {"xycoords": "axes fraction", "textcoords": "offset points"}
     axes.annotate(title, (0, 1), (0, 26), fontsize=14, fontweight="bold", **text)
-    axes.annotate(subtitle, (0, 1), (0, 10), fontsize=9.5, color=_MUTED, **text)
+    axes.annotate(subtitle, (0, 1), (0, 10), fontsize=9.5, color=MUTED, **text)
 
 
 def curves_figure(
@@ -173,7 +173,7 @@ def curves_figure(
         raise ValueError("panels: expected at least one (phase, name)")
     columns = min(_PANEL_COLUMNS, len(panels))
     rows = math.ceil(len(panels) / columns)
-    with _written(path, width=max(3.0 * columns, 4.5), height=2.2 * rows + 0.3) as figure:
+    with written(path, width=max(3.0 * columns, 4.5), height=2.2 * rows + 0.3) as figure:
         grid = figure.subplots(rows, columns, squeeze=False).ravel()
         for axes, (phase, name) in zip(grid, panels, strict=False):
             _curve(axes, *_series(metrics, phase, name))
@@ -196,15 +196,15 @@ def _curve(axes: Axes, steps: list[float], values: list[float]) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(4))
     if not steps:
-        axes.text(0.5, 0.5, "no rows", color=_MUTED, ha="center", transform=axes.transAxes)
+        axes.text(0.5, 0.5, "no rows", color=MUTED, ha="center", transform=axes.transAxes)
         return
     half = len(values) // _MEAN_FRACTION // 2
     width = 2 * half + 1
     means = np.convolve(values, np.full(width, 1 / width), mode="valid")
     if half:
-        axes.plot(steps, values, color=_PALE, lw=0.8)
+        axes.plot(steps, values, color=PALE, lw=0.8)
     marker = "" if half else "."
-    axes.plot(steps[half : len(steps) - half], means, color=_DEEP, lw=1.8, marker=marker)
+    axes.plot(steps[half : len(steps) - half], means, color=DEEP, lw=1.8, marker=marker)
 
 
 def choices_figure(path: Path, probabilities: Mapping[str, Mapping[str, float]]) -> None:
@@ -212,7 +212,7 @@ def choices_figure(path: Path, probabilities: Mapping[str, Mapping[str, float]])
     columns = max(1, math.ceil(len(probabilities) / _DECISIONS_PER_COLUMN))
     rows = math.ceil(len(probabilities) / columns)
     decisions = list(probabilities.items())
-    with _written(path, width=6.4 * columns, height=0.8 + 0.36 * rows) as figure:
+    with written(path, width=6.4 * columns, height=0.8 + 0.36 * rows) as figure:
         for column, axes in enumerate(figure.subplots(1, columns, squeeze=False).ravel()):
             _strips(axes, decisions[column * rows : (column + 1) * rows], rows)
         figure.suptitle("Probability of each choice", x=0.02, ha="left", fontweight="bold")
@@ -224,7 +224,7 @@ def _strips(axes: Axes, decisions: Sequence[tuple[str, Mapping[str, float]]], ro
             width = 1 / len(choices)
             color = _SHADES(probability)
             axes.barh(row, width, 0.86, place * width, color=color, edgecolor="white", lw=1.5)
-            ink = "white" if probability > 0.75 else _INK
+            ink = "white" if probability > 0.75 else INK
             text = {"y": row, "color": ink, "fontsize": 9.5, "va": "center_baseline"}
             axes.text(place * width + 0.02, s=choice, fontweight="bold", **text)
             axes.text(
@@ -237,7 +237,7 @@ def _strips(axes: Axes, decisions: Sequence[tuple[str, Mapping[str, float]]], ro
 
 
 @contextmanager
-def _written(path: Path, width: float, height: float) -> Iterator[Figure]:
+def written(path: Path, width: float, height: float) -> Iterator[Figure]:
     """A figure of the house style, `width` × `height` inches, written whole after the block."""
     with matplotlib.style.context(["default", _STYLE]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # boxes stand for letters that no font has

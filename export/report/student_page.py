@@ -4,9 +4,11 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from export.report.architecture import DrawnPart, architecture_figure
 from export.report.figures import curves_figure
 from export.report.page import Section, drawing_last, fact_rows, write_report
 
+IN_TABLES = ("trials", "parts")  # facts that have a table or a picture of their own
 CONTROLS = {"random": ("random student", "search"), "labels": ("without teacher", "teacher")}
 
 
@@ -154,7 +156,7 @@ def write_student_report(
     architecture: Mapping,
     retraining: Sequence[Mapping[str, object]],
 ) -> None:
-    """Write curves.png and report.html of one student, whose file `ships`.
+    """Write architecture.png, curves.png and report.html of one student, whose file `ships`.
 
     `architecture` is its JSON form.
 
@@ -165,14 +167,16 @@ def write_student_report(
         phase = f"student_{folder.name}"
         curves = [(phase, "loss"), (phase, facts["quality"])]
         curves_figure(folder / "curves.png", retraining, curves)
+        architecture_figure(folder / "architecture.png", drawn_parts(architecture, facts["parts"]))
         header = ("part", "width", "operation", "kernel", "expansion", "squeeze-and-excitation")
-        numbers = list(fact_rows({key: own for key, own in facts.items() if key != "trials"}))
+        plain = {key: own for key, own in facts.items() if key not in IN_TABLES}
         sections = [
             Section("Result", table=summary_rows(facts, ships)),
-            Section("Architecture", table=parts_of(architecture), header=header),
+            Section("Architecture", pictures=[folder / "architecture.png"]),
+            Section("Its parts", table=parts_of(architecture), header=header),
             *_tried(facts["trials"], facts["quality"]),
             Section("Retraining", pictures=[folder / "curves.png"]),
-            Section("All numbers", table=numbers),
+            Section("All numbers", table=list(fact_rows(plain))),
         ]
         write_report(folder / "report.html", f"Oyster: student within {folder.name}", sections)
 
@@ -233,6 +237,19 @@ def _rivals(facts: Mapping) -> list[tuple[str, str]]:
             )
         rows.append((f"rival {rival['name']}", told))
     return [*rows, ("best", facts["verdict"])] if rows else []
+
+
+def drawn_parts(architecture: Mapping, parts: Sequence[Mapping]) -> list[DrawnPart]:
+    """Join the rows of `parts_of` with what metrics.json says of every part."""
+    found = []
+    for row, known in zip(parts_of(architecture), parts, strict=True):
+        name, width, operation, kernel, expansion, gate = row
+        form = f"{operation} {kernel}×{kernel}" if kernel else "classifier alone"
+        form += f", expansion {expansion}" if expansion else ""
+        form += ", SE" if gate == "yes" else ""
+        ms = known["predicted_ms"]
+        found.append(DrawnPart(name, form, int(width or 0), tuple(known["size"]), ms))
+    return found
 
 
 def parts_of(architecture: Mapping) -> list[tuple[str, ...]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from base.size import strided
 from export.onnx_file import add_metadata, write_model, write_onnx
 from export.runtimes.runtime import runtime_of
 from export.timing.stopwatch import Patience
@@ -14,7 +15,7 @@ from supernet.choice.student_file import write_student
 from supernet.latency.measurement import machine_difference
 from supernet.latency.runners import unit_of_table
 from supernet.latency.students import measure_shipped, plain_runs_shipped
-from supernet.latency_table import LatencyTable
+from supernet.latency_table import LatencyTable, places
 from supernet.space import Architecture, SearchSpace
 from supernet.student import MEAN, STD, Student, parameters_and_macs
 
@@ -68,9 +69,22 @@ def ship(
         **_time(table),
         "precision": unit_of_table(table).precision,
         "table": table.fingerprint(),
+        "parts": parts_facts(table, architecture),
         "params": parameters,
         "macs": macs,
     }
+
+
+def parts_facts(table: LatencyTable, architecture: Architecture) -> list[dict[str, object]]:
+    """Return for every part, stem to head, size [H, W] of its output and predicted milliseconds."""
+    space, sizes = table.space, []
+    size = strided(space.resolution, space.stem_stride)
+    sizes.append(size)
+    for stage, own in zip(space.stages, architecture.stages, strict=True):
+        size = strided(size, stage.stride)
+        sizes += [size] * len(own.layers)
+    found = zip([*sizes, (1, 1)], places(space, architecture), strict=True)
+    return [{"size": list(size), "predicted_ms": table.entry(place)} for size, place in found]
 
 
 def shipped_file(folder: Path, table: LatencyTable) -> Path:

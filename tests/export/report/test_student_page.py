@@ -22,6 +22,12 @@ FACTS = {
 }
 
 
+def with_parts(facts: dict, architecture: dict) -> dict:
+    """The same of a student with these parts, all alike."""
+    part = {"size": [8, 8], "predicted_ms": 1.5}
+    return {**facts, "parts": [part] * len(parts_of(architecture))}
+
+
 def test_kept_promises() -> None:
     rows = dict(summary_rows(FACTS, Path("student.onnx")))
     assert rows["target"] == "20 ms for a batch of 1 image"
@@ -157,13 +163,9 @@ def test_a_student_of_another_device_says_why_it_was_not_measured(tmp_path: Path
     measured = dict(rows)["measured"]
     assert measured == ("not here: the table is of another machine; time the file on its device")
     assert [key for key, _ in rows] == [key for key, _ in summary_rows(FACTS, tmp_path)]
-    write_student_report(
-        tmp_path / "20ms",
-        Path("student.onnx"),
-        facts,
-        {"stem_width": 4, "stages": [], "head_width": 0},
-        [],
-    )
+    form = {"stem_width": 4, "stages": [], "head_width": 0}
+    told = with_parts(facts, form)
+    write_student_report(tmp_path / "20ms", Path("student.onnx"), told, form, [])
     page = (tmp_path / "20ms" / "report.html").read_text()
     assert measured in page
     assert "budget" not in page.lower()
@@ -174,7 +176,8 @@ def test_report_lists_the_layers(tmp_path: Path) -> None:
     architecture = {"stem_width": 8, "stages": [{"width": 24, "layers": [layer]}], "head_width": 96}
     retraining = [{"phase": "student_20ms", "step": 1, "loss": 0.5, "accuracy": 0.9}]
     folder = tmp_path / "20ms"
-    write_student_report(folder, folder / "student.onnx", FACTS, architecture, retraining)
+    facts = with_parts(FACTS, architecture)
+    write_student_report(folder, folder / "student.onnx", facts, architecture, retraining)
     page = (folder / "report.html").read_text()
     layer = "<th>stage 1, layer 1</th><td>24</td><td>fused</td><td>5</td><td>3</td><td>yes</td>"
     assert layer in page
@@ -212,7 +215,8 @@ def test_a_student_of_any_name_has_its_report(
     folder.mkdir()
     architecture = {"stem_width": 8, "head_width": 0, "stages": []}
     lines = [{"phase": f"student_{name}", "step": s, "loss": 1.0, "accuracy": 0.5} for s in (1, 2)]
-    write_student_report(folder, folder / "student.onnx", FACTS, architecture, lines)
+    facts = with_parts(FACTS, architecture)
+    write_student_report(folder, folder / "student.onnx", facts, architecture, lines)
     assert "not drawn" not in capsys.readouterr().err
     assert (folder / "report.html").stat().st_size > 10_000
 
@@ -235,7 +239,8 @@ def test_students_that_were_tried_are_told_best_first(tmp_path: Path) -> None:
     assert "trials" not in dict(summary_rows(FACTS, Path("student.onnx")))
     folder = tmp_path / "20ms"
     form = trials[0]["architecture"]
-    write_student_report(folder, folder / "student.onnx", facts, form, [])
+    told = with_parts(facts, form)
+    write_student_report(folder, folder / "student.onnx", told, form, [])
     page = (folder / "report.html").read_text()
     first, second = (
         f"stem 8; {width}: mbconv 5×5/4 SE, fused 3×3/1; head none" for width in (24, 16)
