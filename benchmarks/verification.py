@@ -194,7 +194,7 @@ def make_student(settings: Settings, seed: int, weight: float, target_ms: float)
 def call(*words: object) -> None:
     """Run a script; what it cannot do ends the benchmark."""
     done = subprocess.run([sys.executable, *map(str, words)], check=False)
-    if done.returncode:
+    if done.returncode not in (0, 1):  # 1 is a broken promise, which its metrics say
         raise UserError(f"{json.dumps([*map(str, words)])}: exit status {done.returncode}")
 
 

@@ -119,7 +119,7 @@ def opened(path: Path) -> ModelFile:
     file = read_model_file(path / STUDENT if path.is_dir() else path)
     if file.architecture is None:
         raise UserError(f"{file.path}: is of no student; give a folder such as runs/x/students/5ms")
-    if file.metadata.get("output", "").startswith("vector"):
+    if file.gives_vectors:
         raise UserError(
             f"{file.path}: answers with a vector; an ensemble needs students of classes"
         )

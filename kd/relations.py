@@ -11,6 +11,8 @@ from kd.batches import Batch
 
 GROUP = 64  # vectors whose relations are compared: angles take the third power of them
 LEAST = 3  # an angle has three
+# Two vectors nearer than this are alike: whither one lies from the other is rounding.
+ALIKE = 1e-2
 ANGLES = 2.0  # weight of angles beside distances (RKD, section 4)
 
 
@@ -54,5 +56,5 @@ def distances(vectors: Tensor) -> Tensor:
 
 def angles(vectors: Tensor) -> Tensor:
     """Return the cosine [N, N, N] of the angle at vector i, of N, between vectors j and k."""
-    towards = normalize(vectors[None] - vectors[:, None], dim=2)
+    towards = normalize(vectors[None] - vectors[:, None], dim=2, eps=ALIKE)
     return torch.einsum("ijd,ikd->ijk", towards, towards)

@@ -1,6 +1,5 @@
 """The latency table: measured milliseconds of every block, exact expectation over choices."""
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
@@ -88,7 +87,7 @@ class LatencyTable:
 
     def save(self, path: Path) -> None:
         """Write the table, its space and its provenance as JSON."""
-        provenance, space = dict(self.provenance), dataclasses.asdict(self.space)
+        provenance, space = dict(self.provenance), self.space.plain()
         write_json(path, {"provenance": provenance, "space": space, **self._entries()})
 
     def fingerprint(self) -> str:
@@ -108,7 +107,7 @@ class LatencyTable:
     def load(cls, path: Path, space: SearchSpace) -> Self:
         """Read a table of `space`; a foreign, damaged or non-finite one raises `UserError`."""
         value = read_json(path)
-        differs = first_difference(value.get("space"), dataclasses.asdict(space), "space")
+        differs = first_difference(value.get("space"), space.plain(), "space")
         if differs:
             raise UserError(
                 f"{path}: table of another space: {differs}; measure it for {space.name}"

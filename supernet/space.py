@@ -120,6 +120,9 @@ class StageSpace:
         return tuple(layer for operation in self.operations for layer in operation.layers)
 
 
+UNIT_LENGTH = "unit_length"
+
+
 @dataclass(frozen=True)
 class SearchSpace:
     """MnasNet's lineage (arXiv:1807.11626): stem, stages of layers, head.
@@ -152,6 +155,11 @@ class SearchSpace:
     def outline(self) -> tuple[tuple[int, int, int], int, tuple[int, ...]]:
         """What a network has to take and give: shape of an image, classes, and strides."""
         return self.image_shape, self.classes, self.strides
+
+    def plain(self) -> dict[str, object]:
+        """Return all fields as plain values; `unit_length` only where it is, for older files."""
+        values = dataclasses.asdict(self)
+        return values if self.unit_length else {n: v for n, v in values.items() if n != UNIT_LENGTH}
 
     def decisions(self) -> tuple[Decision, ...]:
         """Return every decision: the stem's, stage by stage width, depth and layers, the head's."""
@@ -264,7 +272,7 @@ class SearchSpace:
 
     def fingerprint(self) -> str:
         """Hash of every field, so that a table or a supernet of another space is told apart."""
-        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
+        text = json.dumps(self.plain(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

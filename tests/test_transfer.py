@@ -155,6 +155,9 @@ def test_a_run_that_has_its_teacher_takes_no_other(searched: Searched) -> None:
     options = ("--target-latency", "1", "--teacher", "small_resnet18:1")
     done = run("search.py", "--run", searched[0].parents[1], *options)
     refused(done, "--teacher: the run has its teacher; give it to train.py")
+    options = ("--target-latency", "1", "--teacher-resize", "9")
+    done = run("search.py", "--run", searched[0].parents[1], *options)
+    refused(done, "--teacher-resize: the run has its teacher; give it to train.py")
 
 
 def test_a_start_that_is_nowhere_is_refused(trained: tuple[Path, str]) -> None:

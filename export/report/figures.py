@@ -39,6 +39,7 @@ _STYLE = {
     "grid.linewidth": 0.8,
     "legend.frameon": False,
 }
+ACCURACY = "accuracy"  # a quality that is drawn in %
 _LOG_SPAN = 4.0
 _MEAN_FRACTION = 20  # the dark line of a curve is the mean over 1/20 of its rows, centred
 _PANEL_COLUMNS = 3
@@ -65,11 +66,14 @@ def front_figure(
     searched: Sequence[Point],
     random: Sequence[Point],
     unit: str,
-    ylabel: str,
+    quality: str,
+    where: str,
     student: Point | None = None,
     target_ms: float | None = None,
 ) -> None:
-    """Draw accuracy against latency: searched students as a line among random architectures.
+    """Draw quality against latency: searched students as a line among random architectures.
+
+    `quality` is the name of what is drawn, accuracy or cosine, found `where` it is said.
 
     `unit` says what was timed. A star marks the final `student`, a dashed line the budget. The
     latency axis is logarithmic when it spans more than a factor of 4.
@@ -91,11 +95,12 @@ def front_figure(
             axes.axvline(target_ms, color=ACCENT, ls=(0, (5, 4)), lw=1.5, label=budget, zorder=2)
         spots = [point.ms for point in (*searched, *random, *([student] if student else []))]
         _latency_axis(axes, [*spots, *([] if target_ms is None else [target_ms])])
-        axes.yaxis.set_major_formatter(lambda accuracy, _: f"{100 * accuracy:g} %")
-        axes.set_ylabel(ylabel)
+        if quality == ACCURACY:
+            axes.yaxis.set_major_formatter(lambda accuracy, _: f"{100 * accuracy:g} %")
+        axes.set_ylabel(f"{quality} {where}")
         if spots:
             axes.legend(loc="best")
-        _title(axes, "Accuracy against latency", unit)
+        _title(axes, f"{quality.capitalize()} against latency", unit)
 
 
 def students_figure(

@@ -42,8 +42,8 @@ def write_run_report(run: Path, report: RunReport) -> None:
     What cannot be drawn is said.
     """
     with drawing_last(run / "report.html", "; the same command with --resume draws it"):
-        ylabel = f"{report.quality} on the search split, shared weights"
-        front_figure(run / "front.png", report.front, report.survey, report.unit_of_work, ylabel)
+        told = (report.unit_of_work, report.quality, "on the search split, shared weights")
+        front_figure(run / "front.png", report.front, report.survey, *told)
         curves_figure(run / "curves.png", report.metrics, CURVES)
         choices_figure(run / "choices.png", report.probabilities)
         preferred = f"What alpha prefers at {report.middle_ms:.1f} ms"

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from export.report.architecture import DrawnPart, architecture_figure
-from export.report.figures import curves_figure
+from export.report.figures import ACCURACY, curves_figure
 from export.report.page import Section, drawing_last, fact_rows, write_report
 
 IN_TABLES = ("trials", "parts")  # facts that have a table or a picture of their own
@@ -69,7 +69,7 @@ def _verified(pairs: Mapping) -> str:
     return (
         f"{pairs['accuracy']:.2%} ± {pairs['accuracy_std']:.2%} of {pairs['pairs']} pairs right "
         f"({pairs['folds']} folds), AUC {pairs['auc']:.4f}, {pairs['accepted']:.2%} of the same "
-        "accepted where 0.1% of the others are"
+        "accepted where at most 0.1% of the others are"
     )
 
 
@@ -188,7 +188,7 @@ def _tried(trials: Sequence[Mapping], quality: str) -> list[Section]:
     rows = [
         (
             f"{_loss(trial):.3f}",
-            f"{trial[quality]:.2%}",
+            f"{trial[quality]:.2%}" if quality == ACCURACY else f"{trial[quality]:.4f}",
             f"{trial['predicted_ms']:.2f} ms",
             short_form(trial["architecture"]),
         )

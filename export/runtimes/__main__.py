@@ -89,12 +89,12 @@ def main(settings: Settings) -> None:
     runners, unopened = open_all(models, units)
     if baseline not in runners:
         raise UserError(f"{file.path}: {unopened[0]}; export it again")
-    verdicts = judge(models, runners, baseline, judged)
+    verdicts = judge(models, runners, baseline, judged, file.gives_vectors)
     patience = replace(patience, seconds=settings.seconds * len(runners))
     timings = time_together(runners, baseline, patience)
     knows_ranges = bool(int8 or folder)
     print(f"\n{heading(file, batch, timings)}\n")
-    print(table(timings, verdicts, baseline, knows_ranges))
+    print(table(timings, verdicts, baseline, knows_ranges, file.gives_vectors))
     notes = list(image_notes(file, judged))
     notes += unquantised or int8_notes(int8, seen, knows_ranges)
     print("", *notes, *missing, *unopened, *how(timings), sep="\n")
@@ -131,6 +131,7 @@ def table(
     verdicts: Mapping[tuple[str, str], Verdict],
     baseline: UnitOfWork,
     knows_ranges: bool,
+    gives_vectors: bool = False,
 ) -> str:
     """Return the rows as Markdown, the fastest first.
 
@@ -147,17 +148,23 @@ def table(
                 f"{timing.ms:.3f}",
                 f"{timing.spread:.1%}",
                 f"{timing.ms / timings[baseline].ms:.2f}",
-                *(_judged(verdict) if knows_ranges or not unit.is_int8 else ("", "", "")),
+                *(
+                    _judged(verdict, gives_vectors)
+                    if knows_ranges or not unit.is_int8
+                    else ("", "", "")
+                ),
             )
         )
-    rows = [(*HEADER, *JUDGED), *rows]
+    first, *others = JUDGED
+    rows = [(*HEADER, "mean cosine" if gives_vectors else first, *others), *rows]
     has_accuracy = any(verdict.accuracy is not None for verdict in verdicts.values())
     return _markdown(rows if has_accuracy else [row[:-1] for row in rows])
 
 
-def _judged(verdict: Verdict) -> tuple[str, str, str]:
+def _judged(verdict: Verdict, gives_vectors: bool) -> tuple[str, str, str]:
     accuracy = "" if verdict.accuracy is None else f"{verdict.accuracy:.2%}"
-    return f"{verdict.agreement:.2%}", f"{verdict.largest_difference:.2g}", accuracy
+    agreement = f"{verdict.agreement:.5f}" if gives_vectors else f"{verdict.agreement:.2%}"
+    return agreement, f"{verdict.largest_difference:.2g}", accuracy
 
 
 def _markdown(rows: Sequence[tuple[str, ...]]) -> str:

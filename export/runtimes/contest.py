@@ -106,21 +106,35 @@ def time_together(
 
 
 def judge(
-    models: Models, units: Iterable[UnitOfWork], baseline: UnitOfWork, images: GivenImages
+    models: Models,
+    units: Iterable[UnitOfWork],
+    baseline: UnitOfWork,
+    images: GivenImages,
+    gives_vectors: bool = False,
 ) -> dict[tuple[str, str], Verdict]:
-    """Compare the answers of every provider and precision with the baseline's."""
+    """Compare the answers of every provider and precision with the baseline's.
+
+    Answers that are vectors agree by their mean cosine.
+    """
     # Threads do not change answers: the last, with the most, is the fastest.
     by_place = {(unit.provider, unit.precision): unit for unit in units}
     exact, verdicts = _answers(models, baseline, images), {}
+    usual = exact.argmax(axis=1)
     for place, unit in tqdm(by_place.items(), "answers", unit="runtime"):
         found = _answers(models, unit, images)
         told = found.argmax(axis=1)
         verdicts[place] = Verdict(
-            float((told == exact.argmax(axis=1)).mean()),
+            mean_cosine(found, exact) if gives_vectors else float((told == usual).mean()),
             float(np.abs(found - exact).max()),
             None if images.labels is None else float((told == images.labels).mean()),
         )
     return verdicts
+
+
+def mean_cosine(vectors: np.ndarray, others: np.ndarray) -> float:
+    """Return the mean cosine between vectors [N, D] and others [N, D]."""
+    lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(others, axis=1)
+    return float(((vectors * others).sum(axis=1) / lengths).mean())
 
 
 def _answers(models: Models, unit: UnitOfWork, images: GivenImages) -> np.ndarray:

@@ -45,6 +45,11 @@ class ModelFile:
         return tuple(map(str, names)) if isinstance(names, list) else None
 
     @property
+    def gives_vectors(self) -> bool:
+        """Whether the metadata say that it answers with vectors, and not with classes."""
+        return self.metadata.get("output", "").startswith("vector")
+
+    @property
     def architecture(self) -> str | None:
         """The architecture of a student."""
         return self.metadata.get("architecture")

@@ -8,7 +8,7 @@ from pathlib import Path
 from base.errors import UserError
 from kd.layout.classes import refuse_twins
 from kd.layout.parts import parts_named
-from kd.layout.tree import Tree, read_tree
+from kd.layout.tree import Tree, read_tree, refuse_twice
 
 ONE_EACH = "expected one folder of images for every class"
 
@@ -31,9 +31,7 @@ def labelled_images(root: Path) -> Labelled:
     there twice.
     """
     tree = read_tree(root)
-    if tree.twice:
-        first, again = tree.twice[0]
-        raise UserError(f"{root / again}: is {root / first} too, by a link; remove one of them")
+    refuse_twice(tree)
     parts = _parts(tree)
     images = {part: _by_class(tree, folder) for part, folder in parts.items()}
     train = next(iter(images))

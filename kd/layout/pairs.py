@@ -8,6 +8,7 @@ import numpy as np
 
 from base.errors import UserError
 
+MOST_DIGITS = 9
 FOLDS = 10  # where the file does not say which pairs are a fold
 FORMS = "expected NAME NUMBER NUMBER for one identity, or NAME NUMBER NAME NUMBER for two"
 
@@ -49,7 +50,7 @@ def read_pairs(path: Path) -> list[NamedPair]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--pairs {path}: cannot be read ({error})") from error
     words = [(number, _words(line)) for number, line in enumerate(lines, 1) if line.strip()]
-    header = words.pop(0)[1] if words and all(map(str.isdecimal, words[0][1])) else []
+    header = words.pop(0)[1] if words and _is_header(words[0][1]) else []
     if not words:
         raise UserError(f"--pairs {path}: no pair in it; {FORMS}")
     images = [_pair(path, number, found) for number, found in words]
@@ -68,11 +69,19 @@ def _words(line: str) -> list[str]:
     return [word.strip() for word in line.split("\t")] if "\t" in line.strip() else line.split()
 
 
+def _is_header(words: Sequence[str]) -> bool:
+    return len(words) <= 2 and all(map(_is_number, words))
+
+
+def _is_number(word: str) -> bool:
+    return word.isdecimal() and len(word) <= MOST_DIGITS
+
+
 def _pair(path: Path, number: int, words: Sequence[str]) -> tuple[NamedImage, NamedImage]:
     match words:
-        case [name, one, other] if one.isdecimal() and other.isdecimal():
+        case [name, one, other] if _is_number(one) and _is_number(other):
             return NamedImage(name, int(one)), NamedImage(name, int(other))
-        case [name, one, second, other] if one.isdecimal() and other.isdecimal():
+        case [name, one, second, other] if _is_number(one) and _is_number(other):
             return NamedImage(name, int(one)), NamedImage(second, int(other))
     raise UserError(f"--pairs {path}: line {number} is {' '.join(words)[:60]!r}; {FORMS}")
 
@@ -81,8 +90,8 @@ def _folds(path: Path, header: Sequence[str], same: np.ndarray) -> np.ndarray:
     """Return the fold [P] of every pair, from the first line or dealt in turn."""
     if len(header) == 2 and int(header[0]) > 1:
         folds, count = map(int, header)
-        kinds = np.tile(np.repeat([True, False], count), folds)
-        if len(kinds) != len(same) or (kinds != same).any():
+        fits = 2 * folds * count == len(same)
+        if not fits or (np.tile(np.repeat([True, False], count), folds) != same).any():
             raise UserError(
                 f"--pairs {path}: {len(same)} pairs; its first line announces {folds} folds, each "
                 f"of {count} pairs of one identity and then {count} of two"

@@ -87,6 +87,14 @@ def read_tree(root: Path) -> Tree:
     return Tree(root, folders, sorted(litter), sorted(unread), twice)
 
 
+def refuse_twice(tree: Tree) -> None:
+    """Raise `UserError` for a folder that is there twice: its images would be counted again."""
+    if tree.twice:
+        first, again = tree.twice[0]
+        here, there = tree.root / again, tree.root / first
+        raise UserError(f"{here}: is {there} too, by a link; remove one of them")
+
+
 def _refuse_unreadable(error: OSError) -> NoReturn:
     raise UserError(f"{error.filename}: cannot be read ({error.strerror}); make it readable")
 

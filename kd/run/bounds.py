@@ -9,7 +9,7 @@ from base.compiled import check_compiler
 from base.errors import UserError
 from kd.images.loader import check_shared_memory
 from kd.images.splits import Data
-from kd.run.search_config import SHARED, SearchConfig
+from kd.run.search_config import OF_TEACHER, SHARED, SearchConfig
 from kd.run.train_config import EMBEDDING, TrainConfig
 from kd.teacher.request import STORED_PREFIX
 
@@ -109,8 +109,8 @@ def check_search(config: SearchConfig, settings: TrainConfig, precision: str) ->
 def _check_transfer(config: SearchConfig) -> None:
     """Raise `UserError` for settings that only an architecture taken elsewhere has, or lacks."""
     if config.architecture is None:
-        given = ("teacher", "teacher_checkpoint", "teacher_classes")
-        if odd := [name for name in given if getattr(config, name)]:
+        usual = SearchConfig()
+        if odd := [name for name in OF_TEACHER if getattr(config, name) != getattr(usual, name)]:
             raise UserError(f"{_option(odd[0])}: the run has its teacher; give it to train.py")
         return
     if config.list:

@@ -61,8 +61,8 @@ def refuse_other_images(folder: Path, data: str) -> None:
     """Raise `UserError` where the run was begun with images of another fingerprint than `data`."""
     if read_config(folder).get("data") != data:
         raise UserError(
-            f"{folder}: begun with other images than those of --data (or --unlabelled) now; bring "
-            "them back, or give another --run"
+            f"{folder}: begun with other images than those of --data (or --unlabelled, --pairs) "
+            "now; bring them back, or give another --run"
         )
 
 

@@ -9,8 +9,15 @@ from tyro.conf import UseAppendAction
 from base.precision import Precision
 from export.timing.stopwatch import Patience
 from kd.fit import FitSettings
+from kd.networks import RGB, Channels, Interpolation
 
 SCRATCH, SHARED = "scratch", "shared"
+# What is said of a teacher for other images.
+OF_TEACHER = (
+    *("teacher", "teacher_checkpoint", "teacher_classes", "teacher_mean", "teacher_std"),
+    *("teacher_channels", "teacher_resolution", "teacher_resize", "teacher_interpolation"),
+    "teacher_output",
+)
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,20 @@ class SearchConfig:
     """Its weights, likewise."""
     teacher_classes: Path | None = None
     """Its own classes, likewise."""
+    teacher_mean: RGB | None = None
+    """Mean that it normalises RGB in [0, 1] with, likewise."""
+    teacher_std: RGB | None = None
+    """Standard deviation, likewise."""
+    teacher_channels: Channels = "rgb"
+    """What it takes for colour, likewise."""
+    teacher_resolution: int | None = None
+    """Pixels that it sees, likewise."""
+    teacher_resize: int | None = None
+    """Pixels of a plain image's shorter side before its centre is cut out, likewise."""
+    teacher_interpolation: Interpolation | None = None
+    """How its images are resized, likewise."""
+    teacher_output: str | None = None
+    """Which of an ONNX file's outputs answers, likewise."""
     start: str = SCRATCH
     """What the student's weights are before it is trained: scratch, shared (its slice of the shared
     weights), or another student's folder, whose weights are taken wherever they fit."""

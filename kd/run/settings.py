@@ -13,18 +13,19 @@ from base.errors import UserError
 from base.files import read_json
 from kd.images.splits import Data
 from kd.run.folder import PLACES, read_config
-from kd.run.search_config import SearchConfig
+from kd.run.search_config import OF_TEACHER, SearchConfig
 from kd.run.train_config import CLASSIFY, EMBEDDING, TrainConfig
 
 # What may change when a run is resumed; its folder may be moved.
 NOT_STORED = ("run", "resume", "preview", "checkpoint_seconds", "latency_slower")
 # What belongs to a run's images and teacher, and is not taken to others; what is given instead.
-GIVEN = ("run", "data", "unlabelled", "pairs", "teacher", "teacher_checkpoint", "teacher_classes")
+GIVEN = ("run", "data", "unlabelled", "pairs", *OF_TEACHER)
 OF_TEACHER_OR_DATA = (
     *("limit", "shard_image", "latency_table", "guide", "teacher_weight", "teacher_outputs"),
-    *("teacher_checkpoint_key", "teacher_mean", "teacher_std", "teacher_resolution"),
-    *("teacher_resize", "teacher_interpolation", "teacher_channels", "teacher_output"),
+    "teacher_checkpoint_key",
 )
+# What only classes have; a student of vectors has the usual, whatever its home has.
+OF_CLASSES = ("kd_distance", "latency_precision")
 
 
 def settings_of(config: TrainConfig | SearchConfig) -> dict:
@@ -73,10 +74,10 @@ def transfer_config(search: SearchConfig, home: TrainConfig) -> TrainConfig:
 
     They are those of its `home`, but for images and teacher.
     """
-    usual = TrainConfig()
-    own = {name: getattr(usual, name) for name in OF_TEACHER_OR_DATA}
+    usual, task = TrainConfig(), EMBEDDING if search.pairs else CLASSIFY
+    names = (*OF_TEACHER_OR_DATA, *(OF_CLASSES if task == EMBEDDING else ()))
+    own = {name: getattr(usual, name) for name in names}
     given = {name: getattr(search, name) for name in GIVEN}
-    task = EMBEDDING if search.pairs else CLASSIFY
     return replace(home, task=task, **own | given)
 
 

@@ -115,7 +115,8 @@ class TrainConfig:
     seed: int = 0
 
     limit: int | None = None
-    """At most so many training images, test images and unlabelled ones, for quick looks."""
+    """At most so many training images, test images (not those of --pairs) and unlabelled ones, for
+    quick looks."""
     augment: Augment = "affine"
     mix: Mix = "none"
     """Mix every augmented image with another one; teacher and student see the same mixture."""

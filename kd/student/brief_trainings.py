@@ -100,4 +100,4 @@ class BriefTrainings:
         held_out = (images, data.search, outputs.search, loss, settings.batch, loader.workers)
         judge = partial(scores_recalibrated, [student], *held_out, quality)
         found, told = from_main_process(judge)[0]
-        return (found if math.isfinite(found) else math.inf), told
+        return (found if math.isfinite(found) else math.inf), told if math.isfinite(told) else 0.0

@@ -36,8 +36,9 @@ class Verification:
 
 
 def verify(vectors: Tensor, pairs: Pairs) -> Verification:
-    """Judge vectors [N, D] of the test images by their pairs."""
-    cosines = cosine_similarity(*(vectors[side] for side in (pairs.first, pairs.second))).numpy()
+    """Judge vectors [N, D] of the test images by their pairs; one not finite is like no other."""
+    cosines = cosine_similarity(vectors[pairs.first], vectors[pairs.second])
+    cosines = cosines.nan_to_num(-1.0).numpy()
     shares = [
         right_share(cosines[own], pairs.same[own], best_threshold(cosines[~own], pairs.same[~own]))
         for own in (pairs.folds == fold for fold in np.unique(pairs.folds))

@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -52,7 +51,7 @@ def write_student(
 ) -> None:
     """Write both files; of `metadata`, JSON by name, they keep what `LoadedStudent` knows."""
     shown = {name: json.loads(metadata[name]) for name in ("classes", "resize")}
-    write_json(folder / FORM, architecture.to_json() | shown | {"space": asdict(space)})
+    write_json(folder / FORM, architecture.to_json() | shown | {"space": space.plain()})
     write_tensors(folder / WEIGHTS, student.state_dict(), {"name": folder.name})
 
 

@@ -84,6 +84,8 @@ class Settings:
     """Or that of a TOML file."""
     classes: int = 10
     """Number of classes, with --preset or --space."""
+    vector: int | None = None
+    """In place of classes, how many numbers a vector has that students answer with."""
     batch: int = 1
     """Images in the unit of work, with --preset or --space."""
     resolution: str | None = None
@@ -120,7 +122,8 @@ def space_and_unit(settings: Settings) -> tuple[SearchSpace, UnitOfWork]:
         raise UserError("give either --run, or --preset or --space with --classes and --batch")
     if settings.run is None:
         own = given_preset(settings.preset or "", settings.space)
-        space = own.space(settings.classes, own.size(settings.resolution), settings.channels)
+        size, vector = own.size(settings.resolution), settings.vector
+        space = own.space(vector or settings.classes, size, settings.channels, vector is not None)
         unit = UnitOfWork(settings.batch, space.resolution, channels=space.channels)
     else:
         space, unit = of_run(settings.run)

@@ -35,6 +35,18 @@ def test_architecture_survives_json_and_one_hot(
         assert space.architecture(picked) == architecture
 
 
+def test_a_space_of_classes_is_written_as_it_was_before_there_were_vectors(
+    space: SearchSpace,
+) -> None:
+    """So tables, kits and students of older versions are still its own."""
+    vectors = replace(space, unit_length=True)
+    assert "unit_length" not in space.plain()
+    assert vectors.plain() == space.plain() | {"unit_length": True}
+    assert vectors.fingerprint() != space.fingerprint()
+    for own in (space, vectors):
+        assert space_from_json(json.loads(json.dumps(own.plain()))) == own
+
+
 def test_ends_are_the_ends(space: SearchSpace) -> None:
     smallest, largest = space.smallest(), space.largest()
     assert smallest.stages[0] == Stage(4, (Layer(MBCONV, 3, 2, False),))

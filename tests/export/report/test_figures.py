@@ -29,7 +29,7 @@ def share(path: Path, color: str) -> float:
 
 
 def front(path: Path, searched: list[Point], random: list[Point], **more: object) -> bytes:
-    front_figure(path, searched, random, "1 image at 16×16", "test accuracy", **more)
+    front_figure(path, searched, random, "1 image at 16×16", "accuracy", "of the test", **more)
     return path.read_bytes()
 
 

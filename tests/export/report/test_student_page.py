@@ -79,7 +79,7 @@ def test_a_student_of_vectors_is_told_by_its_pairs() -> None:
     rows = dict(summary_rows(facts, Path("student.onnx")))
     assert rows["student"] == (
         "90.00% ± 1.50% of 600 pairs right (10 folds), AUC 0.9600, 34.50% of the same accepted "
-        "where 0.1% of the others are"
+        "where at most 0.1% of the others are"
     )
     assert rows["teacher"].startswith("93.00% ± 1.50% of 600 pairs right")
     assert rows["agreement"] == "mean cosine of 0.9700 with the teacher's vectors"

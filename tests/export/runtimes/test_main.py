@@ -18,7 +18,7 @@ from export.onnx_file import write_onnx
 from export.runtimes import in_openvino
 from export.runtimes.__main__ import Settings, main, table
 from export.runtimes.contest import Verdict, judge, open_all, units_here
-from export.runtimes.given import read_images, read_model_file
+from export.runtimes.given import GivenImages, read_images, read_model_file
 from export.runtimes.onnx_session import onnx_session
 from export.timing.stopwatch import Timing
 from export.timing.unit_of_work import UnitOfWork
@@ -61,6 +61,31 @@ def without_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
         raise UserError("provider openvino: the package openvino cannot be imported")
 
     monkeypatch.setattr(in_openvino, "_core", missing)
+
+
+def test_files_of_vectors_agree_by_their_mean_cosine(
+    tmp_path: Path, images: Path, capsys: pytest.CaptureFixture, without_openvino: None
+) -> None:
+    path, other = tmp_path / "vectors.onnx", tmp_path / "other.onnx"
+    facts = {"output": "vector of 3 numbers, of length 1"}
+    for seed, file in enumerate((path, other)):
+        write_onnx(network(seed), torch.zeros(2, *UNIT.shape), file, facts)
+    rows, _ = run(capsys, path, images=images, int8=int8_file(tmp_path / "in.onnx", other))
+    told = {row["precision"]: float(row["mean cosine"]) for row in rows}
+    pixels = read_images(images, read_model_file(path), 30)
+    one, two = (answers_of(file, pixels) for file in (path, other))
+    cosines = [a @ b / np.linalg.norm(a) / np.linalg.norm(b) for a, b in zip(one, two, strict=True)]
+    assert told["fp32"] == 1
+    assert told["int8"] == pytest.approx(np.mean(cosines), abs=0.02)
+    assert told["int8"] < 0.99
+    assert not any("same answers" in row for row in rows)
+
+
+def answers_of(file: Path, images: GivenImages) -> np.ndarray:
+    """What a file answers to all images."""
+    session = onnx_session(file)
+    shown = np.concatenate(list(images.batches(2)))
+    return session.run(None, {session.get_inputs()[0].name: shown})[0]
 
 
 def int8_file(path: Path, student: Path) -> Path:

@@ -60,6 +60,26 @@ def test_images_in_pairs_are_the_test_split_and_their_identities_are_not_learned
     assert pairs.folds.tolist() == [0, 0, 1, 1]
 
 
+def test_nothing_of_a_tested_identity_is_learned_from_wherever_it_lies(
+    faces: Path, capsys: pytest.CaptureFixture
+) -> None:
+    for name in ("Ann/crops/Ann_0009.png", "Ann_0010.png", "more/Bo/Bo_0007.png", "more/x.png"):
+        path = faces / "faces" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (12, 12)).save(path)
+    data = load_data(settings_of(faces))
+    learned = files(data, "train") + files(data, "search")
+    assert "more/x.png" in learned
+    assert not [name for name in learned if "Ann" in name or "Bo" in name]
+    assert "left aside: 4 more images" in capsys.readouterr().out
+
+
+def test_a_folder_that_is_there_twice_is_refused(faces: Path) -> None:
+    (faces / "faces" / "Zed").symlink_to(faces / "faces" / "Ann")
+    with pytest.raises(UserError, match=r"(Zed: is .*Ann|Ann: is .*Zed) too, by a link"):
+        load_data(settings_of(faces))
+
+
 def test_identities_are_no_classes(faces: Path) -> None:
     data = load_data(settings_of(faces))
     assert data.classes == ()
@@ -110,8 +130,9 @@ def test_an_image_that_is_there_twice_is_one_line(faces: Path) -> None:
 
 
 def test_pairs_need_a_folder(faces: Path) -> None:
-    with pytest.raises(UserError, match="--data digits: no folder; --pairs names images"):
-        load_data(replace(settings_of(faces), source="digits"))
+    for source in ("digits", ""):
+        with pytest.raises(UserError, match=f"--data {source}: no folder; --pairs names images"):
+            load_data(replace(settings_of(faces), source=source))
 
 
 def test_as_many_identities_as_labeled_faces_in_the_wild(tmp_path: Path) -> None:

@@ -38,6 +38,14 @@ def test_without_one_pairs_of_each_kind_are_dealt_to_ten_folds(
     assert [pair.fold for pair in found] == [*range(10), 0, 1] * 2
 
 
+def test_identities_may_be_numbers(tmp_path: Path) -> None:
+    """A first line of three numbers is a pair, and no header."""
+    same, others = ["0001 1 2", "0002 1 2"] * 2, ["0001 1 0002 1"] * 4
+    found = read_pairs(written(tmp_path, *same, *others))
+    assert len(found) == 8
+    assert found[0].first == NamedImage("0001", 1)
+
+
 def test_names_with_blanks_are_parted_by_tabs(tmp_path: Path) -> None:
     path = written(tmp_path, "2\t1", *["Ann Lee\t1\t2", "Ann Lee\t1\tBo Y\t2"] * 2)
     assert read_pairs(path)[1].second == NamedImage("Bo Y", 2)
@@ -54,6 +62,9 @@ def test_names_with_blanks_are_parted_by_tabs(tmp_path: Path) -> None:
         (["Ann 1 2", "Ann 2 3", "Ann 3 4"], "expected pairs of one identity and of two"),
         (["Ann 1 2", "Ann 2 Bo 1"], "2 pairs; expected pairs of one identity and of two, in two"),
         ([], "no pair in it"),
+        (["10 3000000", "Ann 1 2"], "1 pairs; its first line announces 10 folds"),
+        (["2 99999999999999999999", "Ann 1 2"], "line 1 is '2 99999999999999999999'"),
+        (["Ann 1 9999999999", "Ann 1 Bo 2"], "line 1 is 'Ann 1 9999999999'"),
     ],
 )
 def test_what_is_no_list_of_pairs_is_one_line(

@@ -13,6 +13,7 @@ from base.errors import UserError
 from kd.batches import Batch
 from kd.distances import dkd
 from kd.loss import kd_loss
+from kd.run.bounds import check_task
 from kd.run.folder import open_run
 from kd.run.recipes import SEARCH_RECIPES, TRAIN_RECIPES, option
 from kd.run.search_config import SearchConfig
@@ -110,6 +111,28 @@ def test_an_architecture_takes_the_recipe_of_its_run_to_other_images(tmp_path: P
         teacher=("timm:resnet10t",),
     )
     assert transfer_config(search, begun) == expected
+
+
+def test_what_is_said_of_the_new_teacher_counts_and_what_only_classes_have_does_not() -> None:
+    home = TrainConfig(kd_distance="dist", latency_precision="int8", teacher_std=(9.0,) * 3)
+    search = SearchConfig(
+        architecture=Path("a/students/5ms"),
+        data="faces",
+        pairs=Path("pairs.txt"),
+        teacher=("onnx:faces.onnx",),
+        teacher_mean=(0.5,) * 3,
+        teacher_channels="bgr",
+        teacher_resolution=112,
+        teacher_output="embedding",
+    )
+    found = transfer_config(search, home)
+    check_task(found)
+    assert (found.task, found.pairs) == ("embedding", Path("pairs.txt"))
+    assert (found.kd_distance, found.latency_precision) == ("kl", "fp32")
+    (source,) = found.teacher_request().sources
+    assert (source.mean, source.std) == ((0.5,) * 3, None)
+    assert (source.channels, source.resolution, source.output) == ("bgr", 112, "embedding")
+    assert transfer_config(replace(search, pairs=None), home).kd_distance == "dist"
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,18 @@ def test_one_that_diverges_is_the_worst_and_the_search_goes_on(
     assert again.scores()["it"] == (math.inf, 0.0)
 
 
+def test_what_is_not_finite_when_it_is_judged_can_be_written_as_json(
+    brief: Retrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> list[tuple[float, float]]:
+        return [(math.nan, math.nan)]
+
+    monkeypatch.setattr(brief_trainings, "scores_recalibrated", broken)
+    found = BriefTrainings(brief, "20ms")
+    assert found.loss("it", small_network()) == math.inf
+    assert found.scores()["it"] == (math.inf, 0.0)
+
+
 def test_what_is_asked_of_the_table_is_found_once(brief: Retrainer) -> None:
     assert BriefTrainings(brief, "20ms").asked_ms(lambda: 19.5) == 19.5
     again = BriefTrainings(replace(brief, metrics=Numbers(metrics_of(brief).folder)), "20ms")

@@ -88,6 +88,15 @@ def test_a_perfect_embedding_is_right_on_all() -> None:
     assert (found.accuracy, found.accuracy_std, found.accepted, found.auc) == (1, 0, 1, 1)
 
 
+def test_vectors_that_are_not_finite_are_like_none() -> None:
+    """Parity fails for them, and says so; their pairs are told as far as they can be."""
+    same = np.arange(40) % 2 == 0
+    vectors = of_cosines(np.where(same, 0.9, 0.1))
+    vectors[0] = torch.nan
+    found = verify(vectors, pairs_of(same, np.arange(40) % 4))
+    assert found.accuracy == pytest.approx(39 / 40)
+
+
 def test_agreement_is_the_mean_cosine() -> None:
     vectors = of_cosines(np.array([0.2, 0.6]))
     assert agreement(vectors[::2], vectors[1::2]) == pytest.approx(0.4)

@@ -50,6 +50,13 @@ def test_a_teacher_that_knows_images_again_passes(split: Split) -> None:
     assert "vectors of 12 numbers; of 30 images of the search split" in str(check)
 
 
+def test_few_images_suffice_for_a_teacher_that_is_right_on_all(split: Split) -> None:
+    few = replace(split, labels=split.labels[:8], positions=split.positions[:8], parts=(8,))
+    few = replace(few, augment="none")
+    check = check_vectors(teacher_of(vector_networks.colours()), few, 16, 0)
+    assert (check.images, check.recognised) == (8, 1)
+
+
 @pytest.mark.parametrize("network", ["constant", "noise"])
 def test_one_that_knows_none_is_refused(split: Split, network: str) -> None:
     with pytest.raises(UserError, match="images again, which is chance"):
@@ -61,10 +68,13 @@ def test_vectors_that_are_not_finite_are_refused(split: Split) -> None:
         check_vectors(teacher_of(vector_networks.broken()), split, 16, 0)
 
 
-def test_recognised_counts_views_nearer_than_the_next_ones() -> None:
+def test_recognised_counts_views_nearer_than_another_image_s() -> None:
     vectors = torch.eye(3)
     assert recognised(vectors, vectors) == 1
     assert recognised(vectors, vectors.roll(-1, dims=0)) == 0
+    # Of four, neighbours are of one identity: compared with the one two further on, all are right.
+    two = torch.eye(2).repeat_interleave(2, dim=0)
+    assert recognised(two, two) == 1
     assert recognised(vectors, torch.ones(3, 3)) == 0.5
 
 

@@ -232,6 +232,8 @@ def test_space_and_unit_are_the_runs_or_the_presets(run: Path, space: SearchSpac
     assert space_and_unit(asked)[1] == UnitOfWork(2, (8, 8), 4, "XnnpackExecutionProvider")
     preset = Settings(preset="digits", classes=7, batch=3)
     assert space_and_unit(preset) == (preset_space("digits", 7), UnitOfWork(3, (16, 16)))
+    vectors = replace(preset_space("digits", 512), unit_length=True)
+    assert space_and_unit(Settings(preset="digits", vector=512))[0] == vectors
 
 
 def test_the_seed_is_the_plans(run: Path, space: SearchSpace, tmp_path: Path) -> None:
