@@ -179,7 +179,7 @@ def finish_run(
         *(("ALARM", alarm) for alarm in found),
     ]
     metrics.summary(**dict(rows), alarms=found)
-    write_run_report(config.run, report_of(config, learned, rows))
+    write_run_report(config.run, report_of(config, data, learned, rows))
     if is_complete(config.run):
         shutil.rmtree(config.run / "checkpoint", ignore_errors=True)
         rows.append(("report", str(config.run / "report.html")))
@@ -270,19 +270,18 @@ def score_students(
 
 
 def report_of(
-    config: TrainConfig, learned: TrainedSupernet, rows: Sequence[tuple[str, str]]
+    config: TrainConfig, data: Data, learned: TrainedSupernet, rows: Sequence[tuple[str, str]]
 ) -> RunReport:
     """Gather what the run's report shows."""
     alpha, table = learned.alpha, learned.problem.table
     middle_ms = float(np.sqrt(np.prod(alpha.range_ms())))
-    front, survey = (
+    points = (
         [Point(table.predicted_ms(a), quality) for a, (_, quality) in scores.items()]
         for scores in (learned.front, learned.survey)
     )
     return RunReport(
-        rows=rows,
-        front=front,
-        survey=survey,
+        rows,
+        *points,
         unit_of_work=table.unit_of_work(),
         middle_ms=middle_ms,
         probabilities=named_probabilities(alpha, middle_ms),
@@ -290,6 +289,7 @@ def report_of(
         provenance=table.provenance,
         settings=settings_of(config),
         quality=config.quality().name,
+        images=len(data.search),
     )
 
 

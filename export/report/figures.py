@@ -68,12 +68,14 @@ def front_figure(
     unit: str,
     quality: str,
     where: str,
+    images: int,
     student: Point | None = None,
     target_ms: float | None = None,
 ) -> None:
     """Draw quality against latency: searched students as a line among random architectures.
 
-    `quality` is the name of what is drawn, accuracy or cosine, found `where` it is said.
+    `quality` is the name of what is drawn, accuracy or cosine, found `where` it is said, on so many
+    `images`: an accuracy has a bar of one standard error.
 
     `unit` says what was timed. A star marks the final `student`, a dashed line the budget. The
     latency axis is logarithmic when it spans more than a factor of 4.
@@ -87,6 +89,9 @@ def front_figure(
         if searched:
             line = {"lw": 2.2, "ms": 8, "mec": "white", "mew": 1.2}
             axes.plot(*_xy(searched), "o-", color=DEEP, label="searched", zorder=3, **line)
+            if quality == ACCURACY:
+                bars = {"fmt": "none", "ecolor": DEEP, "elinewidth": 1.2, "capsize": 3}
+                axes.errorbar(*_xy(searched), standard_errors(searched, images), zorder=2, **bars)
         if student is not None:
             star = {"color": ACCENT, "ms": 20, "mec": "white"}
             axes.plot(student.ms, student.accuracy, "*", label="student", zorder=4, **star)
@@ -100,7 +105,13 @@ def front_figure(
         axes.set_ylabel(f"{quality} {where}")
         if spots:
             axes.legend(loc="best")
-        _title(axes, f"{quality.capitalize()} against latency", unit)
+        bars = "; bars: one standard error" if quality == ACCURACY else ""
+        _title(axes, f"{quality.capitalize()} against latency", f"{unit}; {images} images{bars}")
+
+
+def standard_errors(points: Sequence[Point], images: int) -> list[float]:
+    """Return the standard error of every accuracy, found on so many images: that of a share."""
+    return [math.sqrt(p.accuracy * (1 - p.accuracy) / images) for p in points]
 
 
 def students_figure(

@@ -34,6 +34,7 @@ class RunReport:
     provenance: Mapping[str, object]
     settings: Mapping[str, object]
     quality: str  # of the points
+    images: int  # that it was found on
 
 
 def write_run_report(run: Path, report: RunReport) -> None:
@@ -42,8 +43,9 @@ def write_run_report(run: Path, report: RunReport) -> None:
     What cannot be drawn is said.
     """
     with drawing_last(run / "report.html", "; the same command with --resume draws it"):
-        told = (report.unit_of_work, report.quality, "on the search split, shared weights")
-        front_figure(run / "front.png", report.front, report.survey, *told)
+        told = (report.quality, "on the search split, shared weights", report.images)
+        points = (report.front, report.survey, report.unit_of_work)
+        front_figure(run / "front.png", *points, *told)
         curves_figure(run / "curves.png", report.metrics, CURVES)
         choices_figure(run / "choices.png", report.probabilities)
         preferred = f"What alpha prefers at {report.middle_ms:.1f} ms"

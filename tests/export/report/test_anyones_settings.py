@@ -13,7 +13,7 @@ DRAWS = """
 import sys
 from pathlib import Path
 from export.report.figures import Point, front_figure
-front_figure(Path(sys.argv[1]), [Point(1, 0.5), Point(2, 0.6)], [], "a unit", "accuracy", "here")
+front_figure(Path(sys.argv[1]), [Point(1, 0.5), Point(2, 0.6)], [], "a unit", "accuracy", "here", 9)
 """
 THEIRS = "text.usetex: True\naxes.facecolor: black\nsavefig.dpi: 30\nbackend: TkAgg\n"
 

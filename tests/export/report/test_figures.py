@@ -13,6 +13,7 @@ from export.report.figures import (
     curves_figure,
     front_figure,
     predicted_figure,
+    standard_errors,
     students_figure,
 )
 
@@ -29,7 +30,7 @@ def share(path: Path, color: str) -> float:
 
 
 def front(path: Path, searched: list[Point], random: list[Point], **more: object) -> bytes:
-    front_figure(path, searched, random, "1 image at 16×16", "accuracy", "of the test", **more)
+    front_figure(path, searched, random, "1 image at 16×16", "accuracy", "of the test", 400, **more)
     return path.read_bytes()
 
 
@@ -41,6 +42,17 @@ def test_front_depends_on_the_points_and_not_on_their_order(tmp_path: Path) -> N
     assert drawn == front(path, [*SEARCHED[1:], SEARCHED[0]], RANDOM)
     assert drawn != front(path, [*SEARCHED[:2], Point(9, 0.84)], RANDOM)
     assert drawn != front(path, SEARCHED, [*RANDOM[:2], Point(8, 0.70)])
+
+
+def test_an_accuracy_has_a_bar_of_one_standard_error_and_a_cosine_has_none(tmp_path: Path) -> None:
+    """That of a share of so many images: by hand, 0.8 of 400 is ± 0.02."""
+    assert standard_errors([Point(1, 0.8), Point(2, 1.0)], 400) == pytest.approx([0.02, 0.0])
+    told = (tmp_path / "front.png", SEARCHED, RANDOM, "1 image")
+    drawn = []
+    for quality, images in (("accuracy", 400), ("accuracy", 4000), ("cosine", 400)):
+        front_figure(*told, quality, "here", images)
+        drawn.append(share(tmp_path / "front.png", DEEP))
+    assert drawn[0] > drawn[1] > drawn[2]
 
 
 def test_front_marks_the_student_and_the_budget(tmp_path: Path) -> None:
