@@ -9,6 +9,7 @@ from torch.nn.functional import cosine_similarity, normalize, pdist, smooth_l1_l
 
 from kd.batches import Batch
 
+SIZE = 4.0  # of the distance of vectors: learning rates are those of cross-entropy
 GROUP = 64  # vectors whose relations are compared: angles take the third power of them
 LEAST = 3  # an angle has three
 # Two vectors nearer than this are alike: whither one lies from the other is rounding.
@@ -17,15 +18,23 @@ ANGLES = 2.0  # weight of angles beside distances (RKD, section 4)
 
 
 def embedding_loss(vectors: Tensor, batch: Batch, relation_weight: float) -> Tensor:
-    """Return the batch's mean of 1 - cos(student, teacher), plus the weighed loss of relations.
+    """Return the loss of a batch: S times the distance of vectors, plus the weighed relations'.
 
-    `vectors` [B, D] are the student's, of any length; `batch.probabilities` [B, D] are the
+    The distance is the mean of 1 - cos(s, t) + 1 - cos(s - m, t - m), where s and t are vectors of
+    student and teacher, and m is the teacher's mean over the batch. Where a teacher's vectors have
+    much in common, as features after a ReLU have, the first term alone is small for a student that
+    answers all images with m, and moves it little. S brings gradients to the size of
+    cross-entropy's. `vectors` [B, D] are of any length; `batch.probabilities` [B, D] are the
     teacher's, of length 1.
     """
-    apart = 1 - cosine_similarity(vectors, batch.probabilities).mean()
+    student, teacher = normalize(vectors), batch.probabilities
+    apart = 1 - cosine_similarity(student, teacher).mean()
+    if len(student) >= LEAST:
+        mean = teacher.mean(dim=0)
+        apart = apart + 1 - cosine_similarity(student - mean, teacher - mean).mean()
     if not relation_weight:
-        return apart
-    return apart + relation_weight * relation_loss(normalize(vectors), batch.probabilities)
+        return SIZE * apart
+    return SIZE * apart + relation_weight * relation_loss(student, teacher)
 
 
 def relation_loss(student: Tensor, teacher: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import normalize, smooth_l1_loss
 
 from kd.batches import Batch
-from kd.relations import GROUP, angles, distances, embedding_loss, relation_loss
+from kd.relations import GROUP, SIZE, angles, distances, embedding_loss, relation_loss
 
 
 def drawn(count: int, size: int = 5, seed: int = 0) -> Tensor:
@@ -63,14 +63,39 @@ def test_fewer_than_three_vectors_have_no_relations(count: int) -> None:
     assert relation_loss(drawn(count), drawn(count, seed=1)) == 0
 
 
-def test_the_loss_is_one_minus_the_cosine_and_weighed_relations() -> None:
+def cosine(one: Tensor, other: Tensor) -> float:
+    return (one @ other / one.norm() / other.norm()).item()
+
+
+def test_the_loss_is_that_of_cosines_about_0_and_about_the_mean_and_weighed_relations() -> None:
     vectors, teacher = drawn(4), normalize(drawn(4, seed=1))
-    cosines = [(a @ b / a.norm() / b.norm()).item() for a, b in zip(vectors, teacher, strict=True)]
+    mean, expected = sum(teacher) / 4, 0.0
+    for vector, told in zip(vectors, teacher, strict=True):
+        own = vector / vector.norm()
+        expected += (1 - cosine(own, told) + 1 - cosine(own - mean, told - mean)) / 4
     alone = embedding_loss(vectors, batch_of(teacher), 0.0)
-    assert alone.item() == pytest.approx(1 - sum(cosines) / 4, abs=1e-6)
+    assert alone.item() == pytest.approx(SIZE * expected, abs=1e-5)
     expected = alone + 0.5 * relation_loss(normalize(vectors), teacher)
     torch.testing.assert_close(embedding_loss(vectors, batch_of(teacher), 0.5), expected)
-    assert embedding_loss(3 * teacher, batch_of(teacher), 1.0).abs() < 1e-6
+    assert embedding_loss(3 * teacher, batch_of(teacher), 1.0).abs() < 1e-5
+
+
+def test_one_answer_for_all_images_is_no_way_out() -> None:
+    """The teacher's mean is near all its vectors where they have much in common."""
+    teacher = normalize(drawn(16, seed=1) / 4 + 1)
+    mean = teacher.mean(dim=0)
+    assert cosine(mean, teacher[0]) > 0.9
+    same = mean + 1e-4 * drawn(16, seed=2)
+    assert embedding_loss(same, batch_of(teacher), 0.0) > 0.8 * SIZE
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_few_images_have_no_mean(count: int) -> None:
+    """The shares of a small batch may be of one image."""
+    vectors, teacher = drawn(count), normalize(drawn(count, seed=1))
+    expected = sum(1 - cosine(a, b) for a, b in zip(vectors, teacher, strict=True)) / count
+    found = embedding_loss(vectors, batch_of(teacher), 1.0)
+    assert found.item() == pytest.approx(SIZE * expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("rounded", [False, True])
