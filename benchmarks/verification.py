@@ -15,7 +15,7 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Literal
@@ -87,7 +87,8 @@ def main(settings: Settings) -> None:
     for seed, weight in product(settings.seeds, settings.relation_weights):
         for target_ms in settings.budgets:
             make_student(settings, seed, weight, target_ms)
-    facts = {"classes": classes, "teacher": made} | provenance("verification", settings)
+    told = settings if settings.source == "digits" else replace(settings, source="PATH")
+    facts = {"classes": classes, "teacher": made} | provenance("verification", told)
     write_json(settings.out.with_suffix(".json"), facts)
     report(read_lines(settings.out))
 
