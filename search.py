@@ -149,7 +149,7 @@ def transfer(config: SearchConfig, settings: TrainConfig, problem: Programme, st
     target_ms = transfer_budget(config, problem.table.fingerprint())
     space.positions(architecture)
     data = read_data(settings, space.resolution)
-    space = replace(space, classes=data.outputs, unit_length=data.vector is not None)
+    space = replace(space, classes=data.answer_size, unit_length=data.vector is not None)
     rivals = open_rivals(config, problem.table, space)
     settings, data, teacher = begin_run(settings, data)
     with open_metrics(config, "search") as metrics:

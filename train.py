@@ -97,7 +97,7 @@ def main(config: TrainConfig) -> None:
     request, loader = config.teacher_request(), config.loader()
     data = read_data(config, size)
     check_batches(config, data, processes.num_processes)
-    space = outline.space(data.outputs, size, config.channels, data.vector is not None)
+    space = outline.space(data.answer_size, size, config.channels, data.vector is not None)
     given = load_given_table(config.latency_table, space) if config.latency_table else None
     wanted = (config.run, space, config.unit_of_work(size, config.channels), config.seed)
     settle = partial(settle_precision, *wanted, slower_too=config.latency_slower)

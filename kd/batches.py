@@ -20,7 +20,7 @@ class Batch(NamedTuple):
 
     images: Tensor  # [B, C, H, W]
     labels: Tensor  # [B, K], one-hot, shares where images are mixed, 0 where there is no label
-    probabilities: Tensor  # [B, K], the teacher's at temperature 1
+    probabilities: Tensor  # [B, K], the teacher's at temperature 1, or its vectors of length 1
 
     def chunk(self, count: int) -> list["Batch"]:
         """Split the batch into `count` batches of as equal a size as can be."""

@@ -48,17 +48,17 @@ _DECISIONS_PER_COLUMN = 24
 
 @dataclass(frozen=True)
 class Point:
-    """One network: milliseconds, and accuracy as a fraction, drawn in %; or a mean cosine.
+    """One network: milliseconds, and its quality, accuracy as a fraction or a mean cosine.
 
     What is not within -1 and 1 is a `ValueError`.
     """
 
     ms: float
-    accuracy: float
+    quality: float
 
     def __post_init__(self) -> None:
-        if not -1 <= self.accuracy <= 1:
-            raise ValueError(f"accuracy={self.accuracy}: expected a fraction or a mean cosine")
+        if not -1 <= self.quality <= 1:
+            raise ValueError(f"quality={self.quality}: expected a fraction or a mean cosine")
 
 
 def front_figure(
@@ -94,7 +94,7 @@ def front_figure(
                 axes.errorbar(*_xy(searched), standard_errors(searched, images), zorder=2, **bars)
         if student is not None:
             star = {"color": ACCENT, "ms": 20, "mec": "white"}
-            axes.plot(student.ms, student.accuracy, "*", label="student", zorder=4, **star)
+            axes.plot(student.ms, student.quality, "*", label="student", zorder=4, **star)
         if target_ms is not None:
             budget = f"budget {target_ms:g} ms"
             axes.axvline(target_ms, color=ACCENT, ls=(0, (5, 4)), lw=1.5, label=budget, zorder=2)
@@ -111,7 +111,7 @@ def front_figure(
 
 def standard_errors(points: Sequence[Point], images: int) -> list[float]:
     """Return the standard error of every accuracy, found on so many images: that of a share."""
-    return [math.sqrt(p.accuracy * (1 - p.accuracy) / images) for p in points]
+    return [math.sqrt(p.quality * (1 - p.quality) / images) for p in points]
 
 
 def students_figure(
@@ -133,9 +133,7 @@ def students_figure(
         axes.plot(*_xy(list(students.values())), "*", label="students", zorder=4, **star)
         for name, point in students.items():
             below = {"xytext": (0, -16), "textcoords": "offset points", "ha": "center"}
-            axes.annotate(
-                utf8(name), (point.ms, point.accuracy), fontsize=9.5, color=MUTED, **below
-            )
+            axes.annotate(utf8(name), (point.ms, point.quality), fontsize=9.5, color=MUTED, **below)
         _latency_axis(axes, [point.ms for point in students.values()])
         axes.yaxis.set_major_formatter(lambda accuracy, _: f"{100 * accuracy:g} %")
         axes.set_ylabel("accuracy on the test split")
@@ -160,7 +158,7 @@ def predicted_figure(
 
 
 def _xy(points: Sequence[Point]) -> tuple[list[float], list[float]]:
-    return [point.ms for point in points], [point.accuracy for point in points]
+    return [point.ms for point in points], [point.quality for point in points]
 
 
 def _latency_axis(axes: Axes, ms: Sequence[float]) -> None:

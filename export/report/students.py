@@ -106,7 +106,7 @@ def write_pareto(path: Path, students: Mapping[str, Mapping], unit: str) -> None
 def pareto(points: Sequence[Point]) -> list[Point]:
     """Return the points that no other one beats in both latency and accuracy, fastest first."""
     best: list[Point] = []
-    for point in sorted(points, key=lambda p: (p.ms, -p.accuracy)):
-        if not best or point.accuracy > best[-1].accuracy:
+    for point in sorted(points, key=lambda p: (p.ms, -p.quality)):
+        if not best or point.quality > best[-1].quality:
             best.append(point)
     return best

@@ -140,6 +140,7 @@ def table(
     rows = []
     for unit, timing in sorted(timings.items(), key=lambda item: item[1].ms):
         verdict = verdicts[unit.provider, unit.precision]
+        is_judged = knows_ranges or not unit.is_int8
         rows.append(
             (
                 unit.runtime_text(),
@@ -148,11 +149,7 @@ def table(
                 f"{timing.ms:.3f}",
                 f"{timing.spread:.1%}",
                 f"{timing.ms / timings[baseline].ms:.2f}",
-                *(
-                    _judged(verdict, gives_vectors)
-                    if knows_ranges or not unit.is_int8
-                    else ("", "", "")
-                ),
+                *(_judged(verdict, gives_vectors) if is_judged else ("", "", "")),
             )
         )
     first, *others = JUDGED

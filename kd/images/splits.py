@@ -171,7 +171,7 @@ class Data:
     vector: int | None = None  # numbers of a teacher's answer that is a vector
 
     @property
-    def outputs(self) -> int:
+    def answer_size(self) -> int:
         """How many numbers an answer has: one a class, or those of the teacher's vector."""
         return len(self.classes) if self.vector is None else self.vector
 

@@ -14,6 +14,7 @@ from base.size import Size
 from export.timing.stopwatch import Patience
 from export.timing.unit_of_work import UnitOfWork
 from kd.batches import LoaderSettings
+from kd.embedding_loss import embedding_loss
 from kd.evaluate import ACCURACY, COSINE, Quality
 from kd.fit import FitSettings
 from kd.images.loader import usable_workers
@@ -22,7 +23,6 @@ from kd.images.splits import DataSettings
 from kd.images.views import Augment
 from kd.loss import Loss, loss_of
 from kd.networks import RGB, Channels, Interpolation
-from kd.relations import embedding_loss
 from kd.teacher.load import read_class_names
 from kd.teacher.outputs import OutputSettings
 from kd.teacher.request import PUBLISHED, TeacherRequest, TeacherSource, check_ensemble

@@ -55,9 +55,10 @@ def verify(vectors: Tensor, pairs: Pairs) -> Verification:
 
 
 def best_threshold(cosines: np.ndarray, same: np.ndarray) -> float:
-    """Return the cosine [P] from which on pairs are accepted so that most are told right.
+    """Return from which cosine on pairs are to be accepted, so that most are told right.
 
-    Of several it is the one in the middle: between two cosines, all thresholds are as good.
+    `cosines` [P] and `same` [P] are those of the pairs. Of several thresholds as good, the middle
+    one is taken.
     """
     order = np.argsort(-cosines, kind="stable")
     ranked, accepted = cosines[order], np.cumsum(np.where(same[order], 1, -1))

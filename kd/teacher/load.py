@@ -14,7 +14,7 @@ from base.size import Size
 from kd.networks import InputFormat, OneChannel, published_input, with_weights
 from kd.teacher.answers import TeacherFault, answers, fixed_images, remembered, same_answers
 from kd.teacher.black_boxes import file_fingerprint, python_network
-from kd.teacher.model import LogOutputs, SelectClasses, Teacher, UnitVectors
+from kd.teacher.model import LogOutputs, SelectClasses, Teacher, UnitLength
 from kd.teacher.onnx_network import OnnxNetwork, onnx_fingerprint
 from kd.teacher.program_file import Program
 from kd.teacher.request import TeacherSource
@@ -60,7 +60,7 @@ def load_embedder(source: TeacherSource, size: Size) -> Teacher:
             "give onnx:FILE, program:FILE.pt2 or python:MODULE:FACTORY"
         )
     network, input_format, identity = _opened(source, None, size)
-    own, vectors = (_as_asked(input_format, source), identity, source.name), UnitVectors()
+    own, vectors = (_as_asked(input_format, source), identity, source.name), UnitLength()
     teacher = Teacher(network, *own, ending=vectors)
     kept = [remembered(vectors(probe(teacher, None, size))) for _ in range(2)]
     _refuse_random(source.name, kept)

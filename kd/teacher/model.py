@@ -23,8 +23,7 @@ class Teacher(nn.Module):
 
     `identity` stands for the weights where they cannot be seen; `remembered` are then its answers
     to a few images, of which `kd.teacher.answers` tells whether they are the same. Errors call it
-    `name`. Its `ending` makes log-probabilities of what the network answers, or vectors of length
-    1.
+    `name`. Its `ending` makes log-probabilities of what the network answers, or `UnitLength`.
     """
 
     def __init__(
@@ -63,9 +62,8 @@ class Teacher(nn.Module):
     # no_grad and not inference_mode: the outputs enter losses that autograd follows.
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """Map images [B, 3, H, W] in [0, 1] to log-probabilities, or vectors, without gradient.
+        """Map images [B, 3, H, W] in [0, 1] to log-probabilities or vectors [B, K], no gradient.
 
-        They are [B, K].
 
         Raises `TeacherFault` for a batch on which the network fails.
         """
@@ -123,7 +121,7 @@ def shown_frames(model: AnyTeacher | None, own: Frame) -> tuple[Frame, ...]:
     return (own, *(model.frames(own) if model else ()))
 
 
-class UnitVectors(nn.Module):
+class UnitLength(nn.Module):
     """Vectors [B, D] brought to length 1."""
 
     def forward(self, vectors: Tensor) -> Tensor:

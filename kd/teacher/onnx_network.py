@@ -164,8 +164,9 @@ def _can_be_rows(shape: Shape, classes: int | None) -> bool:
     if not shape:  # not known at all
         return True
     fixed = [size if isinstance(size, int) else None for size in shape[1:]]
-    fits = fixed[:1] == [None] or classes is None or fixed[:1] == [classes]
-    return len(fixed) in (1, 3) and fits and set(fixed[1:]) <= {None, 1}
+    if len(fixed) not in (1, 3) or not set(fixed[1:]) <= {None, 1}:
+        return False
+    return classes is None or fixed[0] in (None, classes)
 
 
 def _described(values: Sequence[onnxruntime.NodeArg]) -> str:

@@ -53,7 +53,7 @@ def stored_shapes(
     """
     most = most_classes if data.vector is None else data.vector
     return {
-        name: (split, stored_shape(split, 0 if name == "test" else views, data.outputs, most))
+        name: (split, stored_shape(split, 0 if name == "test" else views, data.answer_size, most))
         for name, split in data.splits().items()
     }
 

@@ -144,11 +144,11 @@ def trial_facts(
 ) -> list[dict[str, object]]:
     """Say of every student that was tried, by its JSON form, its latency, loss and `quality`."""
     found = []
-    for form, (loss, told_of_it) in scores.items():
+    for form, (loss, value) in scores.items():
         architecture = Architecture.from_json(json.loads(form))
         ms = table.predicted_ms(architecture)
         # JSON has no infinity, which is what a training comes to that diverged.
         told = {"predicted_ms": ms, "loss": loss if math.isfinite(loss) else None}
-        told |= {quality: told_of_it}
+        told |= {quality: value}
         found.append({"architecture": architecture.to_json(), **told})
     return found

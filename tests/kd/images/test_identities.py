@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from base.errors import UserError
-from kd.images.splits import Data, DataSettings, load_data
+from kd.images.splits import RETRAINED, Data, DataSettings, load_data
 
 COUNTS = {"Ann": 3, "Bo": 2, "Cy": 2, "Dee": 6, "Eve": 1, "Flo": 1}
 PAIRS = ("2 1", "Ann 1 2", "Ann 1 Bo 2", "Bo 1 2", "Bo 1 Ann 2")
@@ -110,6 +110,17 @@ def test_pairs_of_images_that_are_not_there_are_one_line(faces: Path) -> None:
         UserError, match=r"1 of its images are not in .*faces, such as Ann/Ann_0007"
     ):
         load_data(settings_of(faces))
+
+
+def test_unlabelled_images_are_learned_from_beside_them(faces: Path) -> None:
+    (faces / "more").mkdir()
+    for number in range(5):
+        Image.new("L", (12, 12), number).save(faces / "more" / f"{number}.png")
+    data = load_data(replace(settings_of(faces), unlabelled=str(faces / "more")))
+    assert len(data.unlabelled) == 5
+    assert set(data.joined(RETRAINED).labels.tolist()) == {-1}
+    assert len(data.joined(RETRAINED)) == len(data.train) + len(data.search) + 5
+    assert len(data.pairs) == 4
 
 
 def test_somebody_has_to_be_left_to_learn_from(faces: Path) -> None:

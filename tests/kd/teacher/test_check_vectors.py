@@ -15,7 +15,7 @@ from export.onnx_file import write_onnx
 from kd.images.splits import DataSettings, Split, load_data
 from kd.teacher.check_vectors import check_vectors, recognised
 from kd.teacher.load import load_embedder, vector_size
-from kd.teacher.model import Teacher, UnitVectors
+from kd.teacher.model import Teacher, UnitLength
 from kd.teacher.request import TeacherSource
 from tests.kd.teacher import vector_networks
 
@@ -39,7 +39,7 @@ def split(tmp_path: Path) -> Split:
 
 
 def teacher_of(network: nn.Module) -> Teacher:
-    return Teacher(network, name="own", ending=UnitVectors())
+    return Teacher(network, name="own", ending=UnitLength())
 
 
 def test_a_teacher_that_knows_images_again_passes(split: Split) -> None:

@@ -1,5 +1,7 @@
 """Networks that answer images [B, 3, H, W] with something, good teachers and bad ones."""
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -16,7 +18,7 @@ class Centred(nn.Module):
         return 2 * x - 1
 
 
-class Any(nn.Module):
+class Odd(nn.Module):
     """What is told of a batch whatever it shows; `kind` says what."""
 
     def __init__(self, kind: str) -> None:
@@ -31,25 +33,5 @@ class Any(nn.Module):
         return torch.full(shape, torch.nan if self.kind == "broken" else 1.0)
 
 
-def constant() -> nn.Module:
-    return Any("constant")
-
-
-def noise() -> nn.Module:
-    return Any("noise")
-
-
-def broken() -> nn.Module:
-    return Any("broken")
-
-
-def maps() -> nn.Module:
-    return Any("maps")
-
-
-def one_number() -> nn.Module:
-    return Any("one_number")
-
-
-def random() -> nn.Module:
-    return Any("random")
+constant, noise, random = (partial(Odd, kind) for kind in ("constant", "noise", "random"))
+broken, maps, one_number = (partial(Odd, kind) for kind in ("broken", "maps", "one_number"))

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import normalize, smooth_l1_loss
 
 from kd.batches import Batch
-from kd.relations import GROUP, SIZE, angles, distances, embedding_loss, relation_loss
+from kd.embedding_loss import GROUP, SIZE, angles, distances, embedding_loss, relation_loss
 
 
 def drawn(count: int, size: int = 5, seed: int = 0) -> Tensor:
