@@ -88,10 +88,12 @@ def front_figure(
             axes.plot(*_xy(random), "o", color=PALE, ms=7, mec="white", label="random")
         if searched:
             line = {"lw": 2.2, "ms": 8, "mec": "white", "mew": 1.2}
-            axes.plot(*_xy(searched), "o-", color=DEEP, label="searched", zorder=3, **line)
+            name = "searched"
             if quality == ACCURACY:
                 bars = {"fmt": "none", "ecolor": DEEP, "elinewidth": 1.2, "capsize": 3}
                 axes.errorbar(*_xy(searched), standard_errors(searched, images), zorder=2, **bars)
+                name = f"searched, ± one standard error of {images} images"
+            axes.plot(*_xy(searched), "o-", color=DEEP, label=name, zorder=3, **line)
         if student is not None:
             star = {"color": ACCENT, "ms": 20, "mec": "white"}
             axes.plot(student.ms, student.quality, "*", label="student", zorder=4, **star)
@@ -105,8 +107,7 @@ def front_figure(
         axes.set_ylabel(f"{quality} {where}")
         if spots:
             axes.legend(loc="best")
-        bars = "; bars: one standard error" if quality == ACCURACY else ""
-        _title(axes, f"{quality.capitalize()} against latency", f"{unit}; {images} images{bars}")
+        _title(axes, f"{quality.capitalize()} against latency", unit)
 
 
 def standard_errors(points: Sequence[Point], images: int) -> list[float]:

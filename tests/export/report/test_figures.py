@@ -8,6 +8,7 @@ import pytest
 from matplotlib.colors import to_rgb
 
 from export.report.figures import (
+    GRID,
     Point,
     choices_figure,
     curves_figure,
@@ -53,6 +54,16 @@ def test_an_accuracy_has_a_bar_of_one_standard_error_and_a_cosine_has_none(tmp_p
         front_figure(*told, quality, "here", images)
         drawn.append(share(tmp_path / "front.png", DEEP))
     assert drawn[0] > drawn[1] > drawn[2]
+
+
+def test_a_long_unit_of_work_leaves_the_axes_their_width(tmp_path: Path) -> None:
+    """The layout makes room for all that is written: grid lines still reach the right edge."""
+    unit = "batch of 320 images at 16×16, 1 thread, fp32, ONNX Runtime CPUExecutionProvider"
+    told = ("accuracy", "on the search split, shared weights", 288)
+    front_figure(tmp_path / "front.png", SEARCHED, RANDOM, unit, *told)
+    pixels = matplotlib.image.imread(tmp_path / "front.png")[..., :3]
+    edge = pixels[:, int(0.85 * pixels.shape[1]) :]
+    assert np.isclose(edge, to_rgb(GRID), atol=2 / 255).all(axis=-1).any()
 
 
 def test_front_marks_the_student_and_the_budget(tmp_path: Path) -> None:
