@@ -63,7 +63,7 @@ def test_a_long_unit_of_work_leaves_the_axes_their_width(tmp_path: Path) -> None
     front_figure(tmp_path / "front.png", SEARCHED, RANDOM, unit, *told)
     pixels = matplotlib.image.imread(tmp_path / "front.png")[..., :3]
     edge = pixels[:, int(0.85 * pixels.shape[1]) :]
-    assert np.isclose(edge, to_rgb(GRID), atol=2 / 255).all(axis=-1).any()
+    assert np.isclose(edge, to_rgb(GRID), atol=2 / 255).all(axis=-1).mean() > 0.01
 
 
 def test_front_marks_the_student_and_the_budget(tmp_path: Path) -> None:
