@@ -1,5 +1,6 @@
 """What steps and the latency table will cost: timed on made-up images, before anything is spent."""
 
+import copy
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -31,8 +32,10 @@ def all_step_seconds(
 ) -> tuple[float, float, float]:
     """Time a step of w, one of alpha on the first `few` images, and one of a middle student.
 
-    `precision` is that of the first two, a student is `retrained_in` its own.
+    `precision` is that of the first two, a student is `retrained_in` its own. A copy is timed:
+    running statistics move, and how often hangs on the clock.
     """
+    supernet = copy.deepcopy(supernet)
     timed_now("a step of the shared weights")
     w = w_seconds(supernet, images, precision)
     timed_now("a step of alpha")
