@@ -26,7 +26,6 @@ from base.processes import by_main_process, join_processes, print_once, this_pro
 from export.report.page import table_text
 from export.report.student_page import summary_rows, write_student_report
 from export.report.students import promises_kept, read_students, students_text, write_pareto
-from export.timing.stopwatch import timed
 from kd.batches import endless
 from kd.evaluate import calibration_images, recalibrate
 from kd.rivals.compare import compare_rivals, ship_rivals, verdict
@@ -43,6 +42,7 @@ from kd.run.settings import (
     transfer_budget,
     transfer_config,
 )
+from kd.run.taken import Taken
 from kd.run.taught import Taught, begin_run, found_taught, read_data, teach
 from kd.run.train_config import TrainConfig
 from kd.student.brief_trainings import BriefTrainings
@@ -91,6 +91,7 @@ class Ready:
     problem: Programme
     start: str
     supernet: Supernet | None = None
+    known: Surveyed | None = None
 
 
 def main(config: SearchConfig) -> bool:
@@ -137,8 +138,8 @@ def search_all(config: SearchConfig, settings: TrainConfig, problem: Programme, 
     ready = Ready(taught, space, problem, start, supernet)
     with open_metrics(config, "search") as metrics:
         alpha = load_or_train_alpha(config, ready, metrics)
-        known = Surveyed(alpha, load_surrogate(path, space))
-        find = partial(find_student, config, ready, known)
+        ready = replace(ready, known=Surveyed(alpha, load_surrogate(path, space)))
+        find = partial(find_student, config, ready)
         kept = [make_student(config, ready, rivals, metrics, find, ms) for ms in config.budgets()]
     return all(kept)
 
@@ -185,26 +186,26 @@ def open_rivals(
     """Build the rivals that are named, and run each once, before anything is spent."""
     if config.rivals and (elsewhere := machine_difference(table)):
         raise UserError(f"--rivals: cannot be timed here: {elsewhere}; search without them")
-    networks = build_rivals(
-        config.rivals, config.rival_checkpoint, Outline(*space.outline), config.seed
-    )
+    outline, weights = Outline(*space.outline), config.rival_checkpoint
+    networks = build_rivals(config.rivals, weights, outline, config.seed)
     module_runners(networks, table)
     return networks
 
 
 def find_student(
-    config: SearchConfig, ready: Ready, known: Surveyed, brief: BriefTrainings, target_ms: float
+    config: SearchConfig, ready: Ready, brief: BriefTrainings, taken: Taken, target_ms: float
 ) -> Architecture:
     """Search for a budget; what was found before an interruption is known."""
     table, name = ready.problem.table, config.student_name(target_ms)
-    measure = by_main_process(partial(measure_architectures, table, config.patience(), config.seed))
+    time_whole = partial(measure_architectures, table, config.patience(), config.seed)
+    measure = by_main_process(taken.counted("timing", time_whole))
     how = SearchSettings(config.candidates, config.finalists, config.trials, config.seed)
 
     def train(architecture: Architecture) -> float:
         start, _ = new_student(config, ready, architecture)
         return brief.loss(json.dumps(architecture.to_json()), start)
 
-    own = (ready.problem, known, target_ms, how, measure, train, brief.asked_ms)
+    own = (ready.problem, ready.known, target_ms, how, measure, train, brief.asked_ms)
     cache = config.run / "checkpoint" / f"pick_{name}.json"
     return cached_pick(cache, brief.identity(), partial(search, *own)).architecture
 
@@ -214,7 +215,7 @@ def make_student(
     ready: Ready,
     rivals: Mapping[str, nn.Module],
     metrics: AnyMetrics,
-    find: Callable[[BriefTrainings, float], Architecture],
+    find: Callable[[BriefTrainings, Taken, float], Architecture],
     target_ms: float,
 ) -> bool:
     """Find, retrain, export and verify one student; return whether it kept its promises."""
@@ -223,10 +224,11 @@ def make_student(
     known = (table.fingerprint(), ready.start, unit_of_table(table))
     retrainer = Retrainer(config, ready.taught, *known, metrics, this_process().device)
     brief = BriefTrainings(retrainer, name)
-    architecture, search_seconds = timed(lambda: find(brief, target_ms))
+    taken = Taken(config.run / "checkpoint" / f"seconds_{name}.json", brief.identity())
+    architecture = taken.counted("search", find)(brief, taken, target_ms)
     start, started_from = new_student(config, ready, architecture)
     own = Retraining(name, architecture, start, config.retrain_with)
-    student, retrain_seconds = timed(lambda: retrainer.train(own))
+    student = taken.counted("retrain", retrainer.train)(own)
     compared = controls(config, ready, own, retrainer) if config.controls else {}
     measure = by_main_process(partial(measure_beside, architecture, table, config.seed))
     asked = (Outline(*ready.space.outline), own, student, target_ms, measure, retrainer)
@@ -241,8 +243,7 @@ def make_student(
         **shipped,
         **retrainer.facts(student, folder / EXACT, onnx_path, len(tried)),
         "start": started_from,
-        "search_seconds": search_seconds,
-        "retrain_seconds": retrain_seconds,
+        **{f"{phase}_seconds": seconds for phase, seconds in taken.seconds.items()},
         "trials": trial_facts(table, tried, ready.taught.config.quality().name),
         "controls": compared,
         "rivals": [rival.facts() for rival in beside],
@@ -266,9 +267,8 @@ def new_student(
     torch.manual_seed(config.seed)
     if config.start == SHARED:
         student, taught = ready.supernet.extract(architecture), ready.taught
-        recalibrate(
-            student, calibration_images(taught.data.train, taught.config.batch, config.seed)
-        )
+        seen = calibration_images(taught.data.train, taught.config.batch, config.seed)
+        recalibrate(student, seen)
         return student, config.start
     student = Student(ready.space, architecture)
     if config.starts_elsewhere:

@@ -14,24 +14,18 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from base.exit_status import run_script
 from base.files import write_json
-from base.processes import (
-    from_main_process,
-    gather_dict,
-    is_main_process,
-    join_processes,
-    print_once,
-    rank_shard,
-    this_process,
-)
+from base.processes import from_main_process, join_processes, print_once, this_process
 from export.report.figures import Point
 from export.report.page import table_text
 from export.report.run_page import RunReport, write_run_report
 from kd.batches import endless, micro_batch, steps_per_epoch
-from kd.evaluate import CALIBRATION_BATCHES, calibration_images, scores_recalibrated
+from kd.evaluate import (
+    AT_ONCE,
+    score_each,
+)
 from kd.images.copies import CopyPlan, plan_copies, with_copies
 from kd.images.splits import LEARNED, Data, learnable
 from kd.run.bounds import check_batches, check_settings, check_ships
@@ -39,23 +33,25 @@ from kd.run.cost import train_cost
 from kd.run.folder import is_complete, open_run, read_metrics
 from kd.run.metrics import Metrics, open_metrics, open_phase
 from kd.run.preview import (
+    Forecast,
     loading_seconds,
     outputs_size,
     peak_memory,
     scoring_seconds,
     step_seconds,
     student_time,
+    taken_rows,
     teacher_seconds,
     teacher_work,
     time_text,
 )
 from kd.run.recipes import SEARCH_RECIPES, next_command, parse_train
 from kd.run.settings import settings_of
-from kd.run.taught import checked_teacher, read_data, teacher_outputs
+from kd.run.taken import Taken
+from kd.run.taught import Taught, checked_teacher, read_data, teacher_outputs
 from kd.run.train_config import TrainConfig
 from kd.teacher.check import Check
 from kd.teacher.model import AnyTeacher, shown_frames
-from kd.teacher.outputs import TeacherOutputs
 from kd.teacher.prepare import load_unchecked, open_teacher
 from supernet.alpha import Alpha, named_probabilities, preferences
 from supernet.choice.programme import Programme, preferred_students, programme
@@ -66,6 +62,7 @@ from supernet.latency.runners import unit_of_table
 from supernet.sampling import fair_sampler, fair_students
 from supernet.space import Architecture
 from supernet.space_files import given_preset, keep_space_file
+from supernet.student import Student
 from supernet.supernet import Supernet
 from supernet.training.alarms import alarms
 from supernet.training.alpha import AlphaSettings, train_alpha
@@ -73,7 +70,7 @@ from supernet.training.preview import all_step_seconds, table_rows
 from supernet.training.storage import save_supernet
 from supernet.training.weights import WSettings, train_w
 
-SHOWN_BUDGETS, AT_ONCE = 8, 16
+SHOWN_BUDGETS = 8
 Scores = Mapping[Architecture, tuple[float, float]]  # loss and quality with the shared weights
 
 
@@ -114,7 +111,7 @@ def main(config: TrainConfig) -> None:
     work = teacher_work(config, opened)
     look = partial(preview, config, data, plan, model, work, supernet, timing)
     if config.preview:
-        print_once(look())
+        print_once(look().text)
         return
     if processes.is_main_process:
         open_run(config.run, settings_of(config), config.resume, data.fingerprint())
@@ -123,15 +120,19 @@ def main(config: TrainConfig) -> None:
     if is_complete(config.run):
         print_once(f"{config.run} is complete; {next_command(config)}")
         return
-    if processes.is_main_process:
-        print(look(), flush=True)
+    forecast = look() if processes.is_main_process else Forecast("", {})
+    print_once(forecast.text)
     data = with_copies(data, plan, config.run / "copies")
+    taken = Taken(config.run / "checkpoint" / "seconds.json", {})
 
     values = settings_of(config)
     with open_metrics(config, "train") as metrics:
-        teacher = checked_teacher(config, data, opened, metrics)
-        outputs = teacher_outputs(config, data, teacher)
-        with processes.main_process_first():  # the others find what it has measured
+        with taken.count("teacher"):
+            teacher = checked_teacher(config, data, opened, metrics)
+        with taken.count("outputs"):
+            outputs = teacher_outputs(config, data, teacher)
+        # The others find what the first process has measured.
+        with taken.count("latency table"), processes.main_process_first():
             table = find_or_measure_table(
                 config.run, space, unit, config.patience(), config.seed, given
             )
@@ -143,25 +144,35 @@ def main(config: TrainConfig) -> None:
         batches = partial(endless, data.joined(names), outputs.joined(names), loader, device)
         steps = config.w_epochs * steps_per_epoch(len(data.joined(LEARNED)), config.batch)
         phase = open_phase(metrics, "w", table=table.fingerprint())
-        train_w(supernet, sampler, batches, loss, WSettings.of(values, steps), phase)
+        with taken.count("w"):
+            train_w(supernet, sampler, batches, loss, WSettings.of(values, steps), phase)
 
         batches = partial(endless, data.search, outputs.search, config.alpha_loader(), device)
         phase = open_phase(metrics, "alpha", "choices", table=table.fingerprint())
         recipe, log = AlphaSettings.of(values), partial(metrics.log, "choices")
-        alpha = train_alpha(supernet, problem, batches, loss, recipe, phase, log)
+        with taken.count("alpha"):
+            alpha = train_alpha(supernet, problem, batches, loss, recipe, phase, log)
 
         draws = np.random.default_rng(config.seed)
-        score = partial(score_students, config, data, outputs, supernet)
-        survey = score("survey", fair_students(sampler, config.surveyed, draws))
-        front = score("front", preferred_students(problem, alpha, SHOWN_BUDGETS, draws))
+        taught = Taught(config, data, outputs)
+        score = partial(score_each, taught.scorer(), partial(extracted, supernet))
+        with taken.count("survey"):
+            survey = score("survey", fair_students(sampler, config.surveyed, draws))
+            front = score("front", preferred_students(problem, alpha, SHOWN_BUDGETS, draws))
         if processes.is_main_process:
             learned = TrainedSupernet(supernet, alpha, problem, survey, front)
-            finish_run(config, data, teacher.check, learned, metrics)
+            took = taken_rows(taken.seconds, forecast.seconds)
+            finish_run(config, data, teacher.check, learned, took, metrics)
     processes.wait_for_everyone()
 
 
 def finish_run(
-    config: TrainConfig, data: Data, check: Check, learned: TrainedSupernet, metrics: Metrics
+    config: TrainConfig,
+    data: Data,
+    check: Check,
+    learned: TrainedSupernet,
+    took: Sequence[tuple[str, str]],
+    metrics: Metrics,
 ) -> None:
     """Save what was learned; look for what went wrong; report."""
     supernet, alpha, problem, survey, _ = learned
@@ -176,6 +187,7 @@ def finish_run(
         *describe_table(problem.table, problem.range_ms()),
         ("surrogate", f"{surrogate}"),
         ("cost", train_cost(config, data)),
+        *took,
         *(("ALARM", alarm) for alarm in found),
     ]
     metrics.summary(**dict(rows), alarms=found)
@@ -195,7 +207,7 @@ def preview(
     work: str,
     supernet: Supernet,
     timing: Callable[[], list[tuple[str, str]]],
-) -> str:
+) -> Forecast:
     """Say what the run will do, and how long it takes here, from a few timed steps."""
     space, device, processes = supernet.space, this_process().device, this_process().num_processes
     images, recipe = len(data.joined(LEARNED)), SEARCH_RECIPES[config.preset]
@@ -219,54 +231,26 @@ def preview(
         "survey": (config.surveyed + SHOWN_BUDGETS) * scoring / processes,
     }
     steps = f"{w_steps} steps of w at {1 / w:.2g} a second, {config.alpha_steps} of alpha at"
-    return table_text(
-        [
-            ("run", str(config.run)),
-            ("images", str(data)),
-            *([("photographs", str(plan))] if plan else []),
-            ("decoding", f"{most / loading:,.0f} images a second"),
-            ("space", f"{space.name}: {space.size():.2g} students, {decisions} decisions"),
-            *timing(),
-            ("teacher", f"{config.teacher_request().name}, {work}"),
-            ("outputs", outputs_size(config, data)),
-            ("supernet", f"{steps} {1 / alpha:.2g}"),
-            ("time", time_text(seconds)),
-            ("a student", student_time(epoch, recipe)),
-            ("memory", peak_memory(device)),
-        ]
-    )
+    rows = [
+        ("run", str(config.run)),
+        ("images", str(data)),
+        *([("photographs", str(plan))] if plan else []),
+        ("decoding", f"{most / loading:,.0f} images a second"),
+        ("space", f"{space.name}: {space.size():.2g} students, {decisions} decisions"),
+        *timing(),
+        ("teacher", f"{config.teacher_request().name}, {work}"),
+        ("outputs", outputs_size(config, data)),
+        ("supernet", f"{steps} {1 / alpha:.2g}"),
+        ("time", time_text(seconds)),
+        ("a student", student_time(epoch, recipe)),
+        ("memory", peak_memory(device)),
+    ]
+    return Forecast(table_text(rows), seconds)
 
 
-def score_students(
-    config: TrainConfig,
-    data: Data,
-    outputs: TeacherOutputs,
-    supernet: Supernet,
-    description: str,
-    students: Sequence[Architecture],
-) -> Scores:
-    """Score students with the shared weights on the search split, each process some of them."""
-    batch = micro_batch(config.batch, this_process().num_processes, config.accumulate)
-    count = CALIBRATION_BATCHES * (config.batch // batch)
-    score = partial(
-        scores_recalibrated,
-        images=calibration_images(data.train, batch, config.seed, count),
-        split=data.search,
-        outputs=outputs.search,
-        loss=config.loss(config.guide),
-        batch=batch,
-        workers=config.loader().workers,
-        quality=config.quality(),
-    )
-    shard, own, quiet = rank_shard(students), {}, not is_main_process()
-    with tqdm(total=len(shard), desc=description, unit="student", disable=quiet) as bar:
-        for first in range(0, len(shard), AT_ONCE):
-            some = shard[first : first + AT_ONCE]
-            models = [supernet.extract(a).to(memory_format=torch.channels_last) for a in some]
-            own |= zip(some, score(models), strict=True)
-            bar.update(len(some))
-    scores = gather_dict(own)
-    return {a: scores[a] for a in students}
+def extracted(supernet: Supernet, student: Architecture) -> Student:
+    """Return a student with its slice of the shared weights, as it is fastest."""
+    return supernet.extract(student).to(memory_format=torch.channels_last)
 
 
 def report_of(

@@ -4,7 +4,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from sklearn.metrics import recall_score
@@ -14,11 +14,16 @@ from torch.optim.swa_utils import update_bn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from base.processes import gather_dict, is_main_process, rank_shard
 from kd.batches import Batch, Outputs, distillation_batches
 from kd.images.loader import batches, shuffled
 from kd.images.splits import Split
 
 CALIBRATION_BATCHES = 4
+AT_ONCE = 16  # models that see an image when it is decoded
+Item = TypeVar("Item")
+# Return the loss and quality of every model.
+Scorer = Callable[[Sequence[nn.Module]], Sequence[tuple[float, float]]]
 
 
 class Quality(NamedTuple):
@@ -147,6 +152,20 @@ def scores_recalibrated(
     for model in models:
         recalibrate(model, images)
     return scores(models, split, outputs, loss, batch, workers, quality)
+
+
+def score_each(
+    score: Scorer, build: Callable[[Item], nn.Module], description: str, items: Sequence[Item]
+) -> dict[Item, tuple[float, float]]:
+    """Build and score a model of every item, each process some of them, and a few at once."""
+    shard, own, quiet = rank_shard(items), {}, not is_main_process()
+    with tqdm(total=len(shard), desc=description, unit="student", disable=quiet) as bar:
+        for first in range(0, len(shard), AT_ONCE):
+            some = shard[first : first + AT_ONCE]
+            own |= zip(some, score([build(item) for item in some]), strict=True)
+            bar.update(len(some))
+    found = gather_dict(own)
+    return {item: found[item] for item in items}
 
 
 @contextmanager

@@ -47,7 +47,8 @@ def summary_rows(facts: Mapping, onnx_path: Path) -> list[tuple[str, str]]:
 
 def _origin(facts: Mapping) -> list[tuple[str, str]]:
     """Say where the architecture is from, and the weights that it was trained from."""
-    rows = [("search", f"{facts['search_seconds']:.0f} s")]
+    seconds, timing = facts["search_seconds"], facts.get("timing_seconds", 0)
+    rows = [("search", f"{seconds:.0f} s, {timing:.0f} of them to time students")]
     if found := facts["settings"]["architecture"]:
         rows = [("architecture", f"that of {found}, not searched for these images")]
     start = STARTS.get(facts["start"])

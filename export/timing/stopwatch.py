@@ -1,10 +1,10 @@
-"""The only place where time is measured."""
+"""The only place where networks are timed."""
 
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from functools import partial
 
 import numpy as np
 
@@ -12,7 +12,6 @@ from base.errors import UserError
 
 Runner = Callable[[], None]
 Clock = Callable[[], float]
-Result = TypeVar("Result")
 
 # A shared machine only ever slows a run down, and slows one network more than another. What is near
 # the fastest of many runs was not disturbed: this quantile repeats best.
@@ -52,6 +51,13 @@ class Round:
 
 Timings = dict[str, Timing]
 Estimate = Callable[[Sequence[Round]], Timings]
+# Whether what is asked of the timings is answered, however exact they are.
+Enough = Callable[[Timings], bool]
+
+
+def never(_: object) -> bool:
+    """Nothing is asked: the timings are to be exact."""
+    return False
 
 
 def rounds(
@@ -143,6 +149,25 @@ def timings_beside(done: Sequence[Round], known_ms: Mapping[str, float]) -> Timi
     return {n: Timing(float(m), float(s)) for n, m, s in zip(unknown, ms, spreads, strict=True)}
 
 
+def time_beside(
+    runners: Mapping[str, Runner],
+    beside: Mapping[str, Runner],
+    known_ms: Mapping[str, float],
+    reference: Runner,
+    patience: "Patience",
+    seed: int,
+    enough: Enough = never,
+    clock: Clock = time.perf_counter,
+) -> Timings:
+    """Time `runners` and those `beside`, of `known_ms`, in turn, until it is over or enough."""
+    estimate, done = partial(timings_beside, known_ms=known_ms), []
+    for latest in rounds({**runners, **beside}, reference, seed=seed, clock=clock):
+        done.append(latest)
+        if patience.is_over(done, estimate, enough):
+            break
+    return estimate(done)
+
+
 def _log_ms(done: Sequence[Round]) -> np.ndarray:
     """Logarithms [rounds, runners]."""
     return np.log([[1e3 * r.seconds[name] for name in done[0].seconds] for r in done])
@@ -193,7 +218,9 @@ class Patience:
                 "0 or more"
             )
 
-    def is_over(self, done: Sequence[Round], estimate: Estimate = timings) -> bool:
+    def is_over(
+        self, done: Sequence[Round], estimate: Estimate = timings, enough: Enough = never
+    ) -> bool:
         """Whether the rounds done are enough, or all that there is time for."""
         if len(done) < LEAST:
             return False
@@ -201,20 +228,23 @@ class Patience:
         following = took + took / len(done)
         if len(done) < self.least_rounds:
             return following > OVERTIME * self.seconds
-        return following > self.seconds or self.is_settled(done, estimate)
+        if following > self.seconds:
+            return True
+        found = estimate(done)
+        return self.spread_of(found) <= self.spread or enough(found)
 
-    def is_settled(self, done: Sequence[Round], estimate: Estimate = timings) -> bool:
+    def is_settled(self, done: Sequence[Round]) -> bool:
         """Whether the spread is within the bound."""
-        return len(done) >= self.least_rounds and self.spread_of(done, estimate) <= self.spread
+        return len(done) >= self.least_rounds and self.spread_of(timings(done)) <= self.spread
 
-    def spread_of(self, done: Sequence[Round], estimate: Estimate = timings) -> float:
+    def spread_of(self, found: Timings) -> float:
         """Return the relative standard error that counts."""
-        return float(np.quantile([t.spread for t in estimate(done).values()], self.share))
+        return float(np.quantile([t.spread for t in found.values()], self.share))
 
     def progress(self, done: Sequence[Round]) -> str:
         """Say how far it is: the spread, its bound, and the time."""
         return (
-            f"spread {self.spread_of(done):.1%} (until {self.spread:.1%}), "
+            f"spread {self.spread_of(timings(done)):.1%} (until {self.spread:.1%}), "
             f"{sum(r.took for r in done):.0f} of at most {self.seconds:.0f} s"
         )
 
@@ -262,10 +292,3 @@ def scaled_seconds(run: Callable[[int], None], count: int, enough: float = 0.5) 
     if more > few:
         few, seconds = more, quick_ms(lambda: run(more), runs=2) / 1000
     return seconds * count / few
-
-
-def timed(call: Callable[[], Result]) -> tuple[Result, float]:
-    """Return what `call` returns, and the seconds that it took."""
-    start = time.perf_counter()
-    result = call()
-    return result, time.perf_counter() - start

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,6 +28,13 @@ from kd.teacher.prepare import CheckedTeacher
 # A step of training costs about three passes forward.
 TRAINING_PASSES = 3
 LOADED, LOADED_BATCHES = 16, 4
+
+
+class Forecast(NamedTuple):
+    """What is printed before a run, and the seconds of its phases that it speaks of."""
+
+    text: str
+    seconds: Mapping[str, float]
 
 
 def teacher_work(config: TrainConfig, opened: CheckedTeacher | None) -> str:
@@ -134,6 +142,16 @@ def time_text(seconds: Mapping[str, float]) -> str:
     """Say the sum, and each phase's part of it."""
     parts = ", ".join(f"{name} {duration(value)}" for name, value in seconds.items() if value)
     return f"roughly {duration(sum(seconds.values()))} on this machine: {parts}"
+
+
+def taken_rows(taken: Mapping[str, float], predicted: Mapping[str, float]) -> list[tuple[str, str]]:
+    """Say how long each phase and all of them took, beside what was predicted."""
+    every = {**taken, "all": sum(taken.values())}
+    expected = {**predicted, "all": sum(predicted.values())}
+    return [
+        (f"time: {name}", f"{seconds:,.0f} s, {expected.get(name, 0.0):,.0f} s predicted")
+        for name, seconds in every.items()
+    ]
 
 
 def student_time(epoch: float, recipe: SearchConfig) -> str:

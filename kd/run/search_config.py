@@ -75,7 +75,8 @@ class SearchConfig:
     trial_epochs: int = 5
     """How long each of them is trained."""
     measure_spread: float = 0.004
-    """Whole students are timed until every one's relative standard error is this small."""
+    """Whole students are timed until it is sure which one keeps the budget, or until every one's
+    relative standard error is this small."""
     measure_seconds: float = 45
     """But no longer than this."""
     latency_table: Path | None = None
@@ -118,8 +119,8 @@ class SearchConfig:
         return self.start not in (SCRATCH, SHARED)
 
     def patience(self) -> Patience:
-        """Return how long whole students are timed: until the worst is within the spread."""
-        return Patience(self.measure_spread, self.measure_seconds, share=1.0, least_rounds=30)
+        """Return how long whole students are timed at most: until the worst is in the spread."""
+        return Patience(self.measure_spread, self.measure_seconds, share=1.0, least_rounds=20)
 
     def retraining(self, accumulate: int) -> FitSettings:
         """Return how the student is trained; `accumulate` is that of train.py."""

@@ -5,7 +5,8 @@ from functools import partial
 
 from base.processes import is_main_process, this_process
 from base.size import Size
-from kd.batches import Outputs
+from kd.batches import Outputs, micro_batch
+from kd.evaluate import CALIBRATION_BATCHES, Scorer, calibration_images, scores_recalibrated
 from kd.images.copies import found_copies, plan_copies, with_copies
 from kd.images.splits import Data, Split, load_data
 from kd.run.bounds import check_parts
@@ -38,6 +39,25 @@ class Taught:
     def search_split(self) -> tuple[Split, Outputs]:
         """The images that judge, and the teacher's outputs for them."""
         return self.data.search, self.outputs.search
+
+    def scorer(self) -> Scorer:
+        """Return what scores models by the search split, with the loss that guides the search.
+
+        BatchNorm statistics are recalibrated first, on the same images for all.
+        """
+        config, (split, outputs) = self.config, self.search_split
+        batch = micro_batch(config.batch, this_process().num_processes, config.accumulate)
+        count = CALIBRATION_BATCHES * (config.batch // batch)
+        return partial(
+            scores_recalibrated,
+            images=calibration_images(self.data.train, batch, config.seed, count),
+            split=split,
+            outputs=outputs,
+            loss=config.loss(config.guide),
+            batch=batch,
+            workers=config.loader().workers,
+            quality=config.quality(),
+        )
 
 
 def read_data(config: TrainConfig, resolution: Size) -> Data:

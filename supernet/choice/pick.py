@@ -11,19 +11,19 @@ from base.errors import UserError
 from base.files import PARSE_ERRORS, read_json, write_json
 from base.processes import from_main_process, is_main_process
 from export.timing.stopwatch import Timing
+from supernet.choice.evidence import MARGIN, Enough, Window, are_known, safe_ms
 from supernet.choice.programme import BUDGET_USES, Programme, candidates
 from supernet.space import Architecture, Choices
 
-# A finalist leaves this share of the budget, or its own standard error, to being timed again.
-MARGIN = 0.012
-# With that added it should use this much; where none does, the one is taken that uses most.
+# With its margin a finalist should use this much; where none does, that is taken which uses most.
 MIN_BUDGET_USE = 0.99
 ATTEMPTS = 6
 
 # Return architectures that the table predicts to fill a budget of so many milliseconds.
 Propose = Callable[[float], Sequence[Architecture]]
 PredictLoss = Callable[[Architecture], float]
-Measure = Callable[[Sequence[Architecture]], Mapping[Architecture, Timing]]
+# Time architectures until it is enough.
+Measure = Callable[[Sequence[Architecture], Enough], Mapping[Architecture, Timing]]
 
 
 @dataclass(frozen=True)
@@ -108,14 +108,14 @@ def budget_calibrated(
 ) -> float:
     """Return what to ask of the table for a budget, after some proposed students were measured."""
     students = sorted(own.propose(own.asked_ms), key=own.expect)[:count]
-    return _rescaled(problem, measure(students), target_ms)
+    return _rescaled(problem, measure(students, are_known), target_ms)
 
 
 def _rescaled(
     problem: Programme, timings: Mapping[Architecture, Timing], target_ms: float
 ) -> float:
     """Ask the table for so much more or less than the budget as it was off."""
-    off = [_safe_ms(timing) / problem.table.predicted_ms(a) for a, timing in timings.items()]
+    off = [safe_ms(timing) / problem.table.predicted_ms(a) for a, timing in timings.items()]
     return min(target_ms / float(np.median(off)), problem.range_ms()[1])
 
 
@@ -136,16 +136,17 @@ def pick_measured(
         fresh = [a for a in own.propose(asked_ms) if a not in timings]
         if not fresh:
             break
-        timed = measure(sorted(fresh, key=own.expect)[:finalists])
+        window = Window(own.least_use * target_ms if asked_ms < slowest_ms else 0.0, target_ms)
+        enough = partial(window.is_answered, own.expect)
+        timed = measure(sorted(fresh, key=own.expect)[:finalists], enough)
         timings |= timed
-        least_ms = own.least_use * target_ms if asked_ms < slowest_ms else 0.0
-        best = _confirmed(timings, twice, own.expect, (least_ms, target_ms), measure)
+        best = _confirmed(timings, twice, own.expect, window, measure)
         if best is not None:
             break
         asked_ms = _rescaled(problem, {a: timings[a] for a in timed}, target_ms)
     for fill in BUDGET_USES:
-        bounds_ms = (fill * target_ms, target_ms)
-        best = best or _confirmed(timings, twice, own.expect, bounds_ms, measure)
+        window = Window(fill * target_ms, target_ms)
+        best = best or _confirmed(timings, twice, own.expect, window, measure)
     if best is None:
         raise UserError(
             f"--target-latency {target_ms:g}: no student was measured within it, although the "
@@ -159,25 +160,32 @@ def _confirmed(
     timings: dict[Architecture, Timing],
     twice: set[Architecture],
     expect: PredictLoss,
-    bounds_ms: tuple[float, float],
+    window: Window,
     measure: Measure,
 ) -> Architecture | None:
-    """Return the architecture of least loss within the bounds, also when it is timed once more.
+    """Return the architecture of least loss within the window, also when it is timed once more.
 
     The fastest of several is flattered by chance; so the mean of its two timings is kept, and it is
     one of those timed `twice`.
     """
-    while fitting := [a for a in timings if bounds_ms[0] <= _safe_ms(timings[a]) <= bounds_ms[1]]:
+    while fitting := [a for a in timings if window.holds(timings[a])]:
         best = min(fitting, key=expect)
         if best in twice:
             return best
-        timings[best] = timings[best].with_another(measure([best])[best])
+        timings[best] = _timed_again(best, timings[best], window, measure)
         twice.add(best)
     return None
 
 
-def _safe_ms(timing: Timing) -> float:
-    return timing.ms * (1 + max(MARGIN, timing.spread))
+def _timed_again(
+    architecture: Architecture, before: Timing, window: Window, measure: Measure
+) -> Timing:
+    """Return the mean of a timing and another, which lasts until the mean is sure."""
+
+    def both(found: Mapping[Architecture, Timing]) -> Timing:
+        return before.with_another(found[architecture])
+
+    return both(measure([architecture], lambda found: window.verdict(both(found)) is not None))
 
 
 def pick_predicted(problem: Programme, own: Proposal, target_ms: float) -> Pick:

@@ -120,7 +120,7 @@ def _provenance(plan: TimingPlan, measurement: Measurement) -> dict[str, object]
         "biases": True,
         "rounds": len(done),
         "seconds": sum(r.took for r in done),
-        "spread": Patience(0, 0).spread_of(done),
+        "spread": Patience(0, 0).spread_of(timings(done)),
         "reference_ms": reference_ms(done),
         "anchors": [
             {"ms": ms, "architecture": plan.calibration[name].to_json()}

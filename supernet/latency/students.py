@@ -1,8 +1,7 @@
 """Time whole students, beside networks whose milliseconds are known."""
 
 import math
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from torch import nn
@@ -11,14 +10,15 @@ from base.errors import UserError
 from export.runtimes.runtime import check_unit
 from export.timing.stopwatch import (
     NEAREST_KNOWN,
+    Enough,
     Patience,
     PlainRuns,
     Runner,
     Timing,
+    never,
     plain_runs,
     quick_ms,
-    rounds,
-    timings_beside,
+    time_beside,
 )
 from supernet.latency.runners import (
     file_runner,
@@ -39,8 +39,9 @@ def measure_students(
     table: LatencyTable,
     patience: Patience,
     seed: int,
+    enough: Enough = never,
 ) -> dict[str, Timing]:
-    """Time whole students beside the table's anchors, interleaved.
+    """Time whole students beside the table's anchors, interleaved, until it is over or `enough`.
 
     The anchors are networks from the fastest to the slowest whose milliseconds the table knows;
     those about as fast as the students, whose predictions are given, are timed with them. How long
@@ -53,12 +54,7 @@ def measure_students(
     known_ms = {name: anchors[a] for name, a in named.items()}
     beside = {name: student_runner(table.space, a, unit) for name, a in named.items()}
     reference = student_runner(table.space, table.space.smallest(), unit)
-    estimate, done = partial(timings_beside, known_ms=known_ms), []
-    for latest in rounds({**runners, **beside}, reference, seed=seed):
-        done.append(latest)
-        if patience.is_over(done, estimate):
-            break
-    return estimate(done)
+    return time_beside(runners, beside, known_ms, reference, patience, seed, enough)
 
 
 def _around(
@@ -95,16 +91,18 @@ def measure_shipped(
     table: LatencyTable,
     patience: Patience,
     seed: int,
+    enough: Callable[[Timing], bool],
 ) -> Timing:
-    """Time a finished student as it ships: the mean of two sessions."""
+    """Time a finished student as it ships: the mean of two sessions, each until it is `enough`."""
     once, again = (
         measure_students(
-            {"student": file_runner(student, onnx_path, table)},
+            {STUDENT: file_runner(student, onnx_path, table)},
             [predicted_ms],
             table,
             patience,
-            seed=session_seed,
-        )["student"]
+            session_seed,
+            lambda found: enough(found[STUDENT]),
+        )[STUDENT]
         for session_seed in (seed, seed + 1)
     )
     return once.with_another(again)
@@ -146,11 +144,19 @@ def measure_beside(
 
 
 def measure_architectures(
-    table: LatencyTable, patience: Patience, seed: int, architectures: Sequence[Architecture]
+    table: LatencyTable,
+    patience: Patience,
+    seed: int,
+    architectures: Sequence[Architecture],
+    enough: Callable[[Mapping[Architecture, Timing]], bool] = never,
 ) -> dict[Architecture, Timing]:
     """Time whole students with random weights, as `measure_students` does."""
     unit = unit_of_table(table)
     runners = {str(i): student_runner(table.space, a, unit) for i, a in enumerate(architectures)}
     predicted_ms = [table.predicted_ms(a) for a in architectures]
-    timings = measure_students(runners, predicted_ms, table, patience, seed)
-    return {a: timings[str(i)] for i, a in enumerate(architectures)}
+
+    def by_architecture(timings: Mapping[str, Timing]) -> dict[Architecture, Timing]:
+        return {a: timings[str(i)] for i, a in enumerate(architectures)}
+
+    own = (runners, predicted_ms, table, patience, seed)
+    return by_architecture(measure_students(*own, lambda found: enough(by_architecture(found))))

@@ -17,7 +17,6 @@ from export.timing.stopwatch import (
     quick_ms,
     reference_ms,
     rounds,
-    timed,
     timings,
     timings_beside,
 )
@@ -232,7 +231,7 @@ def test_the_share_says_whose_spread_counts() -> None:
     for share, counts in [(0.5, typical), (1.0, largest)]:
         for bound, settled in [(counts * 1.001, True), (counts * 0.999, False)]:
             patience = Patience(bound, 100.0, share)
-            assert patience.spread_of(done) == counts
+            assert patience.spread_of(timings(done)) == counts
             assert patience.is_settled(done) is patience.is_over(done) is settled
 
 
@@ -242,6 +241,15 @@ def test_patience_follows_the_estimate_that_it_is_given() -> None:
     patience = Patience(0.1, 100.0)
     assert patience.is_over(done, lambda _: sure)
     assert not patience.is_over(done, lambda _: unsure)
+
+
+def test_what_is_enough_ends_it_after_the_least_rounds() -> None:
+    """However large the spread, and whatever patience is left."""
+    done, patience = history({"a": [1.0] * 12}), Patience(0.1, 100.0, least_rounds=10)
+    unsure = {"a": Timing(1.0, 0.2)}
+    assert patience.is_over(done[:10], lambda _: unsure, lambda found: found == unsure)
+    assert not patience.is_over(done[:9], lambda _: unsure, lambda found: found == unsure)
+    assert not patience.is_over(done, lambda _: unsure, lambda found: found != unsure)
 
 
 def test_a_small_spread_counts_after_the_least_rounds() -> None:
@@ -269,24 +277,21 @@ def test_patience_ends_when_another_round_would_take_too_long() -> None:
 def test_progress_says_how_far_it_is() -> None:
     done = history({"a": [1, 2, 3, 4, 5], "b": [5, 3, 4, 2, 1]}, took=2.5)
     patience = Patience(0.02, 60.0)
-    spread = f"{100 * patience.spread_of(done):.1f}%"
+    spread = f"{100 * patience.spread_of(timings(done)):.1f}%"
     assert patience.progress(done) == f"spread {spread} (until 2.0%), 12 of at most 60 s"
 
 
-def test_quick_and_timed_on_a_fake_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_quick_is_the_fastest_of_a_few_on_a_fake_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    lengths = iter([5.0, 3.0, 4.0, 9.0])
+    lengths = iter([5.0, 3.0, 4.0])
 
-    def run() -> str:
+    def run() -> None:
         nonlocal now
         now += next(lengths)
-        return "done"
 
     with monkeypatch.context() as patch:
         patch.setattr(time, "perf_counter", lambda: now)
-        quick, result = quick_ms(run, runs=3), timed(run)
-    assert quick == pytest.approx(3000.0)
-    assert result == ("done", pytest.approx(9.0))
+        assert quick_ms(run, runs=3) == pytest.approx(3000.0)
 
 
 @pytest.mark.parametrize("bounds", [(math.nan, 1.0), (0.1, math.nan), (-0.1, 1.0), (0.1, -1.0)])

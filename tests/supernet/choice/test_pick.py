@@ -12,8 +12,8 @@ import torch
 from base.errors import UserError
 from export.timing.stopwatch import Timing
 from supernet.alpha import Alpha
+from supernet.choice.evidence import MARGIN, Enough
 from supernet.choice.pick import (
-    MARGIN,
     MIN_BUDGET_USE,
     PredictLoss,
     Proposal,
@@ -43,7 +43,9 @@ class Device:
     calls: list[list[Architecture]] = field(default_factory=list)
     timed: dict[Architecture, list[float]] = field(default_factory=dict)
 
-    def measure(self, architectures: Sequence[Architecture]) -> dict[Architecture, Timing]:
+    def measure(
+        self, architectures: Sequence[Architecture], _: Enough
+    ) -> dict[Architecture, Timing]:
         self.calls.append(list(architectures))
         for a in architectures:
             before = self.timed.setdefault(a, [])
@@ -142,8 +144,10 @@ def test_a_flattered_student_is_not_taken(
     target_ms, device = 0.8, Device(problem.table, 1.0, noise=0.0)
     slower: list[Architecture] = []
 
-    def flattering(architectures: Sequence[Architecture]) -> dict[Architecture, Timing]:
-        timings = device.measure(architectures)
+    def flattering(
+        architectures: Sequence[Architecture], enough: Enough
+    ) -> dict[Architecture, Timing]:
+        timings = device.measure(architectures, enough)
         again = [a for a in architectures if len(device.timed[a]) > 1]
         slower.extend(again if not slower else [])
         return timings | {a: Timing(1.05 * timings[a].ms, 0.0) for a in again if a in slower}
@@ -275,7 +279,7 @@ def test_a_budget_that_only_the_fastest_may_meet_asks_for_it(
     own = alphas_proposal(problem, alpha(target_ms), 4, 0, expect, budget_asked(problem, target_ms))
     assert own.propose(own.asked_ms) == [problem.fastest()]
 
-    def measure(students: Sequence[Architecture]) -> dict[Architecture, Timing]:
+    def measure(students: Sequence[Architecture], _: Enough) -> dict[Architecture, Timing]:
         return {a: Timing(0.98 * problem.table.predicted_ms(a), 0.001) for a in students}
 
     assert pick_measured(problem, own, target_ms, 4, measure).architecture == problem.fastest()

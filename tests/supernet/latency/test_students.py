@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from base.errors import UserError
 from export.onnx_file import write_onnx
+from export.timing import stopwatch
 from export.timing.stopwatch import Patience, Round, Timing
 from supernet.latency import students as measure
 from supernet.latency.runners import file_runner
@@ -46,7 +47,7 @@ def test_students_are_brought_to_the_speed_of_the_tables_day(
 
     fastest, *_, slowest = sorted(anchors.values())
     students = {"like the slowest": slowest, "between": (fastest * slowest) ** 0.5}
-    monkeypatch.setattr(measure, "rounds", slowing)
+    monkeypatch.setattr(stopwatch, "rounds", slowing)
     runners, predicted_ms = dict.fromkeys(students, refuse), list(anchors.values())
     timings = measure_students(runners, predicted_ms, measured, PATIENCE, 0)
     assert {name: timing.ms for name, timing in timings.items()} == pytest.approx(students)
@@ -65,7 +66,7 @@ def test_measuring_goes_on_until_patience_is_over(
             seconds = {name: 1e-3 * anchors.get(name, 1.0 + i) for name in runners}
             yield Round(seconds, 1.0, 1.0)
 
-    monkeypatch.setattr(measure, "rounds", scattered)
+    monkeypatch.setattr(stopwatch, "rounds", scattered)
     patience = Patience(0.1, 12.0, least_rounds=4)
     measure_students({"a": refuse}, list(anchors.values()), measured, patience, 0)
     assert len(drawn) == 12
@@ -148,13 +149,25 @@ def test_finished_students_run_as_they_ship(
 def test_what_ships_is_timed_in_two_sessions(
     measured: LatencyTable, space: SearchSpace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened, timed = [], {0: Timing(4.0, 0.03), 1: Timing(5.0, 0.04)}
+    opened, asked, timed = [], [], {0: Timing(4.0, 0.03), 1: Timing(5.0, 0.04)}
+
+    def measure_students(*known: object) -> dict[str, Timing]:
+        seed, enough = known[-2:]
+        found = {"student": timed[seed]}
+        assert enough(found)
+        return found
+
+    def enough(timing: Timing) -> bool:
+        asked.append(timing)
+        return True
+
     monkeypatch.setattr(measure, "file_runner", lambda *what: opened.append(what))
-    monkeypatch.setattr(measure, "measure_students", lambda *_, seed: {"student": timed[seed]})
+    monkeypatch.setattr(measure, "measure_students", measure_students)
     student, path = Student(space, space.smallest()), tmp_path / "student.onnx"
-    found = measure_shipped(student, path, 4.4, measured, PATIENCE, 0)
+    found = measure_shipped(student, path, 4.4, measured, PATIENCE, 0, enough)
     assert (found.ms, found.spread) == (4.5, pytest.approx(0.025))
     assert opened == [(student, path, measured)] * 2
+    assert asked == list(timed.values())
 
 
 class Moody(nn.Module):
@@ -204,7 +217,7 @@ def test_any_network_is_timed_beside_a_student(
         for _ in range(5):
             yield Round({name: 2e-3 * day_ms[name] for name in runners}, 1e-3, 1.0)
 
-    monkeypatch.setattr(measure, "rounds", slow)
+    monkeypatch.setattr(stopwatch, "rounds", slow)
     monkeypatch.setattr(measure, "_around", lambda every, _: every)
     mine = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     found = measure_beside(space.middle(), measured, 0, PATIENCE, {"mine": mine})

@@ -1,0 +1,69 @@
+"""What timings say of a budget: that a student keeps it, that it does not, or neither yet.
+
+Measuring ends as soon as they say it, in place of at a fixed precision (a sequential test: Wald,
+1945). A timing is sure to two standard errors; where these allow no answer, measuring goes on, and
+what patience ends is decided by the timing as it is.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from export.timing.stopwatch import Timing
+from supernet.space import Architecture
+
+# A student leaves this share of its budget, or its own standard error, to being timed again:
+# sessions differ by that, however long each lasts.
+MARGIN = 0.012
+SURE = 2.0  # standard errors
+
+Enough = Callable[[Mapping[Architecture, Timing]], bool]
+
+
+@dataclass(frozen=True)
+class Window:
+    """The milliseconds that a student may take, with its margin: at least and at most."""
+
+    least_ms: float
+    target_ms: float
+
+    def holds(self, timing: Timing) -> bool:
+        """Whether a timing as it is lies within."""
+        return self.least_ms <= safe_ms(timing) <= self.target_ms
+
+    def verdict(self, timing: Timing) -> bool | None:
+        """Return whether a student keeps the budget and uses it; None where that is not sure.
+
+        Only the budget has to be sure: how much of it is used is promised to nobody.
+        """
+        if timing.spread > MARGIN:
+            return None
+        error = SURE * timing.spread
+        if timing.ms * (1 + max(MARGIN, error)) <= self.target_ms:
+            return self.holds(timing)
+        return False if timing.ms * (1 + MARGIN) * (1 - error) > self.target_ms else None
+
+    def is_answered(
+        self, expect: Callable[[Architecture], float], timings: Mapping[Architecture, Timing]
+    ) -> bool:
+        """Whether it is sure which student of least loss is within, or that none is."""
+        for architecture in sorted(timings, key=expect):
+            verdict = self.verdict(timings[architecture])
+            if verdict is not False:
+                return verdict is True
+        return True
+
+
+def safe_ms(timing: Timing) -> float:
+    """Return the milliseconds that another timing is hardly above."""
+    return timing.ms * (1 + max(MARGIN, timing.spread))
+
+
+def are_known(timings: Mapping[Architecture, Timing]) -> bool:
+    """Whether all timings are as exact as sessions allow, to tell by how much a table is off."""
+    return all(timing.spread <= MARGIN for timing in timings.values())
+
+
+def is_clear(target_ms: float, timing: Timing) -> bool:
+    """Whether it is sure on which side of the budget a finished student is."""
+    sure = 1 + SURE * timing.spread
+    return timing.spread <= MARGIN and not target_ms / sure < timing.ms < target_ms * sure
