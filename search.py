@@ -25,23 +25,23 @@ from base.files import write_json
 from base.processes import by_main_process, join_processes, print_once, this_process
 from export.report.page import table_text
 from export.report.student_page import summary_rows, write_student_report
-from export.report.students import promises_kept, read_students, students_text, write_pareto
+from export.report.students import (
+    promises_kept,
+    read_students,
+    students_table,
+    students_text,
+    write_students_report,
+)
 from kd.batches import endless
 from kd.evaluate import calibration_images, recalibrate
-from kd.rivals.compare import compare_rivals, ship_rivals, verdict
+from kd.rivals.compare import compare_rivals, rivals_facts, ship_rivals
 from kd.rivals.rival import Outline, build_rivals
 from kd.run.bounds import check_search, check_settings
 from kd.run.folder import last_lines, remove_checkpoints
 from kd.run.metrics import AnyMetrics, open_metrics, open_phase
 from kd.run.recipes import parse_search
 from kd.run.search_config import SHARED, SearchConfig
-from kd.run.settings import (
-    home_config,
-    onnx_metadata,
-    settings_of,
-    transfer_budget,
-    transfer_config,
-)
+from kd.run.settings import home_config, settings_of, transfer_budget, transfer_config
 from kd.run.taken import Taken
 from kd.run.taught import Taught, begin_run, found_taught, read_data, teach
 from kd.run.train_config import TrainConfig
@@ -111,9 +111,7 @@ def main(config: SearchConfig) -> bool:
     make = transfer if config.architecture else search_all
     kept = make(config, settings, problem, start)
     if processes.is_main_process:
-        found, picture = students(table.fingerprint()), config.run / "students" / "pareto.png"
-        write_pareto(picture, found, table.unit_of_work())
-        print(f"{students_text(found)}\n")
+        print(f"{students_text(students(table.fingerprint()))}\n")
     processes.wait_for_everyone()
     return kept
 
@@ -235,7 +233,7 @@ def make_student(
     beside = compare_rivals(rivals, *asked)
     if not this_process().is_main_process:
         return True
-    metadata = onnx_metadata(target_ms, ready.taught.data, ready.taught.config)
+    metadata = ready.taught.metadata(target_ms)
     what = (student.network, architecture, ready.space, table, target_ms, folder, metadata)
     shipped = ship(*what, patience, config.seed, student.int8)
     onnx_path, tried = shipped_file(folder, table), brief.scores()
@@ -246,8 +244,7 @@ def make_student(
         **{f"{phase}_seconds": seconds for phase, seconds in taken.seconds.items()},
         "trials": trial_facts(table, tried, ready.taught.config.quality().name),
         "controls": compared,
-        "rivals": [rival.facts() for rival in beside],
-        "verdict": verdict(beside, target_ms) if beside else None,
+        **rivals_facts(beside, target_ms),
     }
     ship_rivals(beside, folder / "rivals", retrainer.unit, metadata)
     write_json(folder / "metrics.json", facts)
@@ -255,6 +252,10 @@ def make_student(
     write_student_report(folder, onnx_path, facts, architecture.to_json(), curve)
     metrics.summary(**{f"{name}/{key}": value for key, value in facts.items()})
     metrics.artifact(onnx_path, f"student-{name}", "model")
+    metrics.artifact(folder / "report.html", f"report-{name}", "report")
+    found = read_students(folder.parent, table.fingerprint())
+    metrics.table("students", *students_table(found))
+    write_students_report(folder.parent, found, table.unit_of_work())
     remove_checkpoints(config.run / "checkpoint", name)
     print(f"\n{table_text(summary_rows(facts, onnx_path))}\n")
     return promises_kept(facts)
@@ -266,9 +267,8 @@ def new_student(
     """Return a student before it is trained, and what its weights are; a seed gives the same."""
     torch.manual_seed(config.seed)
     if config.start == SHARED:
-        student, taught = ready.supernet.extract(architecture), ready.taught
-        seen = calibration_images(taught.data.train, taught.config.batch, config.seed)
-        recalibrate(student, seen)
+        student, own = ready.supernet.extract(architecture), ready.taught
+        recalibrate(student, calibration_images(own.data.train, own.config.batch, config.seed))
         return student, config.start
     student = Student(ready.space, architecture)
     if config.starts_elsewhere:

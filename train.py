@@ -193,6 +193,7 @@ def finish_run(
     metrics.summary(**dict(rows), alarms=found)
     write_run_report(config.run, report_of(config, data, learned, rows))
     if is_complete(config.run):
+        metrics.artifact(config.run / "report.html", f"report-{config.run.name}", "report")
         shutil.rmtree(config.run / "checkpoint", ignore_errors=True)
         rows.append(("report", str(config.run / "report.html")))
     print(f"\n{table_text(rows)}\n")

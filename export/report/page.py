@@ -4,7 +4,7 @@ import base64
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 
@@ -31,6 +31,7 @@ th, td { text-align: left; padding: .35rem .75rem .35rem 0; border-top: 1px soli
 thead th { border-top: 0; color: var(--muted); font-weight: 600; }
 tbody th { color: var(--muted); font-weight: 400; white-space: nowrap; }
 .columns th, .columns td { overflow-wrap: break-word; }
+a { color: var(--accent); }
 td { font-variant-numeric: tabular-nums; }
 img { display: block; max-width: 100%; margin: .5rem auto; background: #fff; border-radius: 6px; }
 section > :last-child { margin-bottom: 0; }
@@ -42,13 +43,14 @@ _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 @dataclass(frozen=True)
 class Section:
     """A part of a report: text (blank lines part paragraphs), table rows under an optional
-    header, and PNG pictures."""
+    header, and PNG pictures. Rows whose first cell is in `links` lead to that address."""
 
     heading: str
     text: str = ""
     table: Sequence[tuple[str, ...]] = ()
     header: tuple[str, ...] = ()
     pictures: Sequence[Path] = ()
+    links: Mapping[str, str] = field(default_factory=dict)
 
 
 def write_report(path: Path, title: str, sections: Sequence[Section]) -> None:
@@ -97,23 +99,32 @@ def _section(section: Section) -> str:
     parts = [
         f"<h2>{escape(section.heading)}</h2>",
         *paragraphs,
-        _table(section.table, section.header),
+        _table(section.table, section.header, section.links),
         *(_picture(picture) for picture in section.pictures),
     ]
     return "<section>\n" + "\n".join(part for part in parts if part) + "\n</section>"
 
 
-def _table(rows: Sequence[tuple[str, ...]], header: tuple[str, ...]) -> str:
+def _table(
+    rows: Sequence[tuple[str, ...]], header: tuple[str, ...], links: Mapping[str, str]
+) -> str:
     if not rows:
         return ""
     head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
     lines = [
-        f"<tr><th>{escape(name)}</th>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
+        f"<tr><th>{_linked(name, links)}</th>"
+        f"{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
         for name, *cells in rows
     ]
     thead = f"<thead><tr>{head}</tr></thead>" if header else ""
     kind = ' class="columns"' if header else ""
     return f"<table{kind}>{thead}<tbody>{''.join(lines)}</tbody></table>"
+
+
+def _linked(name: str, links: Mapping[str, str]) -> str:
+    if name not in links:
+        return escape(name)
+    return f'<a href="{escape(links[name])}">{escape(name)}</a>'
 
 
 def _picture(path: Path) -> str:

@@ -9,6 +9,7 @@ from export.report.figures import ACCURACY, curves_figure
 from export.report.page import Section, drawing_last, fact_rows, write_report
 
 IN_TABLES = ("trials", "parts")  # facts that have a table or a picture of their own
+ALL = ("all students of this run", "their front, and their reports")
 CONTROLS = {"random": ("random student", "search"), "labels": ("without teacher", "teacher")}
 
 
@@ -178,6 +179,7 @@ def write_student_report(
             *_tried(facts["trials"], facts["quality"]),
             Section("Retraining", pictures=[folder / "curves.png"]),
             Section("All numbers", table=list(fact_rows(plain))),
+            Section("More", table=[ALL], links={ALL[0]: "../report.html"}),
         ]
         write_report(folder / "report.html", f"Oyster: student within {folder.name}", sections)
 

@@ -1,13 +1,15 @@
 """All students of a run: read from their metrics.json, listed, and drawn as one front."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 from base.errors import UserError
 from base.files import read_json
 from base.streams import in_columns
 from export.report.figures import Point, students_figure
-from export.report.page import drawing_last
+from export.report.page import Section, drawing_last, write_report
 
 NUMBERS = (
     "target_ms",
@@ -22,6 +24,7 @@ NUMBERS = (
 BROKEN = {"onnx_parity": "NO PARITY", "precision_kept": "TOO MUCH LOST"}
 # Unknown where the device, or the teacher, is not at hand.
 MAY_BE_UNKNOWN = ("measured_ms", "teacher_test_accuracy")
+RUN = ("report of train.py", "teacher, latency table, what alpha prefers")
 HEADER = ("student", "target", "predicted", "measured", "accuracy", "parameters", "MACs")
 
 
@@ -70,8 +73,15 @@ def students_text(students: Mapping[str, Mapping]) -> str:
     """List the students in columns, for the terminal."""
     if not students:
         return "no students yet; next: python search.py --target-latency MS"
-    rows = [HEADER, *(_row(name, facts) for name, facts in students.items())]
-    return in_columns(rows)
+    header, rows = students_table(students)
+    return in_columns([header, *rows])
+
+
+def students_table(
+    students: Mapping[str, Mapping],
+) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Return the header and a row for every student, as W&B shows them."""
+    return HEADER, [_row(name, facts) for name, facts in students.items()]
 
 
 def _row(name: str, facts: Mapping) -> tuple[str, ...]:
@@ -88,12 +98,14 @@ def _row(name: str, facts: Mapping) -> tuple[str, ...]:
     )
 
 
-def write_pareto(path: Path, students: Mapping[str, Mapping], unit: str) -> None:
-    """Draw accuracy against latency of all `students`, beside their teacher's accuracy.
+def write_students_report(folder: Path, students: Mapping[str, Mapping], unit: str) -> None:
+    """Write pareto.png and report.html: all `students`, which lie in `folder`, with their reports.
 
-    What cannot be drawn is said.
+    The picture shows accuracy against latency, beside their teacher's accuracy. What cannot be
+    drawn is said.
     """
     assert students, "a search has found at least one"
+    path = folder / "pareto.png"
     with drawing_last(path, "; the next search draws it"):
         points = {
             name: Point(milliseconds(facts), facts["test_accuracy"])
@@ -101,6 +113,16 @@ def write_pareto(path: Path, students: Mapping[str, Mapping], unit: str) -> None
         }
         teachers = [facts["teacher_test_accuracy"] for facts in students.values()]
         students_figure(path, points, pareto(list(points.values())), teachers[0], unit)
+    with drawing_last(folder / "report.html", "; the next search draws it"):
+        pictures = [path] if path.is_file() else []
+        header, rows = students_table(students)
+        links = {name: f"{quote(os.fsencode(name))}/report.html" for name in students}
+        sections = [
+            Section("Students", f"One unit of work: {unit}.", rows, header, pictures, links)
+        ]
+        if (folder.parent / "report.html").exists():
+            sections.append(Section("More", table=[RUN], links={RUN[0]: "../report.html"}))
+        write_report(folder / "report.html", f"Oyster: students of {folder.parent.name}", sections)
 
 
 def pareto(points: Sequence[Point]) -> list[Point]:

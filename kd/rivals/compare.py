@@ -135,6 +135,12 @@ def _right(answers: Answers) -> Tensor:
     return (logits.argmax(1) == labels).double()
 
 
+def rivals_facts(found: Sequence[Comparison], target_ms: float) -> dict[str, object]:
+    """Return what metrics.json says of rivals, and of who is best where there are any."""
+    said = verdict(found, target_ms) if found else None
+    return {"rivals": [rival.facts() for rival in found], "verdict": said}
+
+
 def verdict(found: Sequence[Comparison], target_ms: float) -> str:
     """Say who is best for these milliseconds."""
     ran = [c for c in found if c.ahead is not None]

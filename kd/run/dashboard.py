@@ -4,7 +4,7 @@ import netrc
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -48,17 +48,24 @@ class Dashboard:
         self._try(lambda run: run.summary.update(_said(values)))
 
     def artifact(self, path: Path, name: str, kind: str) -> None:
-        """Keep a file, read from where it lies when it is uploaded."""
+        """Keep a file, read from where it lies when it is uploaded; none that was not made."""
 
         def upload(run: wandb.Run) -> None:
             artifact = wandb.Artifact(_artifact_name(name), type=kind)
             artifact.add_file(str(path), policy="immutable", skip_cache=True)
             run.log_artifact(artifact)
 
+        if not path.is_file():
+            return
         if _is_utf8(path):
             self._try(upload)
         elif self._run:
             print(f"W&B: not given {path}: its name is not UTF-8", file=sys.stderr)
+
+    def table(self, name: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Show a table of text; one of the same name takes its place."""
+        columns, data = _said([header, rows])
+        self._try(lambda run: run.log({utf8(name): wandb.Table(columns=columns, data=data)}))
 
     def finish(self, exit_code: int) -> None:
         """End it, uploading what is left."""

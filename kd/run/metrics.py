@@ -104,6 +104,10 @@ class Metrics:
         """Keep a file with the W&B run, read from where it lies when it is uploaded."""
         self._dashboard.artifact(path, name, kind)
 
+    def table(self, name: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Show a table of text in the W&B run."""
+        self._dashboard.table(name, header, rows)
+
 
 class NoMetrics:
     """The numbers of a process that is not the first: nothing is kept, checkpoints are restored."""
@@ -129,6 +133,9 @@ class NoMetrics:
 
     def artifact(self, path: Path, name: str, kind: str) -> None:
         """Keep nothing."""
+
+    def table(self, name: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Show nothing."""
 
 
 AnyMetrics = Metrics | NoMetrics

@@ -12,7 +12,7 @@ from kd.images.splits import Data, Split, load_data
 from kd.run.bounds import check_parts
 from kd.run.folder import open_run, refuse_other_images
 from kd.run.metrics import AnyMetrics, open_phase
-from kd.run.settings import settings_of
+from kd.run.settings import onnx_metadata, settings_of
 from kd.run.train_config import TrainConfig
 from kd.teacher.model import shown_frames
 from kd.teacher.outputs import TeacherOutputs, prepare_outputs
@@ -58,6 +58,10 @@ class Taught:
             workers=config.loader().workers,
             quality=config.quality(),
         )
+
+    def metadata(self, target_ms: float) -> dict[str, str]:
+        """Return what a student's ONNX file says of where it comes from."""
+        return onnx_metadata(target_ms, self.data, self.config)
 
 
 def read_data(config: TrainConfig, resolution: Size) -> Data:

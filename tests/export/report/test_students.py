@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 from pathlib import Path
+from urllib.parse import unquote_to_bytes
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from export.report.students import (
     promises_kept,
     read_students,
     students_text,
-    write_pareto,
+    write_students_report,
 )
 
 FACTS = {
@@ -178,7 +180,7 @@ def test_the_figure_has_every_student_and_their_front(
         "c": facts(measured_ms=10.0, test_accuracy=0.8),
     }
     students = {name: {**one, "teacher_test_accuracy": teacher} for name, one in students.items()}
-    write_pareto(tmp_path / "pareto.png", students, "one unit")
+    write_students_report(tmp_path, students, "one unit")
     a, b, c = Point(2.0, 0.7), Point(measured or 8.0, 0.9), Point(10.0, 0.8)
     by_hand = tmp_path / "by hand.png"
     students_figure(by_hand, {"a": a, "b": b, "c": c}, [a, b], teacher, "one unit")
@@ -187,7 +189,7 @@ def test_the_figure_has_every_student_and_their_front(
 
 def test_students_of_any_name_are_drawn(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     names = (os.fsdecode(b"ph\xff-20ms"), "a$b$\\frac{-20ms")
-    write_pareto(tmp_path / "pareto.png", {name: facts() for name in names}, "a unit")
+    write_students_report(tmp_path, {name: facts() for name in names}, "a unit")
     assert "not drawn" not in capsys.readouterr().err
     assert (tmp_path / "pareto.png").stat().st_size > 10_000
 
@@ -196,5 +198,25 @@ def test_a_front_that_cannot_be_drawn_is_said(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     (tmp_path / "pareto.png").mkdir()
-    write_pareto(tmp_path / "pareto.png", {"20ms": facts()}, "a unit")
+    write_students_report(tmp_path, {"20ms": facts()}, "a unit")
     assert "pareto.png: not drawn (UserError: " in capsys.readouterr().err
+    assert (tmp_path / "report.html").exists()
+
+
+def test_one_page_leads_to_every_student_and_to_the_run(tmp_path: Path) -> None:
+    """Whatever a run is called; the picture is inside."""
+    odd = os.fsdecode(b"ph\xff & <b>-20ms")
+    folder = tmp_path / "students"
+    for name in ("8ms", odd):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "report.html").touch()
+    write_students_report(folder, {name: facts() for name in ("8ms", odd)}, "a unit")
+    assert "../report.html" not in (folder / "report.html").read_text()
+    (tmp_path / "report.html").touch()
+    write_students_report(folder, {name: facts() for name in ("8ms", odd)}, "a unit")
+    page = (folder / "report.html").read_text()
+    links = [os.fsdecode(unquote_to_bytes(link)) for link in re.findall('href="([^"]*)"', page)]
+    assert links == ["8ms/report.html", f"{odd}/report.html", "../report.html"]
+    assert all((folder / link).exists() for link in links)
+    assert "<b>" not in page
+    assert "data:image/png;base64," in page

@@ -36,9 +36,15 @@ def test_without_an_account_wandb_is_offline_inside_the_run(
     with Metrics(tmp_path / "run", CONFIG, "train") as metrics:
         metrics.log("teacher", 1, loss=0.5)
         metrics.artifact(tmp_path / "file.txt", "greeting", "text")
+        metrics.artifact(tmp_path / "not drawn.html", "missing", "report")
+        metrics.table("students", ("student", "target"), [("20ms", "20 ms")])
     content = kept(tmp_path / "run", "offline-run")
-    for expected in (b"teacher/loss", b"greeting", b"digits", b"oyster"):
+    for expected in (b"teacher/loss", b"greeting", b"digits", b"oyster", b"students.table.json"):
         assert expected in content
+    assert b"missing" not in content
+    (table,) = (tmp_path / "run").rglob("*.table.json")
+    shown = json.loads(table.read_text())
+    assert (shown["columns"], shown["data"]) == (["student", "target"], [["20ms", "20 ms"]])
     assert capfd.readouterr() == ("", "")
 
 
