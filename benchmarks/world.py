@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Self
@@ -104,20 +104,7 @@ def open_world(
 
     So is the table measured, or found, where none is given.
     """
-    config = TrainConfig(
-        data=data,
-        run=run,
-        teacher=("small_resnet18:1",),
-        teacher_epochs=20,
-        teacher_learning_rate=0.05,
-        augment="crop_flip",
-        search_fraction=0.25,
-        limit=limit,
-        views=VIEWS,
-        batch=BATCH,
-        precision="bf16",
-        workers=0 if device == CPU else WORKERS,
-    )
+    config = world_config(data, limit, run, device)
     found = load_data(config.data_settings(space.resolution))
     with Metrics(run, {}, "world") as metrics:
         teacher = trained_here(config, found, metrics, device)
@@ -132,6 +119,31 @@ def open_world(
     workers = config.loader().workers
     splits = _splits(found, outputs.train, outputs.search, workers)
     return World(*(split.to(device) for split in splits), table, str(teacher.check))
+
+
+def world_config(data: str, limit: int, run: Path, device: torch.device = CPU) -> TrainConfig:
+    """Return how the images are parted and the teacher is trained."""
+    return TrainConfig(
+        data=data,
+        run=run,
+        teacher=("small_resnet18:1",),
+        teacher_epochs=20,
+        teacher_learning_rate=0.05,
+        augment="crop_flip",
+        search_fraction=0.25,
+        limit=limit,
+        views=VIEWS,
+        batch=BATCH,
+        precision="bf16",
+        workers=0 if device == CPU else WORKERS,
+    )
+
+
+def with_new_views(world: World, config: TrainConfig, views: int) -> World:
+    """Return the world with so many views of the images to train with, and no teacher's answers."""
+    split, workers = load_data(config.data_settings(world.table.space.resolution)).train, 0
+    pixels = torch.stack([_pixels(split.view(view), workers) for view in [*range(views), None]])
+    return replace(world, train=Images(pixels, world.train.labels, None).to(world.device))
 
 
 def world_table(run: Path, space: SearchSpace) -> LatencyTable:

@@ -13,6 +13,7 @@ from export.int8.fake_quantised import fake_quantised
 from export.onnx_file import to_onnx
 from export.parity import Rounding
 from export.timing.unit_of_work import SIGNED, UnitOfWork
+from kd.batches import LabelOutputs
 from kd.evaluate import accuracy, balanced_accuracy, calibration_images, predict
 from kd.fit import FitSettings
 from kd.images.splits import RETRAINED, learnable
@@ -102,19 +103,27 @@ class Retrainer:
         return min(found, tuned, key=lambda one: one.rounding.lost)
 
     def _fitted(self, own: Retraining, recipe: FitSettings) -> nn.Module:
-        """Train in place; from labels for as many steps, on the images that have them."""
+        """Train in place; from labels for as many steps, on the images that have them.
+
+        Labels need no stored views, so whoever learns from them sees new ones in every epoch.
+        """
         network, way = own.network.to(self.device), repr((own.what, own.learns_from))
-        names = learnable(RETRAINED, own.learns_from)
+        names, config = learnable(RETRAINED, own.learns_from), self.taught.config
+        split, outputs = self.taught.data.joined(names), self.taught.outputs.joined(names)
+        loader = replace(config.loader(), seed=self.config.seed)
+        if own.learns_from == "labels":
+            outputs = LabelOutputs(split, self.taught.data.answer_size)
+            loader = replace(loader, views=max(loader.views, recipe.epochs))
         retrain(
             network,
-            self.taught.data.joined(names),
-            self.taught.outputs.joined(names),
-            self.taught.config.loss(own.learns_from),
+            split,
+            outputs,
+            config.loss(own.learns_from),
             recipe,
-            replace(self.taught.config.loader(), seed=self.config.seed),
+            loader,
             open_phase(self.metrics, f"student_{own.name}", way=way, **self.identity()),
             images=len(self.taught.data.joined(RETRAINED)),
-            quality=self.taught.config.quality(),
+            quality=config.quality(),
         )
         return network.cpu().eval()
 

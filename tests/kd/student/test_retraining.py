@@ -1,5 +1,6 @@
 """Trained once, and once more where int8 costs too much; the fp32 network stays as it was."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from base.errors import UserError
 from export.parity import Rounding
 from export.timing.unit_of_work import UnitOfWork
+from kd.batches import OnlineOutputs
 from kd.evaluate import accuracy, calibration_images, predict
 from kd.images.splits import Data, Split
 from kd.student import retraining
@@ -59,6 +61,29 @@ def test_what_ships_in_fp32_is_trained_and_nothing_else(
     assert trained == Trained(trained.network)
     assert retrainer.metrics.phases == ["student_20ms"]
     assert not trained.network.training
+
+
+@pytest.mark.parametrize(("learns_from", "views"), [("kd", [0, 1, 0]), ("labels", [0, 1, 2])])
+def test_labels_are_seen_with_new_views_in_every_epoch_and_without_the_teacher(
+    retrainer: Retrainer, monkeypatch: pytest.MonkeyPatch, learns_from: str, views: list[int]
+) -> None:
+    """The teacher's answers are stored for two views; three epochs are trained."""
+    seen, asked = [], []
+
+    def watched(split: Split, version: int | None) -> Split:
+        seen.append(version)
+        return view(split, version)
+
+    def rows(outputs: OnlineOutputs, *of: object) -> Tensor:
+        asked.append(outputs)
+        return answer(outputs, *of)
+
+    view, answer = Split.view, OnlineOutputs.rows
+    monkeypatch.setattr(Split, "view", watched)
+    monkeypatch.setattr(OnlineOutputs, "rows", rows)
+    replace(retrainer, unit=UNIT).train(replace(own(), learns_from=learns_from))
+    assert [version for version, _ in itertools.groupby(seen)] == views
+    assert bool(asked) is (learns_from == "kd")
 
 
 @pytest.mark.parametrize(("lost", "tuned"), [(0.004, False), (0.006, True)])
