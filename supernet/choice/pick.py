@@ -10,7 +10,7 @@ import numpy as np
 from base.errors import UserError
 from base.files import PARSE_ERRORS, read_json, write_json
 from base.processes import from_main_process, is_main_process
-from export.timing.stopwatch import Timing
+from export.timing.stopwatch import Timing, never
 from supernet.choice.evidence import MARGIN, Enough, Window, are_known, safe_ms
 from supernet.choice.programme import BUDGET_USES, Programme, candidates
 from supernet.space import Architecture, Choices
@@ -165,27 +165,16 @@ def _confirmed(
 ) -> Architecture | None:
     """Return the architecture of least loss within the window, also when it is timed once more.
 
-    The fastest of several is flattered by chance; so the mean of its two timings is kept, and it is
-    one of those timed `twice`.
+    The fastest of several is flattered by chance; so the mean of its two timings is kept, the
+    second one as exact as patience allows, and it is one of those timed `twice`.
     """
     while fitting := [a for a in timings if window.holds(timings[a])]:
         best = min(fitting, key=expect)
         if best in twice:
             return best
-        timings[best] = _timed_again(best, timings[best], window, measure)
+        timings[best] = timings[best].with_another(measure([best], never)[best])
         twice.add(best)
     return None
-
-
-def _timed_again(
-    architecture: Architecture, before: Timing, window: Window, measure: Measure
-) -> Timing:
-    """Return the mean of a timing and another, which lasts until the mean is sure."""
-
-    def both(found: Mapping[Architecture, Timing]) -> Timing:
-        return before.with_another(found[architecture])
-
-    return both(measure([architecture], lambda found: window.verdict(both(found)) is not None))
 
 
 def pick_predicted(problem: Programme, own: Proposal, target_ms: float) -> Pick:
