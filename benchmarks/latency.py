@@ -33,7 +33,7 @@ from export.timing.stopwatch import Patience, quick_ms
 from export.timing.unit_of_work import CPU, UnitOfWork
 from kd.run.recipes import TRAIN_RECIPES
 from kd.run.search_config import SearchConfig
-from supernet.choice.evidence import is_clear
+from supernet.choice.evidence import is_kept
 from supernet.choice.pick import Proposal, budget_asked, pick_measured
 from supernet.choice.programme import Programme, candidates, programme
 from supernet.latency.graphs import with_biases
@@ -233,7 +233,7 @@ def shipped_ms(
         model = quantised(model, [torch.rand(2, *table.space.image_shape)])
     write_model(model.SerializeToString(), path, {})
     predicted_ms, limits = table.predicted_ms(architecture), (SearchConfig().patience(), 2)
-    clear = partial(is_clear, target_ms)
+    clear = partial(is_kept, target_ms)
     return measure_shipped(student, path, predicted_ms, table, *limits, clear).ms
 
 

@@ -30,7 +30,7 @@ from export.timing.stopwatch import NEAREST_KNOWN, Patience, Runner, Timing, nev
 from kd.run.search_config import SearchConfig
 from kd.run.settings import home_config
 from search import searched_space
-from supernet.choice.evidence import Enough, is_clear
+from supernet.choice.evidence import Enough, is_kept
 from supernet.choice.pick import Proposal, budget_asked, budget_calibrated, pick_measured
 from supernet.choice.programme import Programme, candidates, programme
 from supernet.choice.trials import TRIED_USE
@@ -154,7 +154,7 @@ class Search:
             pick = pick_measured(self.problem, own, self.target_ms, 4, self.measure).architecture
         except UserError:
             return {"search_seconds": self.machine.now, "found": 0.0}
-        searched, clear = self.machine.now, partial(is_clear, self.target_ms)
+        searched, clear = self.machine.now, partial(is_kept, self.target_ms)
         once, again = (self.measure([pick], lambda found: clear(found[pick])) for _ in range(2))
         ms = once[pick].with_another(again[pick]).ms
         return {
