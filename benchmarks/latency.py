@@ -233,8 +233,8 @@ def shipped_ms(
         model = quantised(model, [torch.rand(2, *table.space.image_shape)])
     write_model(model.SerializeToString(), path, {})
     predicted_ms, limits = table.predicted_ms(architecture), (SearchConfig().patience(), 2)
-    clear = partial(is_kept, target_ms)
-    return measure_shipped(student, path, predicted_ms, table, *limits, clear).ms
+    kept = partial(is_kept, target_ms)
+    return measure_shipped(student, path, predicted_ms, table, *limits, kept).ms
 
 
 if __name__ == "__main__":

@@ -154,8 +154,8 @@ class Search:
             pick = pick_measured(self.problem, own, self.target_ms, 4, self.measure).architecture
         except UserError:
             return {"search_seconds": self.machine.now, "found": 0.0}
-        searched, clear = self.machine.now, partial(is_kept, self.target_ms)
-        once, again = (self.measure([pick], lambda found: clear(found[pick])) for _ in range(2))
+        searched, kept = self.machine.now, partial(is_kept, self.target_ms)
+        once, again = (self.measure([pick], lambda found: kept(found[pick])) for _ in range(2))
         ms = once[pick].with_another(again[pick]).ms
         return {
             "search_seconds": searched,
