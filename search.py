@@ -23,7 +23,7 @@ from base.errors import UserError
 from base.exit_status import run_script
 from base.files import write_json
 from base.processes import by_main_process, join_processes, print_once, this_process
-from export.report.page import table_text
+from export.report.page import drawing_last, table_text
 from export.report.student_page import summary_rows, write_student_report
 from export.report.students import (
     promises_kept,
@@ -83,7 +83,7 @@ from supernet.training.storage import (
 class Ready:
     """All that students are made of; `start` tells the weights that they start from.
 
-    Elsewhere the programme's table may be of other classes, and there are no shared weights.
+    `known` is what shared weights tell. Elsewhere there are none; the table may have other classes.
     """
 
     taught: Taught
@@ -184,10 +184,9 @@ def open_rivals(
     """Build the rivals that are named, and run each once, before anything is spent."""
     if config.rivals and (elsewhere := machine_difference(table)):
         raise UserError(f"--rivals: cannot be timed here: {elsewhere}; search without them")
-    outline, weights = Outline(*space.outline), config.rival_checkpoint
-    networks = build_rivals(config.rivals, weights, outline, config.seed)
-    module_runners(networks, table)
-    return networks
+    own = build_rivals(config.rivals, config.rival_checkpoint, Outline(*space.outline), config.seed)
+    module_runners(own, table)
+    return own
 
 
 def find_student(
@@ -222,7 +221,8 @@ def make_student(
     known = (table.fingerprint(), ready.start, unit_of_table(table))
     retrainer = Retrainer(config, ready.taught, *known, metrics, this_process().device)
     brief = BriefTrainings(retrainer, name)
-    taken = Taken(config.run / "checkpoint" / f"seconds_{name}.json", brief.identity())
+    identity = brief.identity() | {"architecture": str(config.architecture)}
+    taken = Taken(config.run / "checkpoint" / f"seconds_{name}.json", identity)
     architecture = taken.counted("search", find)(brief, taken, target_ms)
     start, started_from = new_student(config, ready, architecture)
     own = Retraining(name, architecture, start, config.retrain_with)
@@ -240,10 +240,9 @@ def make_student(
     facts = {
         **shipped,
         **retrainer.facts(student, folder / EXACT, onnx_path, len(tried)),
-        "start": started_from,
+        **{"start": started_from, "controls": compared},
         **{f"{phase}_seconds": seconds for phase, seconds in taken.seconds.items()},
         "trials": trial_facts(table, tried, ready.taught.config.quality().name),
-        "controls": compared,
         **rivals_facts(beside, target_ms),
     }
     ship_rivals(beside, folder / "rivals", retrainer.unit, metadata)
@@ -253,11 +252,12 @@ def make_student(
     metrics.summary(**{f"{name}/{key}": value for key, value in facts.items()})
     metrics.artifact(onnx_path, f"student-{name}", "model")
     metrics.artifact(folder / "report.html", f"report-{name}", "report")
-    found = read_students(folder.parent, table.fingerprint())
-    metrics.table("students", *students_table(found))
-    write_students_report(folder.parent, found, table.unit_of_work())
     remove_checkpoints(config.run / "checkpoint", name)
     print(f"\n{table_text(summary_rows(facts, onnx_path))}\n")
+    with drawing_last(folder.parent / "report.html"):  # another student's files may be damaged
+        found = read_students(folder.parent, table.fingerprint())
+        write_students_report(folder.parent, found, table.unit_of_work())
+        metrics.table("students", *students_table(found))
     return promises_kept(facts)
 
 

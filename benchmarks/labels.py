@@ -9,6 +9,7 @@ benchmarks/results/labels.csv, and is not done again.
 """
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -56,18 +57,20 @@ def main(settings: Settings) -> None:
     config = world_config(settings.data, settings.limit, settings.run)
     new = partial(with_new_views, world, config)
     for seed, epochs, way in product(settings.seeds, settings.epochs, (KD, STORED, NEW)):
-        train(settings.out, new(epochs) if way == NEW else world, way, epochs, seed)
+        shown = partial(new, epochs) if way == NEW else lambda: world
+        train(settings.out, shown, way, epochs, seed)
     facts = world.facts() | {"views": VIEWS, "student": SPACE.middle().to_json()}
     write_json(settings.out.with_suffix(".json"), facts | provenance("labels", settings))
     report(settings)
 
 
-def train(out: Path, world: World, way: str, epochs: int, seed: int) -> None:
+def train(out: Path, shown: Callable[[], World], way: str, epochs: int, seed: int) -> None:
     """Train the middle student of the space in one way and add its line, unless it is there."""
     line = {"way": way, "epochs": str(epochs), "seed": str(seed)}
     if any(line.items() <= known.items() for known in read_lines(out)):
         return
     loss = KD_LOSS if way == KD else label_loss
+    world = shown()
     student = trained_student(world, SPACE.middle(), loss, epochs, seed)
     append_lines(out, [line | {"test_accuracy": accuracy(student, world.test)}])
 

@@ -30,7 +30,7 @@ from export.timing.stopwatch import NEAREST_KNOWN, Patience, Runner, Timing, nev
 from kd.run.search_config import SearchConfig
 from kd.run.settings import home_config
 from search import searched_space
-from supernet.choice.evidence import Enough, is_kept
+from supernet.choice.evidence import Answered, is_kept
 from supernet.choice.pick import Proposal, budget_asked, budget_calibrated, pick_measured
 from supernet.choice.programme import Programme, candidates, programme
 from supernet.choice.trials import TRIED_USE
@@ -110,7 +110,7 @@ class Search:
         return known[architecture]
 
     def measure(
-        self, architectures: Sequence[Architecture], enough: Enough
+        self, architectures: Sequence[Architecture], enough: Answered
     ) -> Mapping[Architecture, Timing]:
         """Time networks beside the anchors nearest to the budget."""
         names = {str(i): a for i, a in enumerate(architectures)}

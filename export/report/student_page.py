@@ -9,7 +9,7 @@ from export.report.figures import ACCURACY, curves_figure
 from export.report.page import Section, drawing_last, fact_rows, write_report
 
 IN_TABLES = ("trials", "parts")  # facts that have a table or a picture of their own
-ALL = ("all students of this run", "their front, and their reports")
+ALL = ("other students", "those of the latency table that was searched last")
 CONTROLS = {"random": ("random student", "search"), "labels": ("without teacher", "teacher")}
 
 
@@ -48,8 +48,9 @@ def summary_rows(facts: Mapping, onnx_path: Path) -> list[tuple[str, str]]:
 
 def _origin(facts: Mapping) -> list[tuple[str, str]]:
     """Say where the architecture is from, and the weights that it was trained from."""
-    seconds, timing = facts["search_seconds"], facts.get("timing_seconds", 0)
-    rows = [("search", f"{seconds:.0f} s, {timing:.0f} of them to time students")]
+    timing = facts.get("timing_seconds")
+    told = f", {timing:.0f} of them to time students" if timing else ""
+    rows = [("search", f"{facts['search_seconds']:.0f} s{told}")]
     if found := facts["settings"]["architecture"]:
         rows = [("architecture", f"that of {found}, not searched for these images")]
     start = STARTS.get(facts["start"])

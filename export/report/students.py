@@ -1,4 +1,4 @@
-"""All students of a run: read from their metrics.json, listed, and drawn as one front."""
+"""The students of a run and one latency table: read, listed, drawn, and shown on one page."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -80,7 +80,7 @@ def students_text(students: Mapping[str, Mapping]) -> str:
 def students_table(
     students: Mapping[str, Mapping],
 ) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Return the header and a row for every student, as W&B shows them."""
+    """Return the header and a row for every student."""
     return HEADER, [_row(name, facts) for name, facts in students.items()]
 
 
@@ -99,7 +99,7 @@ def _row(name: str, facts: Mapping) -> tuple[str, ...]:
 
 
 def write_students_report(folder: Path, students: Mapping[str, Mapping], unit: str) -> None:
-    """Write pareto.png and report.html: all `students`, which lie in `folder`, with their reports.
+    """Write pareto.png and report.html: `students`, which lie in `folder`, with their reports.
 
     The picture shows accuracy against latency, beside their teacher's accuracy. What cannot be
     drawn is said.
@@ -116,9 +116,13 @@ def write_students_report(folder: Path, students: Mapping[str, Mapping], unit: s
     with drawing_last(folder / "report.html", "; the next search draws it"):
         pictures = [path] if path.is_file() else []
         header, rows = students_table(students)
-        links = {name: f"{quote(os.fsencode(name))}/report.html" for name in students}
+        links = {
+            name: f"{quote(os.fsencode(name))}/report.html"
+            for name in students
+            if (folder / name / "report.html").is_file()
+        }
         sections = [
-            Section("Students", f"One unit of work: {unit}.", rows, header, pictures, links)
+            Section("Students", f"Of one latency table: {unit}.", rows, header, pictures, links)
         ]
         if (folder.parent / "report.html").exists():
             sections.append(Section("More", table=[RUN], links={RUN[0]: "../report.html"}))

@@ -51,12 +51,12 @@ class Round:
 
 Timings = dict[str, Timing]
 Estimate = Callable[[Sequence[Round]], Timings]
-# Whether what is asked of the timings is answered, however exact they are.
+# Whether timings answer what is asked of them, so that measuring can end.
 Enough = Callable[[Timings], bool]
 
 
 def never(_: object) -> bool:
-    """Nothing is asked: the timings are to be exact."""
+    """Return False: measuring goes on until patience ends."""
     return False
 
 

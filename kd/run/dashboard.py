@@ -48,7 +48,7 @@ class Dashboard:
         self._try(lambda run: run.summary.update(_said(values)))
 
     def artifact(self, path: Path, name: str, kind: str) -> None:
-        """Keep a file, read from where it lies when it is uploaded; none that was not made."""
+        """Keep a file, if there is one, read from where it lies when it is uploaded."""
 
         def upload(run: wandb.Run) -> None:
             artifact = wandb.Artifact(_artifact_name(name), type=kind)

@@ -145,9 +145,13 @@ def time_text(seconds: Mapping[str, float]) -> str:
 
 
 def taken_rows(taken: Mapping[str, float], predicted: Mapping[str, float]) -> list[tuple[str, str]]:
-    """Say how long each phase and all of them took, beside what was predicted."""
+    """Say how long each phase and all of them took, beside what was predicted.
+
+    A teacher that runs online does so in w.
+    """
     every = {**taken, "all": sum(taken.values())}
-    expected = {**predicted, "all": sum(predicted.values())}
+    w = predicted.get("w", 0.0) + predicted.get("teacher online", 0.0)
+    expected = {**predicted, "w": w, "all": sum(predicted.values())}
     return [
         (f"time: {name}", f"{seconds:,.0f} s, {expected.get(name, 0.0):,.0f} s predicted")
         for name, seconds in every.items()

@@ -119,7 +119,7 @@ class SearchConfig:
         return self.start not in (SCRATCH, SHARED)
 
     def patience(self) -> Patience:
-        """Return how long whole students are timed at most: until the worst is in the spread."""
+        """Return how long students are timed at most: until the worst one's error is small."""
         return Patience(self.measure_spread, self.measure_seconds, share=1.0, least_rounds=20)
 
     def retraining(self, accumulate: int) -> FitSettings:

@@ -16,18 +16,18 @@ Result = TypeVar("Result")
 class Taken:
     """Seconds by phase, kept at `path` for the next start.
 
-    `identity` says what the phases depend on: seconds of something else do not count. Those of a
-    start that was killed are not known, from its last finished phase on. Raises `UserError` for a
-    damaged file.
+    `identity` says what the phases depend on: seconds of something else do not count. A process
+    that is killed loses the seconds of the phase that it was in. Raises `UserError` for a damaged
+    file.
     """
 
     def __init__(self, path: Path, identity: Mapping[str, str]) -> None:
         self._path, self._identity = path, dict(identity)
-        kept = read_json(path) if path.exists() else {}
         try:
+            kept = read_json(path) if path.exists() else {}
             found = kept["seconds"] if kept.get("identity") == self._identity else {}
             self.seconds = {name: float(seconds) for name, seconds in found.items()}
-        except PARSE_ERRORS as error:
+        except (UserError, *PARSE_ERRORS) as error:
             raise UserError(f"{path}: damaged ({error}); remove it and go on") from error
 
     @contextmanager

@@ -67,7 +67,10 @@ class Trained:
 
 @dataclass(frozen=True)
 class Retrainer:
-    """Trains networks on what a run's teacher says; all see the same images in the same order."""
+    """Trains networks by one recipe, on the same images in the same order.
+
+    All that learn from the teacher see the same views.
+    """
 
     config: SearchConfig
     taught: Taught
@@ -110,10 +113,11 @@ class Retrainer:
         network, way = own.network.to(self.device), repr((own.what, own.learns_from))
         names, config = learnable(RETRAINED, own.learns_from), self.taught.config
         split, outputs = self.taught.data.joined(names), self.taught.outputs.joined(names)
+        images = len(self.taught.data.joined(RETRAINED))
         loader = replace(config.loader(), seed=self.config.seed)
         if own.learns_from == "labels":
             outputs = LabelOutputs(split, self.taught.data.answer_size)
-            loader = replace(loader, views=max(loader.views, recipe.epochs))
+            loader = replace(loader, views=recipe.epochs * images)  # more than it can see
         retrain(
             network,
             split,
@@ -122,7 +126,7 @@ class Retrainer:
             recipe,
             loader,
             open_phase(self.metrics, f"student_{own.name}", way=way, **self.identity()),
-            images=len(self.taught.data.joined(RETRAINED)),
+            images=images,
             quality=config.quality(),
         )
         return network.cpu().eval()

@@ -1,8 +1,9 @@
 """What timings say of a budget: that a student keeps it, that it does not, or neither yet.
 
-Measuring ends as soon as they say it, in place of at a fixed precision (a sequential test: Wald,
-1945). A timing is sure to two standard errors; where these allow no answer, measuring goes on, and
-what patience ends is decided by the timing as it is.
+Measuring ends as soon as they say it, in place of at a fixed precision, in the manner of a
+sequential test (Wald, 1945). A timing is sure to two standard errors, which are not corrected for
+looking after every round. Where they allow no answer, measuring goes on; what patience ends is
+decided by the timing as it is.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,7 +17,8 @@ from supernet.space import Architecture
 MARGIN = 0.012
 SURE = 2.0  # standard errors
 
-Enough = Callable[[Mapping[Architecture, Timing]], bool]
+# Whether timings answer what is asked of them.
+Answered = Callable[[Mapping[Architecture, Timing]], bool]
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ from base.errors import UserError
 from base.files import PARSE_ERRORS, read_json, write_json
 from base.processes import from_main_process, is_main_process
 from export.timing.stopwatch import Timing, never
-from supernet.choice.evidence import MARGIN, Enough, Window, are_known, safe_ms
+from supernet.choice.evidence import MARGIN, Answered, Window, are_known, safe_ms
 from supernet.choice.programme import BUDGET_USES, Programme, candidates
 from supernet.space import Architecture, Choices
 
-# With its margin a finalist should use this much; where none does, that is taken which uses most.
+# A finalist should use this much, its margin added; where none does, the one using most is taken.
 MIN_BUDGET_USE = 0.99
 ATTEMPTS = 6
 
@@ -23,7 +23,7 @@ ATTEMPTS = 6
 Propose = Callable[[float], Sequence[Architecture]]
 PredictLoss = Callable[[Architecture], float]
 # Time architectures until it is enough.
-Measure = Callable[[Sequence[Architecture], Enough], Mapping[Architecture, Timing]]
+Measure = Callable[[Sequence[Architecture], Answered], Mapping[Architecture, Timing]]
 
 
 @dataclass(frozen=True)
@@ -114,8 +114,9 @@ def budget_calibrated(
 def _rescaled(
     problem: Programme, timings: Mapping[Architecture, Timing], target_ms: float
 ) -> float:
-    """Ask the table for so much more or less than the budget as it was off."""
-    off = [safe_ms(timing) / problem.table.predicted_ms(a) for a, timing in timings.items()]
+    """Ask the table for so much more or less than the budget as it was off, by exact timings."""
+    exact = {a: timing for a, timing in timings.items() if timing.spread <= MARGIN} or timings
+    off = [safe_ms(timing) / problem.table.predicted_ms(a) for a, timing in exact.items()]
     return min(target_ms / float(np.median(off)), problem.range_ms()[1])
 
 
@@ -165,14 +166,16 @@ def _confirmed(
 ) -> Architecture | None:
     """Return the architecture of least loss within the window, also when it is timed once more.
 
-    The fastest of several is flattered by chance; so the mean of its two timings is kept, the
-    second one as exact as patience allows, and it is one of those timed `twice`.
+    The fastest of several is flattered by chance; so it is timed again, as exactly as patience
+    allows, and is one of those timed `twice`. The mean of both timings is kept, or the second alone
+    where the first was rough: measuring may have ended before that student's turn.
     """
     while fitting := [a for a in timings if window.holds(timings[a])]:
         best = min(fitting, key=expect)
         if best in twice:
             return best
-        timings[best] = timings[best].with_another(measure([best], never)[best])
+        first, again = timings[best], measure([best], never)[best]
+        timings[best] = again if first.spread > MARGIN else first.with_another(again)
         twice.add(best)
     return None
 

@@ -220,3 +220,6 @@ def test_one_page_leads_to_every_student_and_to_the_run(tmp_path: Path) -> None:
     assert all((folder / link).exists() for link in links)
     assert "<b>" not in page
     assert "data:image/png;base64," in page
+    (folder / "8ms" / "report.html").unlink()
+    write_students_report(folder, {name: facts() for name in ("8ms", odd)}, "a unit")
+    assert "8ms/report.html" not in (folder / "report.html").read_text()

@@ -64,6 +64,18 @@ def test_a_damaged_file_is_one_line(tmp_path: Path, damage: dict) -> None:
         Taken(path, {})
 
 
+def test_a_truncated_file_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "seconds.json"
+    path.write_text('{"identity": {}, "sec')
+    with pytest.raises(UserError, match=r"seconds\.json: damaged .*remove it and go on"):
+        Taken(path, {})
+
+
+def test_a_teacher_that_runs_online_is_predicted_in_w() -> None:
+    rows = dict(taken_rows({"w": 500.0}, {"w": 100.0, "teacher online": 380.0}))
+    assert rows == {"time: w": "500 s, 480 s predicted", "time: all": "500 s, 480 s predicted"}
+
+
 def test_what_was_taken_stands_beside_what_was_predicted() -> None:
     taken = {"teacher": 130.0, "w": 61.0}
     predicted = {"teacher": 118.0, "w": 70.0}

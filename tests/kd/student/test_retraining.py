@@ -86,6 +86,30 @@ def test_labels_are_seen_with_new_views_in_every_epoch_and_without_the_teacher(
     assert bool(asked) is (learns_from == "kd")
 
 
+def test_no_view_comes_twice_to_labels_where_other_images_have_none(
+    retrainer: Retrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps are as many as all images give, so those with labels pass more often."""
+    data, seen = retrainer.taught.data, []
+    silent = replace(data.train, labels=torch.full_like(data.train.labels, -1))
+    taught = replace(
+        retrainer.taught,
+        data=replace(data, unlabelled=silent),
+        outputs=replace(retrainer.taught.outputs, unlabelled=retrainer.taught.outputs.train),
+    )
+
+    def watched(split: Split, version: int | None) -> Split:
+        seen.append(version)
+        return view(split, version)
+
+    view = Split.view
+    monkeypatch.setattr(Split, "view", watched)
+    replace(retrainer, unit=UNIT, taught=taught).train(replace(own(), learns_from="labels"))
+    passes = [version for version, _ in itertools.groupby(seen)]
+    assert passes == list(range(len(passes)))
+    assert len(passes) > CONFIG.epochs
+
+
 @pytest.mark.parametrize(("lost", "tuned"), [(0.004, False), (0.006, True)])
 def test_it_is_trained_on_only_where_int8_costs_more_than_the_bound(
     retrainer: Retrainer, monkeypatch: pytest.MonkeyPatch, lost: float, tuned: bool

@@ -12,7 +12,7 @@ import torch
 from base.errors import UserError
 from export.timing.stopwatch import Timing
 from supernet.alpha import Alpha
-from supernet.choice.evidence import MARGIN, Enough
+from supernet.choice.evidence import MARGIN, Answered
 from supernet.choice.pick import (
     MIN_BUDGET_USE,
     PredictLoss,
@@ -44,7 +44,7 @@ class Device:
     timed: dict[Architecture, list[float]] = field(default_factory=dict)
 
     def measure(
-        self, architectures: Sequence[Architecture], _: Enough
+        self, architectures: Sequence[Architecture], _: Answered
     ) -> dict[Architecture, Timing]:
         self.calls.append(list(architectures))
         for a in architectures:
@@ -145,7 +145,7 @@ def test_a_flattered_student_is_not_taken(
     slower: list[Architecture] = []
 
     def flattering(
-        architectures: Sequence[Architecture], enough: Enough
+        architectures: Sequence[Architecture], enough: Answered
     ) -> dict[Architecture, Timing]:
         timings = device.measure(architectures, enough)
         again = [a for a in architectures if len(device.timed[a]) > 1]
@@ -279,7 +279,7 @@ def test_a_budget_that_only_the_fastest_may_meet_asks_for_it(
     own = alphas_proposal(problem, alpha(target_ms), 4, 0, expect, budget_asked(problem, target_ms))
     assert own.propose(own.asked_ms) == [problem.fastest()]
 
-    def measure(students: Sequence[Architecture], _: Enough) -> dict[Architecture, Timing]:
+    def measure(students: Sequence[Architecture], _: Answered) -> dict[Architecture, Timing]:
         return {a: Timing(0.98 * problem.table.predicted_ms(a), 0.001) for a in students}
 
     assert pick_measured(problem, own, target_ms, 4, measure).architecture == problem.fastest()

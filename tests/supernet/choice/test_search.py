@@ -8,7 +8,7 @@ import torch
 
 from export.timing.stopwatch import Timing
 from supernet.alpha import Alpha
-from supernet.choice.evidence import Enough
+from supernet.choice.evidence import Answered
 from supernet.choice.pick import Pick
 from supernet.choice.programme import Programme, programme
 from supernet.choice.search import SearchSettings, Surveyed, search
@@ -37,7 +37,7 @@ def picked(problem: Programme, known: Surveyed, **how: int) -> tuple[Pick, list,
     """Return the pick, what was measured, and what was tried; measured as predicted."""
     timed, tried, asked = [], [], []
 
-    def measure(students: Sequence[Architecture], _: Enough) -> dict[Architecture, Timing]:
+    def measure(students: Sequence[Architecture], _: Answered) -> dict[Architecture, Timing]:
         timed.extend(students)
         return {a: Timing(problem.table.predicted_ms(a), 0.001) for a in students}
 

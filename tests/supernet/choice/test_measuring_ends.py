@@ -1,0 +1,83 @@
+"""What a pick asks of its timings, and which of them count."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from base.errors import UserError
+from export.timing.stopwatch import Timing
+from supernet.choice.evidence import Answered
+from supernet.choice.pick import Proposal, budget_calibrated, pick_measured
+from supernet.choice.programme import Programme, programme
+from supernet.latency_table import LatencyTable
+from supernet.space import Architecture, SearchSpace
+
+TARGET_MS = 10.0
+WITHIN, UNSURE, OVER = Timing(9.8, 0.001), Timing(9.8, 0.011), Timing(11.0, 0.001)
+
+
+@pytest.fixture
+def problem(table: LatencyTable) -> Programme:
+    return programme(table)
+
+
+@pytest.fixture
+def students(space: SearchSpace) -> list[Architecture]:
+    """Two, the one of less loss first."""
+    return [space.smallest(), space.largest()]
+
+
+def proposal(students: Sequence[Architecture], least_use: float) -> Proposal:
+    return Proposal(lambda _: students, 5.0, students.index, least_use)
+
+
+def test_it_ends_when_one_surely_keeps_the_budget_and_that_one_is_timed_exactly(
+    problem: Programme, students: list[Architecture]
+) -> None:
+    asked: list[tuple[list[Architecture], Answered]] = []
+
+    def measure(timed: Sequence[Architecture], enough: Answered) -> dict[Architecture, Timing]:
+        asked.append((list(timed), enough))
+        return dict.fromkeys(timed, WITHIN)
+
+    pick_measured(problem, proposal(students, 0.95), TARGET_MS, 2, measure)
+    (both, for_both), (one, for_one) = asked
+    assert (both, one) == (students, students[:1])
+    first, second = students
+    assert for_both({first: WITHIN, second: UNSURE})
+    assert for_both({first: OVER, second: OVER})
+    assert not for_both({first: UNSURE, second: WITHIN})
+    # Of too little of the budget used: 9.3 · 1.012 = 9.41.
+    assert not for_both({first: Timing(9.3, 0.001), second: UNSURE})
+    assert not for_one({first: WITHIN})
+
+
+def test_calibrating_ends_when_all_are_known(
+    problem: Programme, students: list[Architecture]
+) -> None:
+    def measure(timed: Sequence[Architecture], enough: Answered) -> dict[Architecture, Timing]:
+        first, second = timed
+        assert enough({first: OVER, second: UNSURE})
+        assert not enough({first: OVER, second: Timing(9.8, 0.013)})
+        return {first: OVER, second: Timing(1.0, 0.5)}
+
+    asked_ms = budget_calibrated(problem, proposal(students, 0.95), TARGET_MS, 2, measure)
+    # The rough timing does not count: the table is off as the exact one says.
+    off = 11.0 * 1.012 / problem.table.predicted_ms(students[0])
+    assert asked_ms == pytest.approx(min(TARGET_MS / off, problem.range_ms()[1]))
+
+
+def test_a_rough_timing_does_not_count_beside_an_exact_one(
+    problem: Programme, students: list[Architecture]
+) -> None:
+    """Measuring ended when the first student was sure, who then failed; the second was rough."""
+
+    def measure(timed: Sequence[Architecture], _: Answered) -> dict[Architecture, Timing]:
+        first, second = students
+        if len(timed) == 2:
+            return {first: Timing(9.7, 0.001), second: Timing(9.55, 0.03)}
+        # The mean of 9.55 and 10.02 would be within the budget.
+        return {first: Timing(10.5, 0.001), second: Timing(10.02, 0.001)}
+
+    with pytest.raises(UserError, match="no student was measured within it"):
+        pick_measured(problem, proposal(students, 0.95), TARGET_MS, 2, measure)
