@@ -41,7 +41,7 @@ from benchmarks.shared_search import (
     trained_alpha,
     trained_weights,
 )
-from benchmarks.world import BATCH, KD_LOSS, Images, World, accuracy, open_world, trained_student
+from benchmarks.world import BATCH, KD_LOSS, World, accuracy, open_world, trained_student
 from kd.fit import FitSettings, fit
 from kd.loss import label_loss
 from kd.teacher.model import Teacher
@@ -136,15 +136,9 @@ def with_mixer(world: World, folder: Path) -> World:
     settings = FitSettings(20, 0.05)
     fit(network, batches, label_loss, settings, steps, Phase(MIXER, checkpoint=checkpoint))
     teacher = Teacher(network)
-
-    def answered(images: Images) -> Images:
-        parts = [slice(i, i + 500) for i in range(0, len(images.labels), 500)]
-        views = range(len(images.pixels))
-        told = [torch.cat([teacher(images.images(v, part)) for part in parts]) for v in views]
-        return replace(images, probabilities=torch.stack(told).exp())
-
     told = f"{MIXER}, {accuracy(teacher, world.search):.2%} of the search split"
-    return replace(world, train=answered(world.train), search=answered(world.search), teacher=told)
+    answered = {"train": world.train.answered(teacher), "search": world.search.answered(teacher)}
+    return replace(world, **answered, teacher=told)
 
 
 def picked(

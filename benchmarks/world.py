@@ -48,6 +48,16 @@ class Images:
         answers = None if self.probabilities is None else self.probabilities.to(device)
         return type(self)(self.pixels.to(device), self.labels.to(device), answers)
 
+    @torch.no_grad()
+    def answered(self, teacher: nn.Module) -> Self:
+        """Return the same images with a teacher's answers; it gives log-probabilities [B, K]."""
+        parts = torch.arange(len(self.labels)).split(500)
+        told = [
+            torch.cat([teacher(self.images(view, part)) for part in parts])
+            for view in range(len(self.pixels))
+        ]
+        return replace(self, probabilities=torch.stack(told).exp())
+
     def images(self, view: int, index: Tensor | slice) -> Tensor:
         """Return images [B, 3, R, R] in [0, 1] of one view, -1 for plain ones."""
         images = self.pixels[view, index].float() / 255
