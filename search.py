@@ -49,6 +49,7 @@ from kd.student.brief_trainings import BriefTrainings
 from kd.student.retraining import Retrainer, Retraining
 from kd.teacher.saved import read_facts
 from supernet.alpha import Alpha
+from supernet.choice.controls import students_as_fast
 from supernet.choice.pick import cached_pick
 from supernet.choice.programme import Programme, check_budget, programme
 from supernet.choice.search import SearchSettings, Surveyed, search
@@ -64,7 +65,6 @@ from supernet.latency.measurement import (
 from supernet.latency.runners import unit_of_table
 from supernet.latency.students import measure_architectures, measure_beside, module_runners
 from supernet.latency_table import LatencyTable
-from supernet.sampling import fair_sampler, random_as_fast
 from supernet.space import Architecture, SearchSpace
 from supernet.space_files import run_preset
 from supernet.student import Student
@@ -279,11 +279,10 @@ def new_student(
 def controls(
     config: SearchConfig, ready: Ready, own: Retraining, retrainer: Retrainer
 ) -> dict[str, dict[str, object]]:
-    """Retrain a random student as fast as the own one, and that one without the teacher."""
+    """Retrain students as fast that nobody searched, and the own one without the teacher."""
     problem, found = ready.problem, {}
-    sampler = fair_sampler(problem.table, *problem.range_ms())
-    random = random_as_fast(sampler, own.what, np.random.default_rng(config.seed))
-    ways = {"random": (random, own.learns_from)}
+    others = students_as_fast(problem, own.what, np.random.default_rng(config.seed))
+    ways = {kind: (architecture, own.learns_from) for kind, architecture in others.items()}
     if own.learns_from != "labels" and ready.taught.data.classes:
         ways["labels"] = own.what, "labels"
     for kind, (architecture, learns_from) in ways.items():

@@ -165,7 +165,9 @@ def picked(
     sampler = fair_sampler(problem.table, *problem.range_ms())
     draws = np.random.default_rng(seed)
     for target_ms in budgets if RESNET in settings.guides else []:
-        found["random", target_ms] = random_as_fast(sampler, found[RESNET, target_ms], draws)
+        own = found[RESNET, target_ms]
+        most_ms = problem.table.predicted_ms(own)
+        found["random", target_ms] = random_as_fast(sampler, most_ms, own, draws)
     return found
 
 

@@ -3,8 +3,10 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
+
+import numpy as np
 
 from base.errors import UserError
 from base.files import read_json, write_json
@@ -53,10 +55,10 @@ FORMS = {
     "dense first": ((FUSED, SMALL), (MBCONV, SMALL)),
 }
 # Widths of the second stage by those of the first, where most channels come early or late.
-RATIOS = {True: (0.5, 1.5), False: (2.5, 6.0)}
+RATIOS = {True: (0.4, 1.6), False: (2.4, 8.0)}
 BAND = 0.05  # by which a student may be faster or slower than asked for
-LOOKS = 3  # at how fast students are when measured whole
-PATIENCE = Patience(0.008, 75, share=1.0)
+LOOKS, NEAREST = 2, 3  # at how fast students are when measured whole; of every kind in each
+PATIENCE = Patience(0.008, 90, share=1.0)
 # A student and its measured milliseconds.
 Timed = tuple[Architecture, float]
 
@@ -112,24 +114,23 @@ def one_band(table: LatencyTable, target_ms: float) -> dict[Kind, Timed]:
     The table is off by another share for every kind, so each is asked for again by how far it was
     off, and all are measured together. Raises `UserError` where one stays out of the band.
     """
-    off, found = dict.fromkeys(KINDS, 1.0), {}
+    off, ms = dict.fromkeys(KINDS, 1.0), {kind: {} for kind in KINDS}
     for look in range(LOOKS):
         asked = {kind: nearest(table, kind, target_ms / off[kind]) for kind in KINDS}
-        timings = measure_architectures(table, PATIENCE, look, list(asked.values()))
-        for kind, architecture in asked.items():
-            ms = timings[architecture].ms
-            off[kind] = ms / table.predicted_ms(architecture)
-            if kind not in found or apart(ms, target_ms) < apart(found[kind][1], target_ms):
-                found[kind] = architecture, ms
+        timings = measure_architectures(table, PATIENCE, look, [*chain(*asked.values())])
+        for kind, students in asked.items():
+            ms[kind] |= {one: timings[one].ms for one in students}
+            off[kind] = float(np.median([ms[kind][a] / table.predicted_ms(a) for a in students]))
+    found = {k: min(own.items(), key=lambda one: apart(one[1], target_ms)) for k, own in ms.items()}
     outside = {kind: ms for kind, (_, ms) in found.items() if apart(ms, target_ms) > BAND}
     if outside:
         raise UserError(f"{target_ms} ms: no student as fast of {outside}; give another --target")
     return found
 
 
-def nearest(table: LatencyTable, kind: Kind, ms: float) -> Architecture:
-    """Return the student of a kind whose predicted milliseconds are nearest to `ms`."""
-    return min(kind.students(), key=lambda one: apart(table.predicted_ms(one), ms))
+def nearest(table: LatencyTable, kind: Kind, ms: float) -> list[Architecture]:
+    """Return the students of a kind whose predicted milliseconds are nearest to `ms`."""
+    return sorted(kind.students(), key=lambda one: apart(table.predicted_ms(one), ms))[:NEAREST]
 
 
 def apart(a: float, b: float) -> float:

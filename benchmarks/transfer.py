@@ -71,9 +71,11 @@ def main(settings: Settings) -> None:
         for target_ms in settings.budgets:
             searched = found[SEARCHED, target_ms]
             draws = np.random.default_rng((seed, round(1000 * target_ms)))
+            most_ms = table.predicted_ms(searched)
+            random = random_as_fast(sampler, most_ms, searched, draws)
             ways = {
                 SEARCHED: partial(Student, SPACE, searched),
-                RANDOM: partial(Student, SPACE, random_as_fast(sampler, searched, draws)),
+                RANDOM: partial(Student, SPACE, random),
                 FROM_WEIGHTS: partial(known_student, settings, first, searched, seed),
             }
             for way, build in ways.items():

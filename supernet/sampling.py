@@ -53,20 +53,19 @@ def fair_students(
 
 
 def random_as_fast(
-    sampler: FairSampler, architecture: Architecture, generator: np.random.Generator
+    sampler: FairSampler, most_ms: float, but: Architecture, generator: np.random.Generator
 ) -> Architecture:
-    """Draw another fair student that takes as long as `architecture`, or up to 2 % less.
+    """Draw a fair student that takes `most_ms` or up to 2 % less, and is another one than `but`.
 
     Where the space has so few that none is drawn, the slowest of the faster ones is taken. Raises
     `UserError` when nothing is faster.
     """
-    most_ms = sampler.table.predicted_ms(architecture)
     below: dict[Architecture, float] = {}
     as_fast = sampler.at(most_ms)
     for _ in range(MOST_DRAWS):
         drawn = as_fast.draw(generator)
         ms = sampler.table.predicted_ms(drawn)
-        if drawn == architecture or ms > most_ms:
+        if drawn == but or ms > most_ms:
             continue
         if ms >= (1 - SAME_LATENCY) * most_ms:
             return drawn

@@ -45,7 +45,7 @@ def test_a_student_is_judged_by_pairs_of_identities_it_never_saw(
     assert own["accuracy"] == facts["test_accuracy"] > 0.75
     assert facts["teacher_agreement"] > 0.4
     assert facts["onnx_parity"]
-    assert facts["controls"].keys() == {"random"}
+    assert facts["controls"].keys() - {"largest"} == {"random"}
     assert facts["controls"]["random"]["test_verification"]["pairs"] == 96
     assert all(
         trial.keys() == {"architecture", "predicted_ms", "loss", "cosine"}

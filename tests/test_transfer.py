@@ -54,7 +54,7 @@ def test_an_architecture_goes_to_other_images(
     assert facts["measured_ms"] > 0
     assert facts["onnx_parity"]
     assert facts["test_accuracy"] > 0.6
-    assert facts["controls"].keys() == {"random", "labels"}
+    assert facts["controls"].keys() - {"largest"} == {"random", "labels"}
     assert facts["controls"]["random"]["architecture"] != known.architecture.to_json()
     assert facts["trials"] == []
     # All but a classifier of three classes is what it started from.

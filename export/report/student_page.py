@@ -10,8 +10,13 @@ from export.report.page import Section, drawing_last, fact_rows, write_report
 
 IN_TABLES = ("trials", "parts")  # facts that have a table or a picture of their own
 ALL = ("other students", "those of the latency table that was searched last")
-CONTROLS = {"random": ("random student", "search"), "labels": ("without teacher", "teacher")}
-
+# What each control is called, and what the student has that it has not.
+CONTROLS = {
+    "random": ("random student", "search"),
+    "ungated": ("random, no gates", "search"),
+    "largest": ("most MACs", "search"),
+    "labels": ("without teacher", "teacher"),
+}
 
 # What the weights were before the training, by its name in metrics.json.
 STARTS = {"scratch": "scratch", "shared": "its slice of the shared weights"}
@@ -100,7 +105,7 @@ def _trials(facts: Mapping) -> list[tuple[str, str]]:
 
 
 def _controls(facts: Mapping) -> list[tuple[str, str]]:
-    """Say what the search brought over a random student, and the teacher over labels alone."""
+    """Say what the search brought over students as fast, and the teacher over labels alone."""
     rows = []
     for kind, (title, cause) in CONTROLS.items():
         if control := facts["controls"].get(kind):

@@ -86,8 +86,8 @@ class SearchConfig:
     checkpoint_seconds: float = 60
     """Training is kept this often; the same command goes on after an interruption."""
     controls: bool = False
-    """Retrain two more: a random student as fast, and this one without the teacher; say what the
-    search and the teacher each brought."""
+    """Retrain more: students as fast that nobody searched (random, random without gates, the one of
+    most multiply-accumulates), and this one without the teacher; say what each of them lacks."""
     rivals: tuple[str, ...] = ()
     """Networks to compare the student with: names of timm or torchvision, plain:W1-W2-W3,
     resnet:W1-W2-W3, or auto for one of each family that fills the budget. Those within the budget

@@ -62,9 +62,16 @@ class Programme:
         """Return the architecture of greatest latency."""
         return self._known(self._minimise(-self.ms, 0.0, np.inf))
 
+    def greatest(self, worth: np.ndarray, most_ms: float) -> Architecture:
+        """Return the architecture within `most_ms` whose parts' `worth`, laid out as `ms`, is most.
+
+        `most_ms` has to be feasible.
+        """
+        return self._known(self._minimise(-worth, 0.0, most_ms))
+
     @staticmethod
     def _known(architecture: Architecture | None) -> Architecture:
-        assert architecture is not None, "a space without bounds has an architecture"
+        assert architecture is not None, "some architecture is within the bounds"
         return architecture
 
     def _minimise(

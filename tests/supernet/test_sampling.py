@@ -123,7 +123,7 @@ def test_random_students_as_fast_are_all_of_them_and_no_other(
         a for a in by_ms if (1 - SAME_LATENCY) * most_ms <= table.predicted_ms(a) <= most_ms
     } - {given}
     assert 2 <= len(as_fast) < len(by_ms) / 4
-    drawn = {random_as_fast(sampler, given, random) for _ in range(25 * len(as_fast))}
+    drawn = {random_as_fast(sampler, most_ms, given, random) for _ in range(25 * len(as_fast))}
     assert drawn == as_fast
 
 
@@ -148,6 +148,6 @@ def test_where_none_is_as_fast_the_nearest_below_is_taken(
 ) -> None:
     ms = [table.predicted_ms(a) for a in by_ms]
     alone = next(i for i in range(1, len(ms)) if ms[i - 1] < (1 - SAME_LATENCY) * ms[i])
-    assert random_as_fast(sampler, by_ms[alone], random) == by_ms[alone - 1]
+    assert random_as_fast(sampler, ms[alone], by_ms[alone], random) == by_ms[alone - 1]
     with pytest.raises(UserError, match="no other student"):
-        random_as_fast(sampler, by_ms[0], random)
+        random_as_fast(sampler, ms[0], by_ms[0], random)

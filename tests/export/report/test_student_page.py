@@ -121,6 +121,8 @@ def test_an_architecture_from_elsewhere_was_not_searched() -> None:
 def test_controls_say_what_search_and_teacher_brought() -> None:
     controls = {
         "random": {"test_accuracy": 0.965, "test_balanced_accuracy": 0.95, "predicted_ms": 19.25},
+        "ungated": {"test_accuracy": 0.97, "test_balanced_accuracy": 0.95, "predicted_ms": 19.0},
+        "largest": {"test_accuracy": 0.98, "test_balanced_accuracy": 0.96, "predicted_ms": 19.5},
         "labels": {"test_accuracy": 0.9825, "test_balanced_accuracy": 0.97, "predicted_ms": 19.5},
     }
     rows = dict(summary_rows({**FACTS, "controls": controls}, Path("student.onnx")))
@@ -128,6 +130,8 @@ def test_controls_say_what_search_and_teacher_brought() -> None:
         "96.50% of the test split, 95.00% balanced, 19.25 ms predicted: "
         "the search brought +1.50 points"
     )
+    assert rows["random, no gates"].endswith("19.00 ms predicted: the search brought +1.00 points")
+    assert rows["most MACs"].endswith("19.50 ms predicted: the search brought +0.00 points")
     assert rows["without teacher"].endswith("19.50 ms predicted: the teacher brought -0.25 points")
 
 
