@@ -49,9 +49,10 @@ from kd.student.brief_trainings import BriefTrainings
 from kd.student.retraining import Retrainer, Retraining
 from kd.teacher.saved import read_facts
 from supernet.alpha import Alpha
+from supernet.choice.budget import Budget, budget_here, feasible_budget
 from supernet.choice.controls import students_as_fast
 from supernet.choice.pick import cached_pick
-from supernet.choice.programme import Programme, check_budget, programme
+from supernet.choice.programme import Programme, programme
 from supernet.choice.search import SearchSettings, Surveyed, search
 from supernet.choice.ship import EXACT, ship, shipped_file
 from supernet.choice.student_file import load_student, take_weights, weights_identity
@@ -125,9 +126,7 @@ def searched_space(home: TrainConfig) -> SearchSpace:
 
 def search_all(config: SearchConfig, settings: TrainConfig, problem: Programme, start: str) -> bool:
     """Search a student for every budget with what train.py has left."""
-    for target_ms in config.target_latency:
-        if check_budget(problem, target_ms):
-            print_once(f"{target_ms:g} ms: more than any student needs; searching near that")
+    budgets = [feasible_budget(ms, config.latency_statistic, problem) for ms in config.budgets()]
     space, path = problem.table.space, config.run / "supernet.safetensors"
     rivals = open_rivals(config, problem.table, space)
     supernet = load_supernet(path, space)
@@ -138,7 +137,7 @@ def search_all(config: SearchConfig, settings: TrainConfig, problem: Programme, 
         alpha = load_or_train_alpha(config, ready, metrics)
         ready = replace(ready, known=Surveyed(alpha, load_surrogate(path, space)))
         find = partial(find_student, config, ready)
-        kept = [make_student(config, ready, rivals, metrics, find, ms) for ms in config.budgets()]
+        kept = [make_student(config, ready, rivals, metrics, find, own) for own in budgets]
     return all(kept)
 
 
@@ -150,10 +149,11 @@ def transfer(config: SearchConfig, settings: TrainConfig, problem: Programme, st
     data = read_data(settings, space.resolution)
     space = replace(space, classes=data.answer_size, unit_length=data.vector is not None)
     rivals = open_rivals(config, problem.table, space)
+    budget = budget_here(target_ms, config.latency_statistic, problem.table)
     settings, data, teacher = begin_run(settings, data)
     with open_metrics(config, "search") as metrics:
         ready = Ready(teach(settings, data, teacher, metrics), space, problem, start)
-        return make_student(config, ready, rivals, metrics, lambda *_: architecture, target_ms)
+        return make_student(config, ready, rivals, metrics, lambda *_: architecture, budget)
 
 
 def load_or_train_alpha(config: SearchConfig, ready: Ready, metrics: AnyMetrics) -> Alpha:
@@ -190,10 +190,10 @@ def open_rivals(
 
 
 def find_student(
-    config: SearchConfig, ready: Ready, brief: BriefTrainings, taken: Taken, target_ms: float
+    config: SearchConfig, ready: Ready, brief: BriefTrainings, taken: Taken, budget: Budget
 ) -> Architecture:
     """Search for a budget; what was found before an interruption is known."""
-    table, name = ready.problem.table, config.student_name(target_ms)
+    table, name = ready.problem.table, config.student_name(budget.target_ms)
     time_whole = partial(measure_architectures, table, config.patience(), config.seed)
     measure = by_main_process(taken.counted("timing", time_whole))
     how = SearchSettings(config.candidates, config.finalists, config.trials, config.seed)
@@ -202,7 +202,7 @@ def find_student(
         start, _ = new_student(config, ready, architecture)
         return brief.loss(json.dumps(architecture.to_json()), start)
 
-    own = (ready.problem, ready.known, target_ms, how, measure, train, brief.asked_ms)
+    own = (ready.problem, ready.known, budget.undisturbed_ms, how, measure, train, brief.asked_ms)
     cache = config.run / "checkpoint" / f"pick_{name}.json"
     return cached_pick(cache, brief.identity(), partial(search, *own)).architecture
 
@@ -212,29 +212,30 @@ def make_student(
     ready: Ready,
     rivals: Mapping[str, nn.Module],
     metrics: AnyMetrics,
-    find: Callable[[BriefTrainings, Taken, float], Architecture],
-    target_ms: float,
+    find: Callable[[BriefTrainings, Taken, Budget], Architecture],
+    budget: Budget,
 ) -> bool:
     """Find, retrain, export and verify one student; return whether it kept its promises."""
-    name, table = config.student_name(target_ms), ready.problem.table
+    name, table = config.student_name(budget.target_ms), ready.problem.table
     folder, patience = config.run / "students" / name, config.patience()
     known = (table.fingerprint(), ready.start, unit_of_table(table))
     retrainer = Retrainer(config, ready.taught, *known, metrics, this_process().device)
     brief = BriefTrainings(retrainer, name)
     identity = brief.identity() | {"architecture": str(config.architecture)}
     taken = Taken(config.run / "checkpoint" / f"seconds_{name}.json", identity)
-    architecture = taken.counted("search", find)(brief, taken, target_ms)
+    architecture = taken.counted("search", find)(brief, taken, budget)
     start, started_from = new_student(config, ready, architecture)
     own = Retraining(name, architecture, start, config.retrain_with)
     student = taken.counted("retrain", retrainer.train)(own)
     compared = controls(config, ready, own, retrainer) if config.controls else {}
     measure = by_main_process(partial(measure_beside, architecture, table, config.seed))
-    asked = (Outline(*ready.space.outline), own, student, target_ms, measure, retrainer)
+    within_ms = budget.undisturbed_ms
+    asked = (Outline(*ready.space.outline), own, student, within_ms, measure, retrainer)
     beside = compare_rivals(rivals, *asked)
     if not this_process().is_main_process:
         return True
-    metadata = ready.taught.metadata(target_ms)
-    what = (student.network, architecture, ready.space, table, target_ms, folder, metadata)
+    metadata = ready.taught.metadata(budget.target_ms)
+    what = (student.network, architecture, ready.space, table, budget, folder, metadata)
     shipped = ship(*what, patience, config.seed, student.int8)
     onnx_path, tried = shipped_file(folder, table), brief.scores()
     facts = {
@@ -243,7 +244,7 @@ def make_student(
         **{"start": started_from, "controls": compared},
         **{f"{phase}_seconds": seconds for phase, seconds in taken.seconds.items()},
         "trials": trial_facts(table, tried, ready.taught.config.quality().name),
-        **rivals_facts(beside, target_ms),
+        **rivals_facts(beside, within_ms),
     }
     ship_rivals(beside, folder / "rivals", retrainer.unit, metadata)
     write_json(folder / "metrics.json", facts)

@@ -1,11 +1,9 @@
 """What many tests share: a small space and its table, one run at smoke size."""
 
-import fcntl
 import json
 import os
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,10 +27,6 @@ from tests.tiny import PATIENCE, UNIT, enumerate_students, tiny_space, tiny_tabl
 torch.set_num_threads(1)
 COLOURS = {"blue": (20, 40, 220), "green": (30, 200, 60), "red": (230, 30, 20)}
 LONGEST_FIRST = ("test_processes.py", "test_resume.py", "test_scripts.py", "test_pick.py")
-# Workers inherit the name of the lock from the process that starts them.
-IS_FIRST = "OYSTER_TESTS_LOCK" not in os.environ
-OWN_LOCK = Path(tempfile.gettempdir()) / f"oyster-tests-{os.getpid()}.lock"
-LOCK = Path(os.environ.setdefault("OYSTER_TESTS_LOCK", str(OWN_LOCK)))
 
 
 @pytest.fixture(scope="session")
@@ -171,23 +165,8 @@ def made_once(
     return subprocess.CompletedProcess(*json.loads(kept.read_text()))
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> object:
-    """Let what is marked `alone` run while no other worker runs a test: it times something."""
-    alone = item.get_closest_marker("alone") is not None
-    with LOCK.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
-        return (yield)
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that take longest; a file is one worker's."""
     last = len(LONGEST_FIRST)
     places = {name: place for place, name in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: places.get(item.path.name, last))
-
-
-def pytest_sessionfinish() -> None:
-    """Remove the lock."""
-    if IS_FIRST:
-        LOCK.unlink(missing_ok=True)

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import numpy as np
 
@@ -256,6 +257,10 @@ class PlainRuns:
     median_ms: float
     p95_ms: float
     runs: int
+
+    def ms(self, statistic: Literal["median", "p95"]) -> float:
+        """Return one of both."""
+        return self.median_ms if statistic == "median" else self.p95_ms
 
 
 def plain_runs(

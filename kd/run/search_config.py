@@ -79,6 +79,9 @@ class SearchConfig:
     relative standard error is this small."""
     measure_seconds: float = 45
     """But no longer than this."""
+    latency_statistic: Literal["undisturbed", "median", "p95"] = "undisturbed"
+    """What of a student's runs keeps the budget: their undisturbed time, or the median or the 95th
+    percentile of runs one after the other, on this machine with its other load."""
     latency_table: Path | None = None
     """Search for the device of this table in place of the run's: alpha is trained for it first."""
     compile: bool = False
@@ -152,6 +155,7 @@ class SearchConfig:
         return tuple(ms for i, ms in enumerate(self.target_latency) if names[i] not in names[:i])
 
     def student_name(self, target_ms: float) -> str:
-        """Return the name of a student's folder: 20ms, or phone-20ms for the table phone.json."""
+        """Return the name of a student's folder: 20ms, 20ms-p95, or phone-20ms for phone.json."""
         device = f"{self.latency_table.stem}-" if self.latency_table else ""
-        return f"{device}{target_ms:g}ms"
+        plain = "" if self.latency_statistic == "undisturbed" else f"-{self.latency_statistic}"
+        return f"{device}{target_ms:g}ms{plain}"

@@ -12,6 +12,7 @@ from base.size import strided
 from export.onnx_file import add_metadata, write_model, write_onnx
 from export.runtimes.runtime import runtime_of
 from export.timing.stopwatch import Patience
+from supernet.choice.budget import Budget
 from supernet.choice.evidence import is_kept
 from supernet.choice.student_file import write_student
 from supernet.latency.measurement import machine_difference
@@ -29,7 +30,7 @@ def ship(
     architecture: Architecture,
     space: SearchSpace,
     table: LatencyTable,
-    target_ms: float,
+    budget: Budget,
     folder: Path,
     metadata: Mapping[str, str],
     patience: Patience,
@@ -56,13 +57,15 @@ def ship(
     measured, plain, elsewhere, meets = None, None, machine_difference(table), None
     if not elsewhere:
         known = (student, path, predicted_ms, table, patience, seed)
-        measured = measure_shipped(*known, partial(is_kept, target_ms))
-        meets = measured.ms <= target_ms
+        measured = measure_shipped(*known, partial(is_kept, budget.undisturbed_ms))
         plain = plain_runs_shipped(student, path, table)
+        meets = budget.is_met(measured, plain)
         add_metadata(path, {"measured_ms": f"{measured.ms:.4f}"})
     parameters, macs = parameters_and_macs(space, architecture)
     return {
-        "target_ms": target_ms,
+        "target_ms": budget.target_ms,
+        "latency_statistic": budget.statistic,
+        "slowdown": budget.slowdown,
         "meets_target": meets,
         "predicted_ms": predicted_ms,
         "measured_ms": measured.ms if measured else None,

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 from torch import nn
 
@@ -31,6 +32,7 @@ from supernet.space import Architecture
 from supernet.student import Student
 
 STUDENT, PLAIN_SECONDS = "student", 3.0
+SLOWED = 3  # networks that tell how slow plain runs are
 
 
 def measure_students(
@@ -111,6 +113,21 @@ def measure_shipped(
 def plain_runs_shipped(student: Student, onnx_path: Path, table: LatencyTable) -> PlainRuns:
     """Run a finished student as it ships, one run after the other, as whoever deploys it does."""
     return plain_runs(file_runner(student, onnx_path, table), PLAIN_SECONDS)
+
+
+def slowdown(table: LatencyTable, target_ms: float, statistic: Literal["median", "p95"]) -> float:
+    """Return how many times its undisturbed time a plain run takes now, by a statistic of runs.
+
+    Networks of known milliseconds that are near the target are run; the most slowed one counts.
+    """
+    unit, anchors = unit_of_table(table), _anchors(table)
+    check_unit(unit)
+    near = sorted(anchors, key=lambda a: abs(math.log(anchors[a] / target_ms)))[:SLOWED]
+    runners = {a: student_runner(table.space, a, unit) for a in near}
+    return max(
+        plain_runs(runner, PLAIN_SECONDS).ms(statistic) / anchors[a]
+        for a, runner in runners.items()
+    )
 
 
 def module_runners(modules: Mapping[str, nn.Module], table: LatencyTable) -> dict[str, Runner]:

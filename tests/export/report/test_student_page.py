@@ -23,6 +23,7 @@ FACTS = {
     **{"precision": "fp32", "precision_kept": True, "fine_tuned": False, "how_to_run": "so"},
     **{"fp32_test_accuracy": 0.98, "fp32_agreement": 1.0, "trials": []},
     **{"start": "scratch", "quality": "accuracy"},
+    **{"latency_statistic": "undisturbed", "slowdown": 1.0},
     "plain_runs": {"median_ms": 19.9, "p95_ms": 23.456, "runs": 120},
     "settings": {"accuracy_loss": 0.005, "trial_epochs": 10, "architecture": None},
 }
@@ -48,6 +49,11 @@ def test_plain_runs_stand_beside_the_promise() -> None:
         "19.90 ms the median, 23.46 ms the 95th percentile of 120, one after the other, with what "
         "else runs now"
     )
+    slow = {**FACTS, "latency_statistic": "p95", "slowdown": 1.25, "meets_target": False}
+    told = dict(summary_rows(slow, Path("student.onnx")))
+    assert told["target"].endswith("the 95th percentile of plain runs, 1.25 times undisturbed ones")
+    assert told["measured"] == "19.75 ms, undisturbed (spread 2.0%)"
+    assert told["plain runs"].endswith(": the 95th percentile is OVER BUDGET")
     elsewhere = dict(summary_rows({**FACTS, "plain_runs": None}, Path("student.onnx")))
     assert "plain runs" not in elsewhere
 

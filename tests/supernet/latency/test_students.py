@@ -1,6 +1,6 @@
 """Whole students, timed as they ship, beside networks that the table knows."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -118,15 +118,25 @@ def test_only_the_anchors_nearest_to_the_students_are_timed(
     assert sorted(timed[:-1]) == [2.0**i for i in expected]
 
 
-@pytest.mark.alone
 def test_whole_students_are_timed_by_architecture(
-    measured: LatencyTable, space: SearchSpace
+    measured: LatencyTable, space: SearchSpace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    architectures = [space.largest(), space.smallest()]
-    timings = measure_architectures(measured, PATIENCE, 0, architectures)
-    assert list(timings) == architectures
-    # The smallest is the reference itself, which the largest has several times the work of.
-    assert timings[space.smallest()].ms < timings[space.largest()].ms
+    """Each has its own runner's timing, also where it is asked whether that is enough."""
+    architectures, asked = [space.largest(), space.smallest()], []
+    monkeypatch.setattr(measure, "student_runner", lambda space, a, unit: a)
+
+    def measure_students(runners: Mapping, *known: object) -> dict[str, Timing]:
+        found = {name: Timing(1.0 + architectures.index(a), 0.0) for name, a in runners.items()}
+        known[-1](found)
+        return dict(reversed(found.items()))
+
+    def enough(found: Mapping) -> bool:
+        asked.append(found)
+        return True
+
+    monkeypatch.setattr(measure, "measure_students", measure_students)
+    timings = measure_architectures(measured, PATIENCE, 0, architectures, enough)
+    assert timings == {a: Timing(1.0 + i, 0.0) for i, a in enumerate(architectures)} == asked[0]
 
 
 @pytest.mark.parametrize("provider", ["CPUExecutionProvider", "torch:cpu"])
