@@ -56,7 +56,7 @@ FORMS = {
 }
 # Widths of the second stage by those of the first, where most channels come early or late.
 RATIOS = {True: (0.4, 1.6), False: (2.4, 8.0)}
-BAND = 0.08  # by which a student may be faster or slower than asked for
+BAND = 0.1  # by which a student may be faster or slower than asked for
 LOOKS, NEAREST = 3, 3  # at how fast students are when measured whole; of every kind in each
 PATIENCE = Patience(0.008, 90, share=1.0)
 # A student and its measured milliseconds.

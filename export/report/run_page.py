@@ -18,6 +18,10 @@ CURVES = (
     ("alpha", "lambda"),
     ("alpha", "tau"),
 )
+FLATTERED = (
+    "The picture's line is a little flattered: alpha chose its students on the images that judge "
+    "them here, and the random ones were not chosen."
+)
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ def write_run_report(run: Path, report: RunReport) -> None:
         choices_figure(run / "choices.png", report.probabilities)
         preferred = f"What alpha prefers at {report.middle_ms:.1f} ms"
         sections = [
-            Section("Result", table=report.rows, pictures=[run / "front.png"]),
+            Section("Result", FLATTERED, report.rows, pictures=[run / "front.png"]),
             Section(preferred, pictures=[run / "choices.png"]),
             Section("How the search went", pictures=[run / "curves.png"]),
             Section("Latency table", table=list(fact_rows(report.provenance))),

@@ -25,6 +25,8 @@ from kd.teacher.model import AnyTeacher, Ensemble, Teacher
 from kd.teacher.request import TeacherRequest, TeacherSource
 from kd.teacher.saved import load_saved_teacher, read_facts, save_teacher, write_facts
 
+OTHER_VIEWS = 1  # is added to the seed of views
+
 
 @dataclass(frozen=True)
 class CheckedTeacher:
@@ -219,13 +221,17 @@ def train_teacher(
     device: torch.device,
     phase: Phase,
 ) -> Teacher:
-    """Train a teacher on the labels of the train split, every epoch on another view."""
+    """Train a teacher on the labels of the train split, every epoch on another view.
+
+    None is a view that its answers will be stored for: of those it would be surer than of others.
+    """
     torch.manual_seed(loader.seed)
     classes = len(data.classes)
     network = build_network(source.name, classes).to(device)
     own = replace(loader, views=settings.epochs)
     # It takes colours, as every network of a library does: grey ones where images are grey.
-    split = replace(data.train, frame=replace(data.train.frame, channels=3))
+    frame, seed = replace(data.train.frame, channels=3), data.train.seed + OTHER_VIEWS
+    split = replace(data.train, frame=frame, seed=seed)
     fit(
         network,
         partial(endless, split, LabelOutputs(split, classes), own, device),

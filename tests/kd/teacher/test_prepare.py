@@ -9,7 +9,9 @@ import torch
 from torch import nn
 
 from base.errors import UserError
-from kd.batches import Batch, distillation_batches
+from base.phase import Phase
+from kd.batches import Batch, LoaderSettings, distillation_batches
+from kd.fit import FitSettings
 from kd.images.loader import shuffled
 from kd.images.splits import Data, load_data
 from kd.loss import kd_loss
@@ -18,7 +20,13 @@ from kd.teacher import prepare
 from kd.teacher.load import TeacherSource
 from kd.teacher.model import Ensemble, Teacher
 from kd.teacher.outputs import TeacherOutputs, prepare_outputs
-from kd.teacher.prepare import CheckedTeacher, open_teacher, prepare_teacher, reload_teacher
+from kd.teacher.prepare import (
+    CheckedTeacher,
+    open_teacher,
+    prepare_teacher,
+    reload_teacher,
+    train_teacher,
+)
 
 CPU = torch.device("cpu")
 NAMES = ("python:mine:near", "python:mine:far")
@@ -103,6 +111,30 @@ def test_online_and_stored_give_the_same_loss(
     logits = torch.randn(32, 10, generator=torch.Generator().manual_seed(1))
     losses = [kd_loss(logits, batch, kd_temperature=4.0, kd_weight=0.9) for batch in batches]
     torch.testing.assert_close(*losses, atol=1e-4, rtol=1e-4)
+
+
+def test_a_teacher_is_trained_on_none_of_the_views_that_its_outputs_are_stored_for(
+    data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained, epochs, batch = set(), 3, 32
+    images, views = len(data.train) // batch * batch, 5
+
+    def watched(model: nn.Module, batches_from: Callable, *_: object) -> None:
+        drawn = batches_from(0)
+        for _ in range(epochs * images // batch):
+            trained.update(image.numpy().tobytes() for image in next(drawn).images)
+
+    monkeypatch.setattr(prepare, "fit", watched)
+    source = TeacherSource("small_resnet18:1")
+    recipe = FitSettings(epochs, 0.1), LoaderSettings(batch, views), CPU, Phase("teacher")
+    train_teacher(source, data, *recipe)
+    assert len(trained) > images
+    stored = {
+        data.train.view(view)[i][0].numpy().tobytes()
+        for view in range(views)
+        for i in range(len(data.train))
+    }
+    assert len(trained & stored) < 0.02 * len(stored)  # by chance a view moves nothing
 
 
 def test_outputs_are_made_once(config: TrainConfig, data: Data, tmp_path: Path) -> None:
