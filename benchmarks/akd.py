@@ -14,7 +14,6 @@ twice, with other --seeds.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
@@ -23,7 +22,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import tyro
-from scipy.stats import ttest_rel
 from timm.models.convmixer import ConvMixer
 
 from base.checkpoint import Checkpoint
@@ -31,6 +29,7 @@ from base.errors import UserError
 from base.files import write_json
 from base.phase import Phase
 from benchmarks.csv_lines import append_lines, read_lines
+from benchmarks.differences import by_seeds, mean_std
 from benchmarks.provenance import provenance
 from benchmarks.shared_search import (
     ALPHA,
@@ -199,21 +198,7 @@ def report(lines: list[dict[str, str]]) -> None:
         ("own teacher's over the other's, small_resnet18", (RESNET, RESNET), (MIXER, RESNET)),
         ("own teacher's over the other's, convmixer", (MIXER, MIXER), (RESNET, MIXER)),
     ):
-        places = [place for place in points[a] if place in points[b]]
-        if len(places) > 1:
-            pairs = [points[a][p] for p in places], [points[b][p] for p in places]
-            print(f"{what}: {difference(*pairs)}")
-
-
-def difference(a: Sequence[float], b: Sequence[float]) -> str:
-    """Say how far a is above b, with a paired t-test."""
-    apart = np.subtract(a, b)
-    return f"{mean_std(apart)} points, {len(apart)} pairs, p = {ttest_rel(a, b).pvalue:.3f}"
-
-
-def mean_std(values: Sequence[float]) -> str:
-    """Say mean ± standard deviation."""
-    return f"{np.mean(values):.2f} ± {np.std(values, ddof=1) if len(values) > 1 else 0:.2f}"
+        print(f"{what}: {by_seeds(points[a], points[b])}")
 
 
 if __name__ == "__main__":

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from base.errors import UserError
 from base.files import write_json
-from benchmarks.akd import SPACE, difference, mean_std
+from benchmarks.akd import SPACE
 from benchmarks.csv_lines import append_lines, read_lines
+from benchmarks.differences import difference, mean_std
 from benchmarks.provenance import provenance
 from benchmarks.rivals import Settings as RivalSettings
 from benchmarks.rivals import picks

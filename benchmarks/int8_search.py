@@ -26,8 +26,9 @@ from torch import nn
 
 from base.errors import UserError
 from base.files import read_json, write_json
-from benchmarks.akd import SPACE, difference, mean_std
+from benchmarks.akd import SPACE
 from benchmarks.csv_lines import append_lines, read_lines
+from benchmarks.differences import difference, mean_std
 from benchmarks.provenance import provenance
 from benchmarks.shared_search import (
     SEARCHED,

@@ -23,8 +23,8 @@ from torch import nn
 from base.errors import UserError
 from base.files import write_json
 from base.phase import Phase
-from benchmarks.akd import difference, mean_std
 from benchmarks.csv_lines import append_lines, read_lines
+from benchmarks.differences import difference, mean_std
 from benchmarks.provenance import provenance
 from benchmarks.world import trained_here
 from kd.evaluate import accuracy, predict

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain, product
+from itertools import product
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -30,8 +30,9 @@ from torch import nn
 
 from base.errors import UserError
 from base.files import read_json, write_json
-from benchmarks.akd import SPACE, difference, mean_std
+from benchmarks.akd import SPACE
 from benchmarks.csv_lines import append_lines, read_lines
+from benchmarks.differences import by_seeds, difference, mean_std
 from benchmarks.provenance import provenance
 from benchmarks.shared_search import (
     SEARCHED,
@@ -55,6 +56,7 @@ from supernet.student import Student
 
 OWN = (SEARCHED, UNTRIED)
 PATIENCE = Patience(0.004, 90, least_rounds=20)
+Points = dict[tuple[int, float, str], dict[int, float]]
 
 
 @dataclass(frozen=True)
@@ -206,12 +208,10 @@ def timed_together(table: LatencyTable, outline: Outline, names: set[str]) -> di
 
 def report(lines: Sequence[Mapping[str, str]], ms: Mapping[str, float]) -> None:
     """Print mean ± standard deviation in points, and the searched student beside every rival."""
-    points: dict[tuple[int, float, str], dict[int, float]] = defaultdict(dict)
+    points = points_of(lines)
     known: dict[tuple[float, str], dict[str, float]] = defaultdict(dict)
     for line in lines:
-        place = int(line["epochs"]), float(line["target_ms"]), line["family"]
-        points[place][int(line["seed"])] = 100 * float(line["test_accuracy"])
-        known[place[1:]][line["network"]] = ms[line["network"]]
+        known[float(line["target_ms"]), line["family"]][line["network"]] = ms[line["network"]]
     for (epochs, target_ms, family), own in sorted(points.items()):
         measured = np.mean(list(known[target_ms, family].values()))
         name = next(iter(known[target_ms, family])) if family not in OWN else ""
@@ -227,31 +227,34 @@ def report(lines: Sequence[Mapping[str, str]], ms: Mapping[str, float]) -> None:
         print(f"{epochs} epochs, over all pairs: {over_all(points, epochs)}")
 
 
-def over_all(points: Mapping[tuple[int, float, str], Mapping[int, float]], epochs: int) -> str:
+def points_of(lines: Sequence[Mapping[str, str]]) -> Points:
+    """Return test accuracy in %, by epochs, budget and family, for every seed."""
+    found: Points = defaultdict(dict)
+    for line in lines:
+        place = int(line["epochs"]), float(line["target_ms"]), line["family"]
+        found[place][int(line["seed"])] = 100 * float(line["test_accuracy"])
+    return found
+
+
+def over_all(points: Points, epochs: int) -> str:
     """Compare searched students with the best rival of each budget by the mean over seeds.
 
     Students of one seed share a supernet, so the means of seeds are what was drawn independently.
     """
-    own: dict[int, list[float]] = defaultdict(list)
-    best: dict[int, list[float]] = defaultdict(list)
+    own: dict[tuple[str, str], float] = {}
+    best: dict[tuple[str, str], float] = {}
     for target_ms in sorted({ms for e, ms, _ in points if e == epochs}):
-        searched = points.get((epochs, target_ms, SEARCHED), {})
         rivals = [
             found
             for (e, ms, family), found in points.items()
             if (e, ms) == (epochs, target_ms) and family not in OWN
         ]
-        if not searched or not rivals:
-            continue
-        strongest = max(rivals, key=lambda found: np.mean(list(found.values())))
-        for seed in sorted(searched.keys() & strongest.keys()):
-            own[seed].append(searched[seed])
-            best[seed].append(strongest[seed])
-    if len(own) < 2:
-        return "too few"
-    pairs = difference(*(list(chain.from_iterable(found.values())) for found in (own, best)))
-    seeds = difference(*([np.mean(v) for v in found.values()] for found in (own, best)))
-    return f"searched beside the best rival of each budget {pairs}; by means of seeds {seeds}"
+        if rivals:
+            strongest = max(rivals, key=lambda found: np.mean(list(found.values())))
+            searched = points.get((epochs, target_ms, SEARCHED), {})
+            own |= {(str(target_ms), str(seed)): value for seed, value in searched.items()}
+            best |= {(str(target_ms), str(seed)): value for seed, value in strongest.items()}
+    return f"searched beside the best rival of each budget {by_seeds(own, best)}"
 
 
 def draw(path: Path, lines: Sequence[Mapping[str, str]], ms: Mapping[str, float]) -> None:

@@ -20,8 +20,9 @@ import tyro
 from base.errors import UserError
 from base.files import write_json
 from base.phase import Phase
-from benchmarks.akd import SPACE, difference, mean_std
+from benchmarks.akd import SPACE
 from benchmarks.csv_lines import append_lines, read_lines
+from benchmarks.differences import difference, mean_std
 from benchmarks.provenance import provenance
 from kd.evaluate import accuracy, predict
 from kd.fit import FitSettings

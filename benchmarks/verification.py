@@ -28,8 +28,8 @@ from torchvision.utils import save_image
 
 from base.errors import UserError
 from base.files import read_json, write_atomic, write_json
-from benchmarks.akd import difference, mean_std
 from benchmarks.csv_lines import append_lines, read_lines
+from benchmarks.differences import difference, mean_std
 from benchmarks.provenance import provenance
 from benchmarks.world import trained_here
 from export.onnx_file import write_onnx

@@ -2,28 +2,17 @@
 
 import json
 import re
-from collections import defaultdict
 
 import numpy as np
 
 from benchmarks.csv_lines import read_lines
-from benchmarks.rivals import over_all
+from benchmarks.rivals import Points, over_all, points_of
 from tests.smoke import ROOT
 
 README = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
 RESULTS = ROOT / "benchmarks" / "results"
 SEARCHED, UNTRIED = "searched", "searched, no trials"
 NUMBERS = {6: "six", 7: "seven", 8: "eight"}
-Points = dict[tuple[int, float, str], dict[int, float]]
-
-
-def points_of(name: str) -> Points:
-    """Test accuracy in %, by epochs, budget and family, for every seed."""
-    found: Points = defaultdict(dict)
-    for line in read_lines(RESULTS / name):
-        place = int(line["epochs"]), float(line["target_ms"]), line["family"]
-        found[place][int(line["seed"])] = 100 * float(line["test_accuracy"])
-    return found
 
 
 def told(accuracies: dict[int, float]) -> str:
@@ -49,18 +38,18 @@ def row(title: str) -> list[str]:
 
 
 def test_the_students_and_the_plain_networks() -> None:
-    points, budgets = points_of("rivals_trials.csv"), (1.0, 1.6, 2.5)
+    points, budgets = points_of(read_lines(RESULTS / "rivals_trials.csv")), (1.0, 1.6, 2.5)
     assert row("searched student") == [told(points[12, ms, SEARCHED]) for ms in budgets]
     assert row("the same, without trials") == [told(points[12, ms, UNTRIED]) for ms in budgets]
     assert row("best plain network") == [told(best_rival(points, 12, ms)) for ms in budgets]
-    pairs, seeds = over_all(points, 12).split("; by means of seeds ")
+    pairs, seeds = over_all(points, 12).split("; means of seeds ")
     ahead = re.search(r"[\d.]+ ± [\d.]+", pairs)[0]
     p = float(re.search(r"p = ([\d.]+)", seeds)[1])
     assert f"{ahead} points ahead of the best plain network over nine pairs (p = {p:.2f}" in README
 
 
 def test_the_students_of_32_pixels() -> None:
-    points, budgets = points_of("rivals_cifar10.csv"), (4.0, 8.0, 16.0)
+    points, budgets = points_of(read_lines(RESULTS / "rivals_cifar10.csv")), (4.0, 8.0, 16.0)
     own = [np.mean(list(points[16, ms, SEARCHED].values())) for ms in budgets]
     rivals = [np.mean(list(best_rival(points, 16, ms).values())) for ms in budgets]
     for values in (own, rivals):
