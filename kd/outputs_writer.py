@@ -3,18 +3,25 @@
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
-from torch.utils.data import Subset
 from tqdm import tqdm
 
 from base.errors import UserError
 from base.files import first_difference, read_json, write_json
-from kd.images.loader import batches
+from base.processes import (
+    from_main_process,
+    gather_dict,
+    is_main_process,
+    rank_shard,
+    this_process,
+)
+from kd.images.loader import AnyView, drawn
 from kd.images.splits import Split
 from kd.stored_outputs import (
     Arrays,
@@ -29,6 +36,8 @@ SAVE_EVERY = 50  # batches
 
 
 Probabilities = Callable[..., Tensor]
+Kept = dict[str, np.ndarray]  # what is kept of a batch, by the array's name
+Stored = tuple[int, np.ndarray, Kept]  # row of the view, places of the images [B]
 
 
 def store_outputs(
@@ -44,27 +53,27 @@ def store_outputs(
     """Run the teacher on every view of `split`, shown in the teacher's frames, and store it.
 
     `probabilities` maps images [B, 3, H, W] of every frame to [B, K]. `identity` says
-    what the outputs depend on. The folder appears when it is whole, and a writer that was
-    interrupted goes on where it was. Raises `UserError` for outputs that are not finite, and where
-    the disk has no room.
+    what the outputs depend on. All processes share the batches, and the main one writes. The folder
+    appears when it is whole, and a writer that was interrupted goes on where it was. Raises
+    `UserError` for outputs that are not finite, and where the disk has no room.
     """
-    partial = folder.with_name(f".{folder.name}.partial")
+    unfinished = folder.with_name(f".{folder.name}.partial")
     facts = {"identity": dict(identity), "shape": asdict(shape), "batch": batch}
-    total = (shape.views + 1) * math.ceil(len(split) / batch)
+    numbers = range((shape.views + 1) * math.ceil(len(split) / batch))
     try:
-        done = _begun(partial, facts, shape, split)
-        arrays = map_arrays(partial, shape, "r+")
-        with tqdm(desc=description, total=total, initial=done, disable=not description) as bar:
-            for row, index, found in _outputs(probabilities, split, shape, done, batch, workers):
-                _write(arrays, row, index, found)
-                bar.update()
-                done += 1  # the bar does not count where it is not shown
-                if done % SAVE_EVERY == 0:
-                    _save(partial, arrays, {**facts, "done": done})
-        _save(partial, arrays, facts)
-        write_json(partial / "targets.json", {**facts, "sha256": digests_of(partial, shape)})
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
+        done = from_main_process(partial(_begun, unfinished, facts, shape, split))
+        arrays = map_arrays(unfinished, shape, "r+") if is_main_process() else {}
+        own = _outputs(probabilities, split, shape, rank_shard(numbers[done:]), batch, workers)
+        quiet = not description or not is_main_process()
+        with tqdm(desc=description, total=len(numbers), initial=done, disable=quiet) as bar:
+            for found in _gathered(own, numbers[done:]):
+                bar.update(len(found))
+                done += len(found)
+                if is_main_process():
+                    _write(arrays, found)
+                    if done % SAVE_EVERY < len(found):
+                        _save(unfinished, arrays, {**facts, "done": done})
+        from_main_process(partial(_finish, unfinished, folder, arrays, shape, facts))
     except OSError as error:
         raise UserError(
             f"{folder}: cannot hold the teacher's outputs ({error.strerror}), {shape}; make room "
@@ -73,35 +82,37 @@ def store_outputs(
     return open_outputs(folder, identity)
 
 
-def _begun(partial: Path, facts: Mapping, shape: StoredShape, split: Split) -> int:
+def _begun(unfinished: Path, facts: Mapping, shape: StoredShape, split: Split) -> int:
     """Return how many batches are stored already; make room for all when none is."""
     whole = (shape.views + 1) * math.ceil(len(split) / facts["batch"])
-    done = _left_by_another(partial, facts, shape, whole)
+    done = _left_by_another(unfinished, facts, shape, whole)
     if done is not None:
         return done
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
     for name, (dtype, size) in shape.arrays().items():
-        path = partial / f"{name}.npy"
+        path = unfinished / f"{name}.npy"
         np.lib.format.open_memmap(path, "w+", dtype, size)
         # A page of a mapped file that the disk has no room for would kill the process.
         with path.open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-    arrays = map_arrays(partial, shape, "r+")
+    arrays = map_arrays(unfinished, shape, "r+")
     for view in range(shape.views):
         arrays["seeds"][view] = split.view(view).view_seeds()
-    _save(partial, arrays, {**facts, "done": 0})
+    _save(unfinished, arrays, {**facts, "done": 0})
     return 0
 
 
-def _left_by_another(partial: Path, facts: Mapping, shape: StoredShape, whole: int) -> int | None:
+def _left_by_another(
+    unfinished: Path, facts: Mapping, shape: StoredShape, whole: int
+) -> int | None:
     """Return how many of `whole` batches a writer that was interrupted has left.
 
     None where there is nothing, or nothing that could be continued.
     """
     try:
-        begun = read_json(partial / "targets.json")
-        map_arrays(partial, shape, "r")
+        begun = read_json(unfinished / "targets.json")
+        map_arrays(unfinished, shape, "r")
     except (UserError, OSError, ValueError):
         return None
     # Without "done" all were, and only hashes and the folder's name were still to be given.
@@ -115,35 +126,64 @@ def _outputs(
     probabilities: Probabilities,
     split: Split,
     shape: StoredShape,
-    done: int,
+    numbers: Sequence[int],
     batch: int,
     workers: int,
-) -> Iterator[tuple[int, np.ndarray, Tensor]]:
-    """(row, index [B], probabilities [B, K]) of all batches after the first `done`."""
+) -> Iterator[Stored]:
+    """Yield what is kept of the batches `numbers`, which are counted view by view."""
     a_row = math.ceil(len(split) / batch)
-    for row in range(done // a_row, shape.views + 1):
-        first = max(0, done - row * a_row) * batch
-        view = split.view(row if row < shape.views else None)
-        left = Subset(view, range(first, len(split)))
-        for *shown, _, index in batches(left, batch, None, workers):
-            found = probabilities(*shown)
-            if not found.isfinite().all():
-                raise UserError(
-                    f"teacher: its outputs for image {int(index[0])} and those after it are not "
-                    "finite; check its checkpoint, --teacher-mean and --teacher-std"
-                )
-            yield row, index.numpy(), found
+    rows, starts = [n // a_row for n in numbers], [n % a_row * batch for n in numbers]
+    chunks = (
+        [(row if row < shape.views else None, i) for i in range(len(split))[start : start + batch]]
+        for row, start in zip(rows, starts, strict=True)
+    )
+    items = drawn(AnyView(split), chunks, workers)
+    for row, (*shown, _, index) in zip(rows, items, strict=True):
+        found = probabilities(*shown)
+        if not found.isfinite().all():
+            raise UserError(
+                f"teacher: its outputs for image {int(index[0])} and those after it are not "
+                "finite; check its checkpoint, --teacher-mean and --teacher-std"
+            )
+        yield row, index.numpy(), _kept(found, shape)
 
 
-def _write(arrays: Arrays, row: int, index: np.ndarray, probabilities: Tensor) -> None:
-    if "classes" in arrays:
-        probabilities, classes = probabilities.topk(arrays["classes"].shape[2], dim=1)
-        arrays["classes"][row, index] = classes.cpu().numpy()
-    arrays["probabilities"][row, index] = probabilities.half().cpu().numpy()
+def _kept(probabilities: Tensor, shape: StoredShape) -> Kept:
+    """Return the largest probabilities, and their classes where not all are kept."""
+    if shape.kept == shape.classes:
+        return {"probabilities": probabilities.half().cpu().numpy()}
+    largest, classes = probabilities.topk(shape.kept, dim=1)
+    return {"probabilities": largest.half().cpu().numpy(), "classes": classes.cpu().numpy()}
 
 
-def _save(partial: Path, arrays: Arrays, facts: Mapping) -> None:
+def _gathered(own: Iterator[Stored], numbers: Sequence[int]) -> Iterator[list[Stored]]:
+    """Yield what all processes have found, in the order of batches: one of each at a time."""
+    done, together = 0, this_process().num_processes
+    while done < len(numbers):
+        mine = {n: next(own) for n in rank_shard(numbers[done : done + together])}
+        found = gather_dict(mine)
+        done += len(found)
+        yield [found[n] for n in sorted(found)]
+
+
+def _write(arrays: Arrays, found: Sequence[Stored]) -> None:
+    for row, index, kept in found:
+        for name, values in kept.items():
+            arrays[name][row, index] = values
+
+
+def _save(unfinished: Path, arrays: Arrays, facts: Mapping) -> None:
     """The arrays first: the file that says how much is done must not be ahead of them."""
     for array in arrays.values():
         array.flush()
-    write_json(partial / "targets.json", facts)
+    write_json(unfinished / "targets.json", facts)
+
+
+def _finish(
+    unfinished: Path, folder: Path, arrays: Arrays, shape: StoredShape, facts: Mapping
+) -> None:
+    """Give whole outputs their hashes and their folder its name."""
+    _save(unfinished, arrays, facts)
+    write_json(unfinished / "targets.json", {**facts, "sha256": digests_of(unfinished, shape)})
+    shutil.rmtree(folder, ignore_errors=True)
+    unfinished.rename(folder)

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from torch import nn
 
 from base.phase import Phase
@@ -18,8 +19,10 @@ from base.tensor_files import write_tensors
 from export.int8.fake_quantised import fake_quantised
 from kd.batches import Batch, LabelOutputs, LoaderSettings, endless
 from kd.fit import FitSettings, fit
-from kd.images.splits import DataSettings, load_data
+from kd.images.splits import DataSettings, Split, load_data
 from kd.loss import label_loss
+from kd.outputs_writer import store_outputs
+from kd.stored_outputs import StoredOutputs, stored_shape
 from supernet.choice.programme import programme
 from supernet.latency.measurement import find_or_measure_table
 from supernet.sampling import fair_sampler
@@ -29,6 +32,7 @@ from supernet.training.weights import WSettings, train_w
 from tests.tiny import PATIENCE, UNIT, tiny_space, tiny_table
 
 BATCH, STEPS = 16, 4
+VIEWS = (0, 1, None)
 
 
 def main(folder: Path, accumulate: int) -> None:
@@ -83,6 +87,8 @@ def main(folder: Path, accumulate: int) -> None:
     }
     found |= {f"w.{name}": part for name, part in supernet.named_parameters()}
     found |= {f"alpha.{name}": part for name, part in alpha.state_dict().items()}
+    stored = store(data.train, folder, processes)
+    found |= {f"stored.{view}": stored.rows(view, torch.arange(len(data.train))) for view in VIEWS}
     for count in (1, 7):  # fewer than there are processes, and no multiple of them
         squares = gather_dict({n: n * n for n in rank_shard(range(count))})
         found[f"squares.{count}"] = torch.tensor([squares[n] for n in range(count)])
@@ -93,6 +99,22 @@ def main(folder: Path, accumulate: int) -> None:
             measured = find_or_measure_table(folder / "run", space, UNIT, PATIENCE, 0)
         (folder / f"table-{processes.process_index}").write_text(measured.fingerprint())
     processes.wait_for_everyone()
+
+
+def store(split: Split, folder: Path, processes: PartialState) -> StoredOutputs:
+    """Store what a teacher answers; write how many images this process has asked it of."""
+    torch.manual_seed(1)
+    teacher, asked = nn.Sequential(nn.Flatten(), nn.Linear(192, 10)).requires_grad_(False), []
+
+    def probabilities(images: torch.Tensor) -> torch.Tensor:
+        asked.append(len(images))
+        return teacher(images).softmax(dim=1)
+
+    shape, size = stored_shape(split, len(VIEWS) - 1, 10, 4), processes.num_processes
+    place = folder / f"outputs-{size}"
+    stored = store_outputs(probabilities, split, shape, place, {}, BATCH)
+    (folder / f"asked-{size}-{processes.process_index}").write_text(str(sum(asked)))
+    return stored
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -55,7 +56,8 @@ def test_two_processes_learn_what_one_learns(ends: dict[str, dict[str, Tensor]])
     one, two = ends["1-0"], ends["2-0"]
     assert one.keys() == two.keys()
     kinds = {name.split(".")[0] for name in one}
-    assert kinds == {"network", "tuned", "w", "alpha", "fit", "int8", "choices", "squares"}
+    trained = {"network", "tuned", "w", "alpha", "fit", "int8", "choices"}
+    assert kinds == trained | {"squares", "stored"}
     for name, part in one.items():
         assert torch.allclose(part.double(), two[name].double(), rtol=1e-4, atol=1e-5), name
 
@@ -71,6 +73,15 @@ def test_work_is_shared_out_and_everyone_knows_all_results(
     for end in ends.values():
         assert end["squares.1"].tolist() == [0]
         assert end["squares.7"].tolist() == [n * n for n in range(7)]
+
+
+def test_the_teachers_answers_are_shared_out_and_stored_once(folder: Path) -> None:
+    alone, *shares = (int((folder / f"asked-{name}").read_text()) for name in ("1-0", "2-0", "2-1"))
+    assert sum(shares) == alone
+    assert max(shares) - min(shares) <= 16
+    for name in ("probabilities", "classes", "seeds"):
+        of_one, of_two = (np.load(folder / f"outputs-{n}" / f"{name}.npy") for n in (1, 2))
+        assert (of_one == of_two).all()
 
 
 def test_one_measures_the_table_that_all_have(folder: Path) -> None:

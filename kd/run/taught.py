@@ -82,9 +82,8 @@ def found_taught(config: TrainConfig, resolution: Size) -> Taught:
     data = found_copies(data, config.run / "copies")
     own = (config.teacher_request(), data, config.run, this_process().device)
     load = partial(reload_teacher, *own)
-    with this_process().main_process_first():
-        settings, loader = config.output_settings(), config.loader()
-        outputs = prepare_outputs(settings, facts["fingerprint"], load, data, loader)
+    settings, loader = config.output_settings(), config.loader()
+    outputs = prepare_outputs(settings, facts["fingerprint"], load, data, loader)
     return Taught(config, data, outputs)
 
 
@@ -131,6 +130,4 @@ def checked_teacher(
 def teacher_outputs(config: TrainConfig, data: Data, teacher: CheckedTeacher) -> TeacherOutputs:
     """Return the teacher's outputs, stored now or found."""
     settings, loader = config.output_settings(), config.loader()
-    with this_process().main_process_first():  # the others find what it has made
-        own = (settings, teacher.fingerprint, lambda: teacher.model, data, loader)
-        return prepare_outputs(*own)
+    return prepare_outputs(settings, teacher.fingerprint, lambda: teacher.model, data, loader)

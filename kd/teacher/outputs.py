@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from base.precision import Precision, autocast
+from base.processes import from_main_process
 from kd.batches import LoaderSettings, OnlineOutputs, Outputs
 from kd.images.splits import Data, Split
 from kd.outputs_writer import store_outputs
@@ -67,8 +68,8 @@ def prepare_outputs(
 ) -> TeacherOutputs:
     """Return the outputs of the teacher called `fingerprint`, and store them if they are not yet.
 
-    `load` is called only where the teacher itself is needed. Raises `UserError` for stored outputs
-    of another teacher or of other data.
+    `load` is called only where the teacher itself is needed, and then in all processes, which share
+    the work. Raises `UserError` for stored outputs of another teacher or of other data.
     """
     if settings.online:
         model = load()
@@ -82,7 +83,7 @@ def prepare_outputs(
     shapes = stored_shapes(data, loader.views, settings.most_classes)
     for name, (split, shape) in shapes.items():
         place = settings.folder / name
-        if place.exists():
+        if from_main_process(place.exists):
             found[name] = open_outputs(place, identity)
             continue
         model = model or load()
