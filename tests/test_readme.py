@@ -2,10 +2,15 @@
 
 import re
 import shlex
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from tests.smoke import ROOT, run
+from supernet.choice.student_file import load_student
+from tests.smoke import ROOT, environment, run
 
 MOST_LINES = 180
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -37,6 +42,26 @@ def test_every_option_that_is_named_exists(script: str) -> None:
     missing = {option for option in used if option not in shown}
     assert used
     assert not missing
+
+
+def test_the_readmes_python_names_the_class_of_a_photograph(
+    searched: tuple[Path, float, subprocess.CompletedProcess], tmp_path: Path
+) -> None:
+    """As it is written, but for the student's folder."""
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    own = searched[0]
+    (known,) = re.findall(r'load_student\("(.*?)"\)', code)
+    Image.new("L", (40, 30), 200).save(tmp_path / "photo.jpg")
+    path = {**environment(), "PYTHONPATH": str(ROOT)}
+    told = subprocess.run(
+        [sys.executable, "-c", code.replace(known, str(own))],
+        cwd=tmp_path,
+        env=path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert told.stdout.strip() in load_student(own).classes, told.stderr
 
 
 def test_modules_that_the_readme_runs_exist() -> None:
