@@ -119,9 +119,8 @@ def alpha_step(
     expected_ms = table.expected_ms(probabilities(log_p))
     excess = expected_ms / draw.target_ms - 1
     penalty = state.multiplier.at(draw.target_ms) * excess
-    used = [name for name, choice in cut.items() if choice.grad is not None]
-    slopes = [cut[name].grad for name in used]
-    torch.autograd.backward([*(choices[name] for name in used), penalty], [*slopes, None])
+    slopes = [choice.grad for choice in cut.values()]
+    torch.autograd.backward([*choices.values(), penalty], [*slopes, None])
     all_reduce_mean([*gradients(list(state.alpha.parameters())), search_loss])
     _require_finite([search_loss.item()], "alpha", "--alpha-learning-rate or --w-learning-rate")
     state.optimizer.step()
