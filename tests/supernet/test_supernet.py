@@ -13,7 +13,7 @@ from supernet.space import FUSED, MBCONV, Architecture, SearchSpace
 from supernet.student import Student
 from supernet.supernet import Supernet
 from tests.tiny import tiny_space
-from tests.traffic import CopiesTo
+from tests.traffic import CopiesTo, Traffic
 
 
 @pytest.fixture(params=[False, True], ids=["logits", "vectors"])
@@ -178,6 +178,16 @@ def test_all_choices_are_copied_to_a_device_at_once(space: SearchSpace) -> None:
     with CopiesTo("meta") as copies:
         supernet(images, space.one_hot(space.middle()))
     assert copies.count == 1
+
+
+def test_masks_are_made_of_constants_that_are_made_once(
+    space: SearchSpace, supernet: Supernet, images: Tensor
+) -> None:
+    choices = space.one_hot(space.middle())
+    supernet(images, choices)
+    with Traffic() as second:
+        supernet(images, choices)
+    assert second.made == 0
 
 
 def test_masks_against_explicit_loops() -> None:
