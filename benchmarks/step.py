@@ -13,6 +13,9 @@ round. Memory is the peak of live bytes allocated in one step, from the profiler
 
 Host time is what a student's forward pass takes of Python, on images so small that arithmetic is
 nothing: cut out of the shared weights, beside the same student as a module of its own.
+
+With `--device cuda --sync-debug-mode warn` PyTorch names every line that waits for the GPU. Those
+that have to are few: a step reads its losses, and alpha's fetches the gradients of its choices.
 """
 
 import json
@@ -21,7 +24,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -56,6 +59,8 @@ class Settings:
     batch: int = 128
     rounds: int = 15
     seed: int = 0
+    device: Literal["cpu", "cuda"] = "cpu"
+    sync_debug_mode: Literal["default", "warn", "error"] = "default"  # of a GPU
     out: Path = Path("benchmarks/results/step.json")
 
 
@@ -86,20 +91,22 @@ def made_up_table(space: SearchSpace) -> LatencyTable:
     return LatencyTable(space, stem, tuple(first), tuple(rest), head, {})
 
 
-def steps(settings: Settings, space: SearchSpace) -> dict[str, object]:
+def steps(settings: Settings, space: SearchSpace) -> dict[str, Callable[[], None]]:
     """Return the calls that are timed, by name."""
     torch.manual_seed(settings.seed)
+    device = torch.device(settings.device)
     table, draws = made_up_table(space), np.random.default_rng(settings.seed)
     ends = table.predicted_ms(space.smallest()), table.predicted_ms(space.largest())
     sampler = fair_sampler(table, *ends)
     images = torch.rand(settings.batch, *space.image_shape)
     batch = Labelled(
-        images.to(memory_format=torch.channels_last),
-        torch.randint(space.classes, (settings.batch,)),
+        images.to(device, memory_format=torch.channels_last),
+        torch.randint(space.classes, (settings.batch,)).to(device),
     )
-    shared = Supernet(space).to(memory_format=torch.channels_last).train()
+    shared = Supernet(space).to(device, memory_format=torch.channels_last).train()
     shared_optimizer = torch.optim.SGD(shared.parameters(), 0.01, momentum=0.9)
-    frozen = Supernet(space).to(memory_format=torch.channels_last).train().requires_grad_(False)
+    frozen = Supernet(space).to(device, memory_format=torch.channels_last).train()
+    frozen.requires_grad_(False)
     alpha = Alpha(space, *ends, knots=6)
     alpha_optimizer = torch.optim.Adam(alpha.parameters(), 0.01)
     state = AlphaState(alpha, LatencyMultiplier(alpha.log_knots, 0.01), alpha_optimizer)
@@ -121,13 +128,25 @@ def steps(settings: Settings, space: SearchSpace) -> dict[str, object]:
         target_ms = log_uniform(sampler.range_ms, draws)
         alpha_step(frozen, state, table, AlphaDraw(target_ms, 1.0, gumbel), [batch], loss)
 
-    return {
+    calls = {
         STATIC: static_step(Student(space, largest_of(space, 0)), batch),
         STATIC_FUSED: static_step(Student(space, largest_of(space, 1)), batch),
         "w": quarters_step,
         "w, one fair student": fair_step,
         "alpha": search_step,
     }
+    return {name: finished(call, device) for name, call in calls.items()}
+
+
+def finished(call: Callable[[], None], device: torch.device) -> Callable[[], None]:
+    """Return a call that ends when the device has done its work too."""
+
+    def run() -> None:
+        call()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    return run
 
 
 def largest_of(space: SearchSpace, operation: int) -> Architecture:
@@ -140,7 +159,7 @@ def largest_of(space: SearchSpace, operation: int) -> Architecture:
 
 def static_step(student: Student, batch: Labelled) -> Callable[[], None]:
     """Return a call that trains a student of its own for a step."""
-    student.to(memory_format=torch.channels_last).train()
+    student.to(batch.images.device, memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(student.parameters(), 0.01, momentum=0.9)
 
     def step() -> None:
@@ -151,9 +170,14 @@ def static_step(student: Student, batch: Labelled) -> Callable[[], None]:
     return step
 
 
-def peak_bytes(step: object) -> int:
-    """Peak of live bytes allocated during one step, from the profiler's allocation record."""
+def peak_bytes(step: Callable[[], None], device: str) -> int:
+    """Peak of live bytes that one step allocates, from the profiler's record or the GPU's."""
     step()
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step()
+        return torch.cuda.max_memory_allocated() - before
     with profile(profile_memory=True, record_shapes=False) as record:
         step()
     live, peak = 0, 0
@@ -187,9 +211,11 @@ def main(settings: Settings) -> None:
     """Time, print a table and write it with its provenance."""
     space = preset_space(settings.preset, 10)
     calls = steps(settings, space)
+    if settings.device == "cuda":
+        torch.cuda.set_sync_debug_mode(settings.sync_debug_mode)
     endless = rounds(calls, calls[STATIC], runs=1, seed=settings.seed)
     done = [next(endless) for _ in trange(settings.rounds, desc="steps", unit="round")]
-    memory = {name: peak_bytes(call) for name, call in calls.items()}
+    memory = {name: peak_bytes(call, settings.device) for name, call in calls.items()}
     rows = {
         name: {
             "ratio": float(np.median([r.seconds[name] / r.seconds[STATIC] for r in done])),
@@ -211,8 +237,11 @@ def main(settings: Settings) -> None:
         "largest_macs": parameters_and_macs(space, largest_of(space, 0))[1],
         "steps": rows,
     }
+    name = settings.preset
+    if settings.device == "cuda":
+        name = f"{name}, {torch.cuda.get_device_name()}"
     stored = json.loads(settings.out.read_text()) if settings.out.exists() else {}
-    write_json(settings.out, stored | {settings.preset: provenance("step", settings) | facts})
+    write_json(settings.out, stored | {name: provenance("step", settings) | facts})
 
 
 if __name__ == "__main__":

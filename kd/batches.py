@@ -52,8 +52,8 @@ class OnlineOutputs:
     frames: tuple[Frame, ...]
 
     def rows(self, view: int | None, index: Tensor, shown: Sequence[Tensor] = ()) -> Tensor:
-        """Return probabilities [B, K] of the images, whatever their view."""
-        return self.probabilities(*shown).cpu()
+        """Return probabilities [B, K] of the images, whatever their view, where the teacher is."""
+        return self.probabilities(*shown)
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,9 +143,16 @@ def _keys(chunks: Iterator[tuple[int, list[int]]]) -> Iterator[list[tuple[int, i
 
 
 def on_device(batch: Batch, device: torch.device) -> Batch:
-    """Move a batch, its images in channels-last order."""
+    """Move a batch, its images in channels-last order; no GPU is waited for."""
     images = batch.images.to(device, memory_format=torch.channels_last, non_blocking=True)
-    return Batch(images, batch.labels.to(device), batch.probabilities.to(device))
+    rest = (batch.labels, batch.probabilities)
+    return Batch(images, *(_pinned(t, device).to(device, non_blocking=True) for t in rest))
+
+
+def _pinned(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy what goes from the CPU to a GPU to pinned memory, as the loader does with images."""
+    goes = device.type == "cuda" and tensor.device.type == "cpu"
+    return tensor.pin_memory() if goes else tensor
 
 
 def steps_per_epoch(images: int, batch: int) -> int:

@@ -8,6 +8,7 @@ stands in front of a ReLU, which at 0 passes no gradient.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -34,9 +35,10 @@ class MixedWidths:
 
     def hidden_mask(self, form: "MixedForm", channels: int, *, least: int) -> Tensor:
         """Return the expected mask of hidden channels, of expansions from `least` on."""
-        taken = [i for i, e in enumerate(form.own.expansions) if e >= least]
-        joint = einsum(self.p_in, form.p_expansion[taken], "width, expansion -> width expansion")
-        sizes = [c * form.own.expansions[i] for c in self.widths_in for i in taken]
+        taken = [e for e in form.own.expansions if e >= least]
+        p_taken = form.p_expansion[len(form.own.expansions) - len(taken) :]  # they ascend
+        joint = einsum(self.p_in, p_taken, "width, expansion -> width expansion")
+        sizes = [c * e for c in self.widths_in for e in taken]
         return prefix_mask(joint.flatten(), sizes, channels)
 
     def agree(self) -> Tensor:
@@ -153,17 +155,32 @@ def fit_channels(x: Tensor, channels: int) -> Tensor:
 
 def prefix_mask(p: Tensor, sizes: Sequence[int], channels: int) -> Tensor:
     """Return the expected channel mask Σ_n p_n · 1[channel < sizes_n], shape [channels]."""
-    positions = torch.arange(channels, device=p.device)
-    inside = positions < torch.tensor(sizes, device=p.device)[:, None]
-    return einsum(p, inside.to(p.dtype), "choice, choice channel -> channel")
+    inside = _prefixes(tuple(sizes), channels, p.device, p.dtype)
+    return einsum(p, inside, "choice, choice channel -> channel")
 
 
 def centre_mask(p: Tensor, kernels: Sequence[int]) -> Tensor:
     """Return the expected kernel mask, Σ_n p_n · 1[inside the centred square of side kernels_n]."""
-    distance = (torch.arange(max(kernels), device=p.device) - max(kernels) // 2).abs()
+    inside = _centres(tuple(kernels), p.device, p.dtype)
+    return einsum(p, inside, "choice, choice y x -> y x")
+
+
+# Made once for a device, or every step would send them there anew.
+@cache
+def _prefixes(
+    sizes: tuple[int, ...], channels: int, device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    """Return 1[channel < sizes_n], shape [n, channels]."""
+    positions = torch.arange(channels, device=device)
+    return (positions < torch.tensor(sizes, device=device)[:, None]).to(dtype)
+
+
+@cache
+def _centres(kernels: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Return 1[inside the centred square of side kernels_n], shape [n, y, x]."""
+    distance = (torch.arange(max(kernels), device=device) - max(kernels) // 2).abs()
     side = torch.maximum(distance[:, None], distance)
-    inside = side <= torch.tensor(kernels, device=p.device)[:, None, None] // 2
-    return einsum(p, inside.to(p.dtype), "choice, choice y x -> y x")
+    return (side <= torch.tensor(kernels, device=device)[:, None, None] // 2).to(dtype)
 
 
 def squeeze_excite_gate(module: SqueezeExcitation, x: Tensor, hidden_mask: Tensor) -> Tensor:

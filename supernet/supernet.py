@@ -7,6 +7,7 @@ choice has a gradient at the cost of one network. Operations are mixed after it;
 probability 0 passes forward alone, for that is what its own gradient needs.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -39,8 +40,9 @@ class Supernet(nn.Module):
         they belong to one draw of `choices`.
         """
         # Asked before they move: a device would have to be waited for.
-        drawn = {name: (p.detach() != 0).tolist() for name, p in choices.items()}
-        choices = {name: p.to(images) for name, p in choices.items()}
+        operations = {n: p.detach() != 0 for n, p in choices.items() if n.endswith(".operation")}
+        drawn = {name: is_drawn.tolist() for name, is_drawn in operations.items()}
+        choices = moved_at_once(choices, images)
         p_in, widths_in = choices["stem.width"], self.space.stem_widths
         mask = prefix_mask(p_in, widths_in, max(widths_in))
         x = conv_norm(self.shared.stem.conv, (images - MEAN) / STD) * mask[:, None, None]
@@ -92,3 +94,13 @@ class Supernet(nn.Module):
         names = shared_names(own, architecture)
         student.load_state_dict({name: crop(shared[of], own[name].shape) for name, of in names})
         return student
+
+
+def moved_at_once(choices: Choices, images: Tensor) -> Choices:
+    """Bring all choices to the device and dtype of `images` in one copy.
+
+    On the way back their gradients are one copy as well.
+    """
+    flat = torch.cat(list(choices.values())).to(images, non_blocking=True)
+    parts = flat.split([len(p) for p in choices.values()])
+    return dict(zip(choices, parts, strict=True))

@@ -136,4 +136,4 @@ def final_verification(
 
 def _answers(teacher: Outputs, test: Split, batch: int) -> Tensor:
     epoch = distillation_batches(test, teacher, None, batch, None)
-    return torch.cat([batch.probabilities for batch in epoch])
+    return torch.cat([batch.probabilities.cpu() for batch in epoch])

@@ -111,7 +111,7 @@ def _outputs(model: AnyTeacher, precision: Precision, data: Data) -> Callable[..
 
     def run(*shown: torch.Tensor) -> torch.Tensor:
         with autocast(device, precision):
-            found = model(*(images.to(device) for images in shown))
+            found = model(*(images.to(device, non_blocking=True) for images in shown))
         return found.exp() if data.vector is None else found
 
     return run

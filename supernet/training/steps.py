@@ -60,15 +60,18 @@ def w_step(
         (student_loss / len(students)).backward()
         losses[i] = student_loss.detach()
     all_reduce_mean([*gradients(list(supernet.parameters())), losses])
-    _require_finite(losses.tolist(), "shared weights", "--w-learning-rate")
     torch.nn.utils.clip_grad_norm_(supernet.parameters(), 5.0)
+    found = _finite(losses, "shared weights", "--w-learning-rate")
     optimizer.step()
-    return losses.tolist()
+    return found
 
 
-def _require_finite(losses: Sequence[float], what: str, option: str) -> None:
-    if not all(map(math.isfinite, losses)):
-        raise UserError(f"{what}: loss {losses}, expected finite numbers; lower {option}")
+def _finite(losses: Tensor, what: str, option: str) -> list[float]:
+    """Return losses [N], read once, for each read waits for their device; or raise `UserError`."""
+    found = losses.tolist()
+    if not all(map(math.isfinite, found)):
+        raise UserError(f"{what}: loss {found}, expected finite numbers; lower {option}")
+    return found
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,7 @@ def alpha_step(
     choices = gumbel_sample(log_p, draw.tau, draw.generator)
     # Cut off here, the parts can pass one after the other, each with memory for itself alone.
     cut = {name: choice.detach().requires_grad_() for name, choice in choices.items()}
-    search_loss = torch.zeros((), device=parts[0].images.device)
+    search_loss = torch.zeros(1, device=parts[0].images.device)
     for part in parts:
         with autocast(part.images.device, precision):
             logits = supernet(part.images, cut)
@@ -119,11 +122,10 @@ def alpha_step(
     expected_ms = table.expected_ms(probabilities(log_p))
     excess = expected_ms / draw.target_ms - 1
     penalty = state.multiplier.at(draw.target_ms) * excess
-    used = [name for name, choice in cut.items() if choice.grad is not None]
-    slopes = [cut[name].grad for name in used]
-    torch.autograd.backward([*(choices[name] for name in used), penalty], [*slopes, None])
+    slopes = [choice.grad for choice in cut.values()]
+    torch.autograd.backward([*choices.values(), penalty], [*slopes, None])
     all_reduce_mean([*gradients(list(state.alpha.parameters())), search_loss])
-    _require_finite([search_loss.item()], "alpha", "--alpha-learning-rate or --w-learning-rate")
+    (found,) = _finite(search_loss, "alpha", "--alpha-learning-rate or --w-learning-rate")
     state.optimizer.step()
     state.multiplier.ascend(draw.target_ms, excess.item())
-    return search_loss.item(), expected_ms.item()
+    return found, expected_ms.item()

@@ -155,3 +155,30 @@ def test_moving_a_batch_changes_nothing_but_the_order_in_memory() -> None:
     moved = on_device(batch, torch.device("cpu"))
     assert all(torch.equal(a, b) for a, b in zip(batch, moved, strict=True))
     assert moved.images.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_gpu_is_sent_pinned_memory_and_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of what is there already, nothing is pinned: it would raise."""
+    pinned: list[Tensor] = []
+    blocking: list[bool] = []
+
+    def pin(tensor: Tensor) -> Tensor:
+        pinned.append(tensor)
+        return tensor
+
+    def to(tensor: Tensor, *_: object, non_blocking: bool = False, **__: object) -> Tensor:
+        blocking.append(not non_blocking)
+        return tensor
+
+    monkeypatch.setattr(Tensor, "pin_memory", pin)
+    monkeypatch.setattr(Tensor, "to", to)
+    labels, there = torch.rand(2, 5), torch.empty(2, 5, device="meta")
+    on_device(Batch(torch.rand(2, 3, 4, 4), labels, there), torch.device("cuda"))
+    assert [id(tensor) for tensor in pinned] == [id(labels)]
+    assert blocking == [False] * 3
+
+
+def test_an_online_teachers_answers_stay_on_its_device() -> None:
+    shown = torch.empty(2, 3, 8, 8, device="meta")
+    online = OnlineOutputs(lambda images: images.mean(dim=(2, 3)), ())
+    assert online.rows(None, torch.arange(2), [shown]).device == shown.device

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import repeat
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from kd.evaluate import accuracy, predict
 from kd.fit import FitSettings, fit
 from kd.images.splits import Data, DataSettings, load_data
 from kd.loss import label_loss
+from tests.traffic import Traffic
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +88,18 @@ def test_two_seeded_runs_are_bitwise_equal(data: Data) -> None:
     assert all(torch.equal(a.state_dict()[n], t) for n, t in b.state_dict().items())
     c, _ = trained(data, FitSettings(epochs=2, learning_rate=0.05))
     assert not torch.equal(a[0].weight, c[0].weight)
+
+
+def test_a_step_reads_off_its_device_once(data: Data) -> None:
+    """Loss and quality together."""
+    batch = next(batches_of(data)(0))
+
+    def reads(steps: int) -> int:
+        with Traffic() as traffic:
+            fit(network(), lambda _: repeat(batch), label_loss, FitSettings(1), steps, Phase("t"))
+        return len(traffic.read)
+
+    assert reads(5) - reads(2) == 3
 
 
 @pytest.mark.parametrize("steps", range(1, 8))

@@ -13,6 +13,7 @@ from supernet.space import FUSED, MBCONV, Architecture, SearchSpace
 from supernet.student import Student
 from supernet.supernet import Supernet
 from tests.tiny import tiny_space
+from tests.traffic import CopiesTo, Traffic
 
 
 @pytest.fixture(params=[False, True], ids=["logits", "vectors"])
@@ -170,6 +171,23 @@ def test_choice_gradient_is_the_derivative(
 
     vectors = [p.requires_grad_() for p in choices.values()]
     assert torch.autograd.gradcheck(loss, vectors, atol=1e-5, fast_mode=True)
+
+
+def test_all_choices_are_copied_to_a_device_at_once(space: SearchSpace) -> None:
+    supernet, images = Supernet(space).to("meta"), torch.empty(2, 3, 8, 8, device="meta")
+    with CopiesTo("meta") as copies:
+        supernet(images, space.one_hot(space.middle()))
+    assert copies.count == 1
+
+
+def test_masks_are_made_of_constants_that_are_made_once(
+    space: SearchSpace, supernet: Supernet, images: Tensor
+) -> None:
+    choices = space.one_hot(space.middle())
+    supernet(images, choices)
+    with Traffic() as second:
+        supernet(images, choices)
+    assert second.made == 0
 
 
 def test_masks_against_explicit_loops() -> None:

@@ -15,6 +15,7 @@ from supernet.space import SearchSpace
 from supernet.supernet import Supernet
 from supernet.training.steps import AlphaDraw, AlphaState, alpha_step, w_step
 from tests.labelled import Labelled
+from tests.traffic import Traffic
 
 
 def loss(logits: Tensor, batch: Labelled) -> Tensor:
@@ -103,6 +104,25 @@ def test_a_loss_that_is_not_finite_moves_nothing(space: SearchSpace, table: Late
         alpha_step(supernet, own, table, draw, [batch(0)], broken)
     assert same(before, alpha)
     assert own.multiplier.at(2.0) == 0
+
+
+def test_a_step_reads_its_losses_once(space: SearchSpace, table: LatencyTable) -> None:
+    """They alone are on the device of the images; alpha and the table are not."""
+
+    def reads(traffic: Traffic, losses: list[float]) -> int:
+        return sum(tensor.flatten().tolist() == losses for tensor in traffic.read)
+
+    supernet, alpha = made(space)
+    students, parts = [space.largest(), space.smallest()], [batch(0), batch(1)]
+    w = torch.optim.SGD(supernet.parameters(), 0.1)
+    with Traffic() as traffic:
+        losses = w_step(supernet, students, parts, loss, w)
+    assert reads(traffic, losses) == 1
+    supernet.requires_grad_(False)
+    draw = AlphaDraw(2.0, 1.0, torch.Generator())
+    with Traffic() as traffic:
+        search_loss, _ = alpha_step(supernet, moved_by(alpha, 0.1), table, draw, parts, loss)
+    assert reads(traffic, [search_loss]) == 1
 
 
 def test_two_seeded_steps_are_bitwise_equal(space: SearchSpace, table: LatencyTable) -> None:
