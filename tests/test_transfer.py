@@ -68,10 +68,8 @@ def test_an_architecture_goes_to_other_images(
     again = run("search.py", *options, *quick)
     assert again.returncode in (0, 1), again.stderr
     phases = {line["phase"] for line in read_metrics(folder)}
-    assert phases == {
-        "teacher",
-        *(f"student_{name}{kind}" for kind in ("", "-random", "-labels")),
-    } | {f"student_{name}-plain-4-8-16"}
+    kinds = ["", "-plain-4-8-16", *(f"-{control}" for control in facts["controls"])]
+    assert phases == {"teacher", *(f"student_{name}{kind}" for kind in kinds)}
 
 
 def test_a_student_starts_from_its_slice_of_the_shared_weights(

@@ -35,5 +35,7 @@ def test_unlabelled_images_end_to_end(tmp_path: Path) -> None:
         for line in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
         if line["phase"].startswith("student_")
     }
-    assert len(steps) == 3
+    own = f"student_{budget:g}ms"
+    assert steps.keys() == {own, *(f"{own}-{control}" for control in facts["controls"])}
+    assert {"random", "labels"} <= facts["controls"].keys()
     assert set(steps.values()) == {19}
