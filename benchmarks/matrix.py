@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 import tyro
+from filelock import FileLock
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import gaussian_blur
 
@@ -76,9 +77,11 @@ class Settings:
 
 def main(settings: Settings) -> None:
     """Train what is not done yet."""
-    world = open_world(settings.data, settings.limit, settings.run, SPACE)
-    students = students_of(world.table, settings.target, settings.run / "students.json")
-    answers = teachers(settings, world)
+    settings.run.mkdir(parents=True, exist_ok=True)
+    with FileLock(settings.run / "preparing"):  # or two processes would find other students
+        world = open_world(settings.data, settings.limit, settings.run, SPACE)
+        students = students_of(world.table, settings.target, settings.run / "students.json")
+        answers = teachers(settings, world)
     told = {name: classes(answer, world.test, unchanged) for name, answer in answers.items()}
     truth = world.test.labels.argmax(1)
     facts = world.facts() | {"teachers": {name: same(own, truth) for name, own in told.items()}}

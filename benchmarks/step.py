@@ -60,7 +60,7 @@ class Settings:
     rounds: int = 15
     seed: int = 0
     device: Literal["cpu", "cuda"] = "cpu"
-    sync_debug_mode: Literal["default", "warn", "error"] = "default"  # of a GPU
+    sync_debug_mode: Literal["default", "warn"] = "default"  # of a GPU
     out: Path = Path("benchmarks/results/step.json")
 
 

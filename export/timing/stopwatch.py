@@ -5,11 +5,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
 import numpy as np
 
 from base.errors import UserError
+from export.timing.statistic import PlainStatistic
 
 Runner = Callable[[], None]
 Clock = Callable[[], float]
@@ -258,7 +258,7 @@ class PlainRuns:
     p95_ms: float
     runs: int
 
-    def ms(self, statistic: Literal["median", "p95"]) -> float:
+    def ms(self, statistic: PlainStatistic) -> float:
         """Return one of both."""
         return self.median_ms if statistic == "median" else self.p95_ms
 

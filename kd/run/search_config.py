@@ -7,6 +7,7 @@ from typing import Literal
 from tyro.conf import UseAppendAction
 
 from base.precision import Precision
+from export.timing.statistic import UNDISTURBED, Statistic
 from export.timing.stopwatch import Patience
 from kd.fit import FitSettings
 from kd.networks import RGB, Channels, Interpolation
@@ -79,7 +80,7 @@ class SearchConfig:
     relative standard error is this small."""
     measure_seconds: float = 45
     """But no longer than this."""
-    latency_statistic: Literal["undisturbed", "median", "p95"] = "undisturbed"
+    latency_statistic: Statistic = UNDISTURBED
     """What of a student's runs keeps the budget: their undisturbed time, or the median or the 95th
     percentile of runs one after the other, on this machine with its other load."""
     latency_table: Path | None = None
@@ -157,5 +158,5 @@ class SearchConfig:
     def student_name(self, target_ms: float) -> str:
         """Return the name of a student's folder: 20ms, 20ms-p95, or phone-20ms for phone.json."""
         device = f"{self.latency_table.stem}-" if self.latency_table else ""
-        plain = "" if self.latency_statistic == "undisturbed" else f"-{self.latency_statistic}"
+        plain = "" if self.latency_statistic == UNDISTURBED else f"-{self.latency_statistic}"
         return f"{device}{target_ms:g}ms{plain}"

@@ -1,18 +1,16 @@
 """A latency budget: milliseconds, and what of a student's runs has to keep them."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 from base.errors import UserError
 from base.processes import from_main_process, print_once
+from export.timing.statistic import UNDISTURBED, Statistic
 from export.timing.stopwatch import PlainRuns, Timing
 from supernet.choice.programme import Programme, check_budget
 from supernet.latency.measurement import machine_difference
 from supernet.latency.students import slowdown
 from supernet.latency_table import LatencyTable
 
-UNDISTURBED = "undisturbed"
-Statistic = Literal["undisturbed", "median", "p95"]
 WORDS = {"median": "median", "p95": "95th percentile"}
 
 

@@ -54,6 +54,7 @@ MODULES = (
     "export/runtimes/runtime.py",
     "export/timing/__init__.py",
     "export/timing/measurement.py",
+    "export/timing/statistic.py",
     "export/timing/stopwatch.py",
     "export/timing/unit_of_work.py",
 )

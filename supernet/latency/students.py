@@ -3,12 +3,12 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 from torch import nn
 
 from base.errors import UserError
 from export.runtimes.runtime import check_unit
+from export.timing.statistic import PlainStatistic
 from export.timing.stopwatch import (
     NEAREST_KNOWN,
     Enough,
@@ -115,7 +115,7 @@ def plain_runs_shipped(student: Student, onnx_path: Path, table: LatencyTable) -
     return plain_runs(file_runner(student, onnx_path, table), PLAIN_SECONDS)
 
 
-def slowdown(table: LatencyTable, target_ms: float, statistic: Literal["median", "p95"]) -> float:
+def slowdown(table: LatencyTable, target_ms: float, statistic: PlainStatistic) -> float:
     """Return how many times its undisturbed time a plain run takes now, by a statistic of runs.
 
     Networks of known milliseconds that are near the target are run; the most slowed one counts.
