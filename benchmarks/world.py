@@ -150,10 +150,11 @@ def world_config(data: str, limit: int, run: Path, device: torch.device = CPU) -
 
 
 def with_new_views(world: World, config: TrainConfig, views: int) -> World:
-    """Return the world with so many views of the images to train with, and no teacher's answers."""
+    """Return the world with so many views of the images that `config` trains with, unanswered."""
     split, workers = load_data(config.data_settings(world.table.space.resolution)).train, 0
+    labels = one_hot(split.labels, world.train.labels.shape[1]).float()
     pixels = torch.stack([_pixels(split.view(view), workers) for view in [*range(views), None]])
-    return replace(world, train=Images(pixels, world.train.labels, None).to(world.device))
+    return replace(world, train=Images(pixels, labels, None).to(world.device))
 
 
 def world_table(run: Path, space: SearchSpace) -> LatencyTable:

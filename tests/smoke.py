@@ -70,10 +70,11 @@ class Started:
         return "".join(parts)
 
     def wait(self) -> subprocess.CompletedProcess:
-        """Wait for its end."""
+        """Wait for its end, which is never a traceback."""
         self.process.join(LONGEST)
         assert self.returncode is not None, f"still running after {LONGEST} s"
         out, err = (Path(path).read_text() for path in (self.out, self.err))
+        assert "Traceback" not in err, out + err
         return subprocess.CompletedProcess(self.process.name, self.returncode, out, err)
 
     def kill(self, number: int) -> str:
@@ -125,9 +126,8 @@ def middle_ms(folder: Path) -> float:
 
 
 def refused(done: subprocess.CompletedProcess, *expected: str) -> None:
-    """Exit 2, and a last line that names what was expected; never a traceback."""
+    """Exit 2, and a last line that names what was expected."""
     assert done.returncode == 2, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
     last = done.stderr.strip().splitlines()[-1]
     for text in expected:
         assert text in last, last

@@ -44,14 +44,12 @@ class Proposal:
 class Pick:
     """The architecture chosen for a budget, before it is retrained.
 
-    `expected_loss` is what a trial came to, or what was expected without; `measured` is None where
-    students of the table cannot be timed.
+    `measured` is None where students of the table cannot be timed.
     """
 
     architecture: Architecture
     predicted_ms: float
     measured: Timing | None
-    expected_loss: float
 
 
 def cached_pick(path: Path, identity: Mapping[str, str], find: Callable[[], Pick]) -> Pick:
@@ -154,7 +152,7 @@ def pick_measured(
             "table predicts some; the table may be from a quieter hour: try again, or remove it "
             "and train again"
         )
-    return Pick(best, problem.table.predicted_ms(best), timings[best], own.expect(best))
+    return Pick(best, problem.table.predicted_ms(best), timings[best])
 
 
 def _confirmed(
@@ -194,7 +192,7 @@ def pick_predicted(problem: Programme, own: Proposal, target_ms: float) -> Pick:
             f"error of {error:.1%} to spare; ask for a little more"
         )
     best = min(found, key=own.expect)
-    return Pick(best, problem.table.predicted_ms(best), None, own.expect(best))
+    return Pick(best, problem.table.predicted_ms(best), None)
 
 
 def budget_predicted(problem: Programme, target_ms: float) -> float:
