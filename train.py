@@ -100,7 +100,7 @@ def main(config: TrainConfig) -> None:
     settle = partial(settle_precision, *wanted, slower_too=config.latency_slower)
     unit, ratios = (unit_of_table(given), None) if given else from_main_process(settle)
     check_ships(config, unit.precision)
-    if loader.workers < config.workers:
+    if loader.workers < (config.workers or 0):
         print_once(f"workers: {loader.workers} of {config.workers}, one for every core")
     opened = None if config.preview else open_teacher(request, data, loader, device)
     torch.manual_seed(config.seed)

@@ -14,12 +14,15 @@ round. Memory is the peak of live bytes allocated in one step, from the profiler
 Host time is what a student's forward pass takes of Python, on images so small that arithmetic is
 nothing: cut out of the shared weights, beside the same student as a module of its own.
 
+On a GPU `busy` is the share of a step in which it computes; the rest, the host is too slow for.
 With `--device cuda --sync-debug-mode warn` PyTorch names every line that waits for the GPU. Those
 that have to are few: a step reads its losses, and alpha's fetches the gradients of its choices.
+Under torchrun every process takes its share of the batch; the static students are of one process.
 """
 
 import json
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -30,11 +33,13 @@ import numpy as np
 import torch
 import tyro
 from torch import Tensor
+from torch.autograd import DeviceType
 from torch.nn.functional import cross_entropy
 from torch.profiler import profile
 from tqdm import trange
 
 from base.files import write_json
+from base.processes import join_processes, this_process
 from benchmarks.provenance import provenance
 from export.timing.stopwatch import reference_ms, rounds
 from supernet.alpha import Alpha, LatencyMultiplier
@@ -94,14 +99,14 @@ def made_up_table(space: SearchSpace) -> LatencyTable:
 def steps(settings: Settings, space: SearchSpace) -> dict[str, Callable[[], None]]:
     """Return the calls that are timed, by name."""
     torch.manual_seed(settings.seed)
-    device = torch.device(settings.device)
+    device, share = this_process().device, settings.batch // this_process().num_processes
     table, draws = made_up_table(space), np.random.default_rng(settings.seed)
     ends = table.predicted_ms(space.smallest()), table.predicted_ms(space.largest())
     sampler = fair_sampler(table, *ends)
-    images = torch.rand(settings.batch, *space.image_shape)
+    images = torch.rand(share, *space.image_shape)
     batch = Labelled(
         images.to(device, memory_format=torch.channels_last),
-        torch.randint(space.classes, (settings.batch,)).to(device),
+        torch.randint(space.classes, (share,)).to(device),
     )
     shared = Supernet(space).to(device, memory_format=torch.channels_last).train()
     shared_optimizer = torch.optim.SGD(shared.parameters(), 0.01, momentum=0.9)
@@ -188,6 +193,19 @@ def peak_bytes(step: Callable[[], None], device: str) -> int:
     return peak
 
 
+def busy_share(step: Callable[[], None], device: str) -> float | None:
+    """Share of one step in which the GPU computes; None on a CPU."""
+    if device == "cpu":
+        return None
+    step()
+    with profile() as record:
+        began = time.perf_counter()
+        step()
+        seconds = time.perf_counter() - began
+    events = (e for e in record.events() if e.device_type == DeviceType.CUDA)
+    return sum(e.time_range.elapsed_us() for e in events) / 1e6 / seconds
+
+
 def host_ms(space: SearchSpace, seed: int) -> dict[str, float]:
     """Milliseconds of host time a student, medians over random ones, interleaved."""
     shared, draws = Supernet(space).train(), np.random.default_rng(seed)
@@ -209,21 +227,27 @@ def host_ms(space: SearchSpace, seed: int) -> dict[str, float]:
 
 def main(settings: Settings) -> None:
     """Time, print a table and write it with its provenance."""
-    space = preset_space(settings.preset, 10)
+    processes, space = join_processes(), preset_space(settings.preset, 10)
+    if processes.device.type != settings.device:
+        raise SystemExit(f"step: --device {settings.device}: runs on {processes.device.type} here")
     calls = steps(settings, space)
     if settings.device == "cuda":
         torch.cuda.set_sync_debug_mode(settings.sync_debug_mode)
     endless = rounds(calls, calls[STATIC], runs=1, seed=settings.seed)
     done = [next(endless) for _ in trange(settings.rounds, desc="steps", unit="round")]
     memory = {name: peak_bytes(call, settings.device) for name, call in calls.items()}
+    busy = {name: busy_share(call, settings.device) for name, call in calls.items()}
     rows = {
         name: {
             "ratio": float(np.median([r.seconds[name] / r.seconds[STATIC] for r in done])),
             "memory_mib": memory[name] / 2**20,
             "memory_ratio": memory[name] / memory[STATIC],
+            "busy": busy[name],
         }
         for name in calls
     }
+    if not processes.is_main_process:
+        return
     for name, row in rows.items():
         print(
             f"{name:22} {row['ratio']:.2f}x  "
@@ -240,6 +264,8 @@ def main(settings: Settings) -> None:
     name = settings.preset
     if settings.device == "cuda":
         name = f"{name}, {torch.cuda.get_device_name()}"
+    if processes.num_processes > 1:
+        name = f"{name}, {processes.num_processes} processes"
     stored = json.loads(settings.out.read_text()) if settings.out.exists() else {}
     write_json(settings.out, stored | {name: provenance("step", settings) | facts})
 

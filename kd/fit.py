@@ -1,5 +1,6 @@
 """Plain training of one network: the teacher on labels, the student on its teacher."""
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ class FitSettings:
     precision: Precision = "fp32"  # of the network's arithmetic
     accumulate: int = 1  # parts that a batch passes in, one after the other
     compile: bool = False  # the network, by torch.compile
+    sync_batch_norm: bool = False  # BatchNorm sees the shares of all processes, on GPUs
 
 
 class EpochMeans:
@@ -106,13 +108,16 @@ def fit(
     start = require_same_on_all_processes(
         phase.checkpoint.restore(parts), f"{description}: restored at step"
     )
-    batches, network = batches_from(start), compiled(model, wanted=settings.compile)
+    network = with_sync_batch_norm(model) if settings.sync_batch_norm else model
+    batches, network = batches_from(start), compiled(network, wanted=settings.compile)
     quiet = not is_main_process()
     for step in (bar := trange(start, steps, desc=description, unit="step", disable=quiet)):
         optimizer.zero_grad()
         batch = next(batches)
         shares = batch.chunk(settings.accumulate)
-        value, *told = _descend(network, shares, loss, quality, settings.precision)
+        # All steps have one shape: cuDNN may try once which of its algorithms is the fastest.
+        with torch.backends.cudnn.flags(enabled=True, benchmark=True):
+            value, *told = _descend(network, shares, loss, quality, settings.precision)
         if not math.isfinite(value):
             raise Diverged(
                 f"{description}: loss {value} in epoch {step // steps_per_epoch + 1}, step"
@@ -128,6 +133,16 @@ def fit(
             phase.log(step, **means.taken(quality.name), learning_rate=rate)
             means.load_state_dict(EpochMeans().state_dict())
         phase.checkpoint.save_if_due(step + 1, steps, parts)
+
+
+def with_sync_batch_norm(model: nn.Module) -> nn.Module:
+    """Return a network of the same weights and statistics whose BatchNorm is over all processes.
+
+    `model` itself is not changed, only its tensors are when that one is trained.
+    """
+    shared = [*model.parameters(), *model.buffers()]
+    own = copy.deepcopy(model, {id(tensor): tensor for tensor in shared})
+    return nn.SyncBatchNorm.convert_sync_batchnorm(own)
 
 
 def _descend(

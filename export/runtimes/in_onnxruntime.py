@@ -51,11 +51,25 @@ def runner(network: Network, unit: UnitOfWork) -> Runner:
     for output in session.get_outputs():
         binding.bind_output(output.name, device)
 
+    if device == "cuda":
+        session.run_with_iobinding(binding, releasing("gpu:0"))
+
     def run() -> None:
         session.run_with_iobinding(binding)
         binding.synchronize_outputs()
 
     return run
+
+
+def releasing(arena: str) -> onnxruntime.RunOptions:
+    """Return the options of a run that gives back what an arena, such as gpu:0, holds unused.
+
+    A first run on a GPU tries every algorithm of each convolution (which is how they are deployed),
+    and its session would keep the most memory that any of them took.
+    """
+    options = onnxruntime.RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", arena)
+    return options
 
 
 def logits(

@@ -10,6 +10,9 @@ from base.errors import UserError
 from base.streams import utf8
 
 PREFERRED = ("CUDAExecutionProvider", "CPUExecutionProvider")
+# Hundreds of sessions are open while networks are timed, each with an arena of its own on a GPU:
+# it is to grow by what is asked for, not by powers of two.
+_OPTIONS = {"CUDAExecutionProvider": {"arena_extend_strategy": "kSameAsRequested"}}
 
 
 @cache
@@ -60,7 +63,8 @@ def onnx_session(
     options.add_session_config_entry("session.force_spinning_stop", "1")
     try:
         with redirect_stdout(None):  # it prints a banner when it falls back to another provider
-            session = onnxruntime.InferenceSession(_named(model), options, providers=[provider])
+            own = [(provider, _OPTIONS.get(provider, {}))]
+            session = onnxruntime.InferenceSession(_named(model), options, providers=own)
     except Exception as error:  # ONNX Runtime's own exceptions share no narrower base class
         if not isinstance(model, Path):
             raise

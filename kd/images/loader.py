@@ -21,6 +21,7 @@ from kd.images.splits import Split
 
 # Where workers put their batches, and how many each of them has ready.
 SHARED, AHEAD = Path("/dev/shm"), 2
+MOST_UNASKED = 16  # workers
 ENDED = re.compile(r"^DataLoader worker .*(killed|exited)|unable to .* shared memory", re.DOTALL)
 MORE_MEMORY = "give fewer --workers, a smaller --batch, or more of it (docker run --shm-size 8g)"
 
@@ -47,12 +48,16 @@ def shuffled(count: int, *key: int) -> list[int]:
     return np.random.default_rng(key).permutation(count).tolist()
 
 
-def usable_workers(wanted: int) -> int:
+def usable_workers(wanted: int | None) -> int:
     """Return how many processes can decode images at once: as many as wanted, at most one a core.
 
-    More would only wait for each other, and PyTorch warns of them.
+    More would only wait for each other, and PyTorch warns of them. Where nothing is wanted, every
+    GPU has its share of the cores; a network that trains on the CPU needs all of them itself.
     """
-    return min(wanted, len(os.sched_getaffinity(0)))
+    cores, gpus = len(os.sched_getaffinity(0)), torch.cuda.device_count()
+    if wanted is not None:
+        return min(wanted, cores)
+    return min(cores // gpus, MOST_UNASKED) if gpus else 0
 
 
 def batches(

@@ -5,6 +5,8 @@ import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import torch
+
 from base.compiled import check_compiler
 from base.errors import UserError
 from kd.images.loader import check_shared_memory
@@ -54,6 +56,8 @@ def check_settings(config: TrainConfig | SearchConfig) -> None:
             raise UserError(f"{_option(field.name)} {value}: expected {expected}")
     if isinstance(config, TrainConfig):
         check_task(config)
+        if config.sync_batch_norm and not torch.cuda.is_available():
+            raise UserError("--sync-batch-norm: is for GPUs, and PyTorch sees none; leave it out")
     else:
         if config.compile:
             check_compiler()

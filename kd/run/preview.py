@@ -102,14 +102,14 @@ def teacher_seconds(
 
     timed_now("the teacher")
     forward = scaled_seconds(answer, len(pixels))
-    steps = config.accumulate * len(data.train) / config.batch
+    steps, workers = config.accumulate * len(data.train) / config.batch, config.loader().workers
     w_steps = config.accumulate * len(data.joined(LEARNED)) / config.batch * config.w_epochs
-    training = step_seconds(TRAINING_PASSES * forward, loading, config.workers) * steps * epochs
+    training = step_seconds(TRAINING_PASSES * forward, loading, workers) * steps * epochs
     if config.teacher_outputs == "online":
         return {"teacher": training, "teacher online": forward * w_steps}
     shapes = stored_shapes(data, config.views, config.most_classes)
     images = sum((shape.views + 1) * shape.images for _, shape in shapes.values())
-    outputs = step_seconds(forward, loading, config.workers) * images / len(pixels)
+    outputs = step_seconds(forward, loading, workers) * images / len(pixels)
     return {"teacher": training, "outputs": outputs}
 
 

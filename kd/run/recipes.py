@@ -36,7 +36,6 @@ TRAIN_RECIPES: Mapping[str, TrainConfig] = {
         views=4,
         most_classes=20,
         batch=256,
-        workers=4,
         w_epochs=100,
         w_learning_rate=0.4,
         weight_decay=3e-5,

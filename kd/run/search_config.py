@@ -11,6 +11,7 @@ from export.timing.statistic import UNDISTURBED, Statistic
 from export.timing.stopwatch import Patience
 from kd.fit import FitSettings
 from kd.networks import RGB, Channels, Interpolation
+from kd.run.train_config import TrainConfig
 
 SCRATCH, SHARED = "scratch", "shared"
 # What is said of a teacher for other images.
@@ -126,28 +127,30 @@ class SearchConfig:
         """Return how long students are timed at most: until the worst one's error is small."""
         return Patience(self.measure_spread, self.measure_seconds, share=1.0, least_rounds=20)
 
-    def retraining(self, accumulate: int) -> FitSettings:
-        """Return how the student is trained; `accumulate` is that of train.py."""
+    def retraining(self, home: TrainConfig) -> FitSettings:
+        """Return how the student is trained; its batches are parted as in train.py."""
         return FitSettings(
             self.epochs,
             self.learning_rate,
             self.weight_decay,
             precision=self.precision,
-            accumulate=accumulate,
+            accumulate=home.accumulate,
             compile=self.compile,
+            sync_batch_norm=home.sync_batch_norm,
         )
 
-    def trial(self, accumulate: int) -> FitSettings:
+    def trial(self, home: TrainConfig) -> FitSettings:
         """Return how a student is trained on trial: as at the end, but briefly."""
-        return replace(self.retraining(accumulate), epochs=self.trial_epochs, compile=False)
+        return replace(self.retraining(home), epochs=self.trial_epochs, compile=False)
 
-    def fine_tuning(self, accumulate: int) -> FitSettings:
+    def fine_tuning(self, home: TrainConfig) -> FitSettings:
         """Return how a student is trained on for int8."""
         return FitSettings(
             self.fine_tuning_epochs,
             self.fine_tuning_rate,
             self.weight_decay,
-            accumulate=accumulate,
+            accumulate=home.accumulate,
+            sync_batch_norm=home.sync_batch_norm,
         )
 
     def budgets(self) -> tuple[float, ...]:

@@ -129,13 +129,17 @@ class TrainConfig:
     most_classes: int = 100
     """Of more classes, only so many of the largest probabilities are stored for an image."""
     batch: int = 128
-    workers: int = 0
-    """Processes that decode images; 0 decodes in the main one."""
+    workers: int | None = None
+    """Processes that decode images; 0 decodes in the main one. When left out one for every core
+    where a GPU trains (of several, each has its share), and 0 where none does."""
     precision: Precision = "fp32"
     """Arithmetic of the networks while they train: bf16 is faster where the processor has it."""
     accumulate: int = 1
     """Parts that a batch, or a process's share of it, passes in one after the other: less memory,
     and BatchNorm sees one part at a time."""
+    sync_batch_norm: bool = False
+    """BatchNorm of teacher and students that are retrained sees the shares of all GPUs; that of the
+    shared weights sees its own GPU's."""
 
     teacher_epochs: int = 16
     teacher_learning_rate: float = 0.03
@@ -266,6 +270,7 @@ class TrainConfig:
             self.teacher_learning_rate,
             precision=self.precision,
             accumulate=self.accumulate,
+            sync_batch_norm=self.sync_batch_norm,
         )
 
     def output_settings(self) -> OutputSettings:

@@ -85,7 +85,7 @@ class BriefTrainings:
         own = self._retrainer
         settings, data, outputs = own.taught.config, own.taught.data, own.taught.outputs
         names, loss = learnable(LEARNED, settings.guide), settings.loss(settings.guide)
-        loader, recipe = settings.loader(), own.config.trial(settings.accumulate)
+        loader, recipe = settings.loader(), own.config.trial(settings)
         phase, quality = f"trial_{self._name}", settings.quality()
         checkpoint = own.metrics.checkpoint(phase, what=what, **own.identity())
         seeded, count = replace(loader, seed=own.config.seed), len(data.joined(LEARNED))

@@ -89,7 +89,7 @@ class Retrainer:
 
         Where int8 costs too much, a copy is trained on for a few epochs, rounded as in int8.
         """
-        recipe = self.config.retraining(self.taught.config.accumulate)
+        recipe = self.config.retraining(self.taught.config)
         network = self._fitted(own, recipe)
         if not self.unit.is_int8:
             return Trained(network)
@@ -100,7 +100,7 @@ class Retrainer:
         with fake_quantised(tuned, signed=self.unit.precision == SIGNED):
             self._fitted(
                 replace(own, name=f"{own.name}-int8", network=tuned),
-                self.config.fine_tuning(self.taught.config.accumulate),
+                self.config.fine_tuning(self.taught.config),
             )
         tuned = replace(self._in_int8(tuned.eval(), network), fine_tuned=True)
         return min(found, tuned, key=lambda one: one.rounding.lost)

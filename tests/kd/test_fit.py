@@ -13,7 +13,7 @@ from base.errors import UserError
 from base.phase import Phase
 from kd.batches import Batch, LabelOutputs, LoaderSettings, endless
 from kd.evaluate import accuracy, predict
-from kd.fit import FitSettings, fit
+from kd.fit import FitSettings, fit, with_sync_batch_norm
 from kd.images.splits import Data, DataSettings, load_data
 from kd.loss import label_loss
 from tests.traffic import Traffic
@@ -88,6 +88,18 @@ def test_two_seeded_runs_are_bitwise_equal(data: Data) -> None:
     assert all(torch.equal(a.state_dict()[n], t) for n, t in b.state_dict().items())
     c, _ = trained(data, FitSettings(epochs=2, learning_rate=0.05))
     assert not torch.equal(a[0].weight, c[0].weight)
+
+
+def test_batch_norm_over_all_processes_is_that_of_one_which_is_alone(data: Data) -> None:
+    """What is trained is the network itself, which stays as it was built."""
+    own, _ = trained(data, FitSettings(epochs=1))
+    found, _ = trained(data, FitSettings(epochs=1, sync_batch_norm=True))
+    assert all(torch.equal(found.state_dict()[n], t) for n, t in own.state_dict().items())
+    assert type(found[1]) is nn.BatchNorm2d
+    running = with_sync_batch_norm(found)
+    assert type(running[1]) is nn.SyncBatchNorm
+    for name, tensor in found.state_dict(keep_vars=True).items():
+        assert running.state_dict(keep_vars=True)[name] is tensor
 
 
 def test_a_step_reads_off_its_device_once(data: Data) -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from subprocess import CalledProcessError, CompletedProcess
 
+import numpy as np
 import onnx
 import onnxruntime
 import pytest
@@ -131,6 +132,37 @@ def test_a_provider_that_does_not_start_is_not_replaced_by_the_cpu(
     monkeypatch.setattr(onnxruntime, "InferenceSession", Fallen)
     with pytest.raises(UserError, match="SlowExecutionProvider: did not start here"):
         onnx_session(relu(), provider="SlowExecutionProvider")
+
+
+def test_on_a_gpu_a_session_holds_no_more_memory_than_it_asks_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Hundreds are open at once."""
+    opened = []
+
+    class Session:
+        def __init__(self, *_: object, providers: list[tuple[str, dict]]) -> None:
+            opened.extend(providers)
+
+        def get_providers(self) -> list[str]:
+            return [opened[-1][0]]
+
+    named = ["CUDAExecutionProvider", "TensorrtExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: named)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    for name in named:
+        onnx_session(relu(), provider=name)
+    grows = {"arena_extend_strategy": "kSameAsRequested"}
+    assert opened == list(zip(named, (grows, {}, {}), strict=True))
+
+
+def test_a_run_can_give_back_unused_memory() -> None:
+    """ONNX Runtime knows the option, and refuses an arena that is not there."""
+    session, images = onnx_session(relu()), np.ones((2, 3, 4, 5), np.float32)
+    (found,) = session.run(None, {"x": images}, in_onnxruntime.releasing("cpu:0"))
+    assert (found == images).all()
+    with pytest.raises(Exception, match="arena"):
+        session.run(None, {"x": images}, in_onnxruntime.releasing("gpu:0"))
 
 
 @pytest.mark.parametrize("damage", ["missing", "empty", "truncated", "foreign", "folder"])

@@ -100,6 +100,18 @@ def test_the_module_itself_is_left_alone(training: bool) -> None:
     assert all(p.requires_grad and p.grad is None for p in module.parameters())
 
 
+def test_weights_and_images_are_in_channels_last_order() -> None:
+    """In which PyTorch is faster, and how_to_run says it."""
+    seen = []
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), Probe(lambda _, images: seen.append(images)))
+    module[1].norm = nn.Identity()
+    module[0].register_forward_pre_hook(lambda own, taken: seen.extend((own.weight, *taken)))
+    torch_runner(module, unit())()
+    assert all(tensor.is_contiguous(memory_format=torch.channels_last) for tensor in seen)
+    assert len(seen) == 3
+    assert "channels last" in in_torch.how(unit())
+
+
 @pytest.mark.parametrize("batch", [1, 5])
 def test_images_are_the_same_random_ones_each_time(batch: int) -> None:
     seen = []

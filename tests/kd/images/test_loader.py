@@ -6,10 +6,11 @@ import signal
 from types import SimpleNamespace
 
 import pytest
+import torch
 from torch.utils.data import Dataset
 
 from base.errors import UserError
-from kd.images.loader import batches, check_shared_memory
+from kd.images.loader import batches, check_shared_memory, usable_workers
 
 DOCKERS = SimpleNamespace(total=64 * 2**20, free=63 * 2**20)
 
@@ -39,6 +40,19 @@ def test_workers_that_the_system_ends_are_one_line(end: int) -> None:
 def test_other_faults_in_workers_are_not_hidden() -> None:
     with pytest.raises(TypeError, match="NoneType"):
         list(batches(Dying(None), 2, None, workers=1))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "gpus", "expected"),
+    [(None, 0, 0), (None, 1, 16), (None, 4, 5), (0, 1, 0), (3, 4, 3), (99, 0, 20)],
+)
+def test_a_gpu_has_its_share_of_the_cores_to_decode(
+    monkeypatch: pytest.MonkeyPatch, wanted: int | None, gpus: int, expected: int
+) -> None:
+    """Of twenty; a network that trains on the CPU needs all of them itself."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(20)))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    assert usable_workers(wanted) == expected
 
 
 def test_too_little_shared_memory_is_said_before_anything_is_spent(

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from tests.smoke import run
@@ -25,6 +26,11 @@ def test_search_before_train(tmp_path: Path) -> None:
         (("--teacher", "onnx:/none.onnx"), "/none.onnx: no such file"),
         (("--teacher", "stored:/none"), "/none/search/targets.json"),
         (("--teacher-weight", "1", "--teacher-weight", "2"), "2 for 1 teachers; give one each"),
+        pytest.param(
+            ("--sync-batch-norm",),
+            "--sync-batch-norm: is for GPUs, and PyTorch sees none",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here"),
+        ),
     ],
 )
 def test_bad_settings_write_nothing(
