@@ -21,7 +21,7 @@ def numbers(config: TrainConfig | SearchConfig) -> set[str]:
     found = set()
     for field in dataclasses.fields(config):
         plain = isinstance(field.default, int | float) and not isinstance(field.default, bool)
-        if plain or field.name in ("limit", "teacher_resolution", "teacher_resize"):
+        if plain or field.name in ("limit", "teacher_resolution", "teacher_resize", "workers"):
             found.add(field.name)
     return found
 
