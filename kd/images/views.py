@@ -80,9 +80,6 @@ def view_seed(seed: int, version: int, position: int) -> int:
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
     """Run a block with torch's global generator at `seed`, then put the generator back."""
-    state = torch.default_generator.get_state()
-    torch.default_generator.manual_seed(seed)
-    try:
+    with torch.random.fork_rng(devices=()):
+        torch.default_generator.manual_seed(seed)
         yield
-    finally:
-        torch.default_generator.set_state(state)

@@ -5,9 +5,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import get_type_hints
 
-from typeguard import TypeCheckError, check_type
+from pydantic import TypeAdapter, ValidationError
 
 from base.errors import UserError
 from base.files import read_json
@@ -49,10 +48,12 @@ def train_config_of(settings: Mapping[str, object], run: Path) -> TrainConfig:
         odd = ", ".join(sorted(settings.keys() ^ expected.keys()))
         raise UserError(f"{path}: settings of another version ({odd}); train again")
     try:
-        return replace(TrainConfig(), run=run, **_restored(settings))
-    except (TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())
+        found = TypeAdapter(TrainConfig).validate_json(json.dumps(settings), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        reason = f"{first['loc'][0]} {first['input']!r}: {first['msg']}"
         raise UserError(f"{path}: damaged ({reason}); train again") from error
+    return replace(found, run=run)
 
 
 def home_config(search: SearchConfig) -> TrainConfig:
@@ -99,25 +100,6 @@ def transfer_budget(search: SearchConfig, table: str) -> float:
             "--latency-table, or --target-latency"
         )
     return float(found)
-
-
-def _restored(settings: Mapping[str, object]) -> dict[str, object]:
-    """Return plain values as what the fields hold; one of another type raises `TypeError`."""
-    restored = {name: _tupled(value) for name, value in settings.items()}
-    for name in ("teacher_classes", "latency_table", "space", "pairs"):
-        restored[name] = Path(settings[name]) if settings[name] else None
-    restored["teacher_checkpoint"] = tuple(map(Path, settings["teacher_checkpoint"]))
-    kinds = get_type_hints(TrainConfig)
-    for name, value in restored.items():
-        try:
-            check_type(value, kinds[name])
-        except TypeCheckError as error:
-            raise TypeError(f"{name} {value!r}: {error}") from error
-    return restored
-
-
-def _tupled(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else value
 
 
 def search_identity(config: SearchConfig, table: str, start: str) -> dict[str, str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
+from sklearn.metrics import confusion_matrix
 from torch import Tensor
 from torch.utils.data import Subset
 
@@ -83,7 +84,7 @@ def check_outputs(log_p: Tensor, labels: Tensor, classes: Sequence[str]) -> Chec
             f"teacher: answers for {int((~finite).sum())} of {len(log_p)} images are not finite;"
             " check its checkpoint, --teacher-mean and --teacher-std"
         )
-    counts = confusion(log_p.argmax(dim=1), labels, len(classes))
+    counts = confusion_matrix(labels, log_p.argmax(dim=1), labels=range(len(classes)))
     _refuse_permuted(log_p.argmax(dim=1), labels, classes)
     _refuse_guesses(counts)
     return Check(
@@ -93,12 +94,6 @@ def check_outputs(log_p: Tensor, labels: Tensor, classes: Sequence[str]) -> Chec
         expected_calibration_error(log_p.exp(), labels),
         _largest_confusions(counts, classes),
     )
-
-
-def confusion(answers: Tensor, labels: Tensor, classes: int) -> np.ndarray:
-    """Count how often each label got each answer, [K, K]."""
-    pairs = torch.bincount(labels * classes + answers, minlength=classes**2)
-    return pairs.reshape(classes, classes).numpy()
 
 
 def expected_calibration_error(probabilities: Tensor, labels: Tensor) -> float:
@@ -216,7 +211,8 @@ def _words(values: Sequence[float]) -> str:
 def _refuse_permuted(answers: Tensor, labels: Tensor, classes: Sequence[str]) -> None:
     """Fit the best order of classes to half of the images, and try it on the other half."""
     fitted, tried = slice(0, None, 2), slice(1, None, 2)
-    counts = confusion(answers[fitted], labels[fitted], len(classes))
+    known = range(len(classes))
+    counts = confusion_matrix(labels[fitted], answers[fitted], labels=known)
     own, answered = linear_sum_assignment(counts, maximize=True)
     order = torch.from_numpy(answered)
     as_it_is = (answers == labels)[tried].numpy()
