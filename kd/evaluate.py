@@ -107,7 +107,7 @@ def scores(
     The models are on one device; images are decoded once for all of them.
     """
     device, count = device_of(models[0]), len(split)
-    total, told = [0.0] * len(models), [0.0] * len(models)
+    sums = torch.zeros(len(models), 2, dtype=torch.float64, device=device)
     with ExitStack() as modes:
         for model in models:
             modes.enter_context(_evaluating(model))
@@ -115,9 +115,9 @@ def scores(
             moved = Batch(*(tensor.to(device) for tensor in step))
             for number, model in enumerate(models):
                 logits = model(moved.images).float()
-                total[number] += loss(logits, moved).item() * len(moved.labels)
-                told[number] += quality.of(logits, moved).sum().item()
-    return [(one / count, other / count) for one, other in zip(total, told, strict=True)]
+                sums[number, 0] += loss(logits, moved).double() * len(moved.labels)
+                sums[number, 1] += quality.of(logits, moved).sum()
+    return [(total / count, told / count) for total, told in sums.tolist()]
 
 
 @torch.no_grad()

@@ -21,6 +21,7 @@ from kd.images.splits import Data, DataSettings, load_data
 from kd.loss import kd_loss
 from kd.outputs_writer import store_outputs
 from kd.stored_outputs import StoredOutputs, stored_shape
+from tests.traffic import Traffic
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +101,19 @@ def test_score_reads_plain_images(data: Data, tmp_path: Path) -> None:
     views = (data.test.view(0), data.test)
     found = [scores([network], view, targets, loss, 60) for view in views]
     assert found[0] == found[1]
+
+
+def test_scores_are_read_off_their_device_once(data: Data, tmp_path: Path) -> None:
+    """However many models there are."""
+    targets = targets_of(data, tmp_path / "test")
+    loss = partial(kd_loss, kd_temperature=4.0, kd_weight=0.9)
+
+    def reads(models: int, batch: int) -> int:
+        with Traffic() as traffic:
+            scores([model() for _ in range(models)], data.test, targets, loss, batch)
+        return len(traffic.read)
+
+    assert reads(1, 7) == reads(3, 7)  # decoding reads, too
 
 
 def test_many_are_scored_as_each_alone_and_keep_their_modes(data: Data, tmp_path: Path) -> None:
