@@ -229,7 +229,8 @@ def main(settings: Settings) -> None:
     """Time, print a table and write it with its provenance."""
     processes, space = join_processes(), preset_space(settings.preset, 10)
     if processes.device.type != settings.device:
-        raise SystemExit(f"step: --device {settings.device}: runs on {processes.device.type} here")
+        there = "hide the GPU with CUDA_VISIBLE_DEVICES=" if settings.device == "cpu" else "no GPU"
+        raise SystemExit(f"step: --device {settings.device}: {there}")
     calls = steps(settings, space)
     if settings.device == "cuda":
         torch.cuda.set_sync_debug_mode(settings.sync_debug_mode)
