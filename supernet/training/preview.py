@@ -14,6 +14,8 @@ from base.processes import timed_now
 from export.runtimes.faster import Ratios
 from export.timing.stopwatch import quick_ms, scaled_seconds
 from export.timing.unit_of_work import UnitOfWork
+from supernet.latency.graphs import exported, structure
+from supernet.latency.parts import parts
 from supernet.latency.plan import CALIBRATION_NETWORKS, CHECK_NETWORKS
 from supernet.latency.runners import student_runner
 from supernet.latency_table import table_shapes
@@ -99,22 +101,35 @@ def _seconds(
 
 def table_rows(
     space: SearchSpace, unit: UnitOfWork, given: Path | None, ratios: Ratios | None
-) -> list[tuple[str, str]]:
-    """Say roughly how long students take, and what is in memory while the table is measured."""
+) -> tuple[list[tuple[str, str]], float]:
+    """Say roughly how long students take, and what is in memory while the table is measured.
+
+    Returns with it how many seconds go by before measuring begins.
+    """
     if given:
-        return [("latency", f"{given}: a {unit}")]
+        return [("latency", f"{given}: a {unit}")], 0.0
     timed_now("the smallest and the largest student")
     ends = space.smallest(), space.largest()
     smallest, largest = (quick_ms(student_runner(space, a, unit)) for a in ends)
-    parts, networks = count_parts(space), min(CALIBRATION_NETWORKS + CHECK_NETWORKS, space.size())
+    entries, networks = count_parts(space), min(CALIBRATION_NETWORKS + CHECK_NETWORKS, space.size())
     parameters = networks * sum(parameters_and_macs(space, a)[0] for a in ends) / len(ends)
-    memory = (parameters * PARAMETER_BYTES + (parts + networks) * MODEL_BYTES) / 2**30
-    timed = f"{parts} parts and {networks} networks timed, all in memory: roughly {memory:.1f} GiB"
-    return [
+    memory = (parameters * PARAMETER_BYTES + (entries + networks) * MODEL_BYTES) / 2**30
+    timed = (
+        f"{entries} parts and {networks} networks timed, all in memory: roughly {memory:.1f} GiB"
+    )
+    rows = [
         ("latency", f"about {smallest:.1f} to {largest:.1f} ms for a {unit}"),
         ("latency table", timed),
         *([("precision", str(ratios))] if ratios else []),
     ]
+    return rows, 0.0 if unit.runtime == "torch" else export_seconds(space)
+
+
+def export_seconds(space: SearchSpace) -> float:
+    """Estimate how long the export of every kind of part takes, from one of them."""
+    kinds = {structure(part.module) for part in parts(space).values()}
+    timed_now("the export of a part")
+    return len(kinds) * quick_ms(lambda: exported.__wrapped__(next(iter(kinds))), runs=1) / 1000
 
 
 def count_parts(space: SearchSpace) -> int:
