@@ -36,7 +36,7 @@ class Settings:
     rounds: int = 15
     budgets: int = 2
     """For which students are searched with every table, without trials."""
-    most_seconds: float = 350
+    most_seconds: float = 240
     """That one part may take: building engines for TensorRT may take more."""
     device: Literal["cuda", "cpu"] = "cuda"
     """cpu is a rehearsal."""
