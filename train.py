@@ -207,7 +207,7 @@ def preview(
     teacher: AnyTeacher | None,
     work: str,
     supernet: Supernet,
-    timing: Callable[[], tuple[list[tuple[str, str]], float]],
+    timing: Callable[[], list[tuple[str, str]]],
 ) -> Forecast:
     """Say what the run will do, and how long it takes here, from a few timed steps."""
     space, device, processes = supernet.space, this_process().device, this_process().num_processes
@@ -224,10 +224,9 @@ def preview(
     epoch = step(student, loading) * images / (most * processes)
     scoring = scoring_seconds(len(data.search), most, student, loading / AT_ONCE, loader.workers)
     decisions = sum(len(decision.choices) > 1 for decision in space.decisions())
-    table, before = timing()
     seconds = {
         **teacher_seconds(config, data, teacher, pixels, loading),
-        "latency table": 0 if config.latency_table else before + config.latency_seconds,
+        "latency table": 0 if config.latency_table else config.latency_seconds,
         "w": w * w_steps,
         "alpha": alpha * config.alpha_steps,
         "survey": (config.surveyed + SHOWN_BUDGETS) * scoring / processes,
@@ -239,7 +238,7 @@ def preview(
         *([("photographs", str(plan))] if plan else []),
         ("decoding", f"{most / loading:,.0f} images a second"),
         ("space", f"{space.name}: {space.size():.2g} students, {decisions} decisions"),
-        *table,
+        *timing(),
         ("teacher", f"{config.teacher_request().name}, {work}"),
         ("outputs", outputs_size(config, data)),
         ("supernet", f"{steps} {1 / alpha:.2g}"),

@@ -33,17 +33,29 @@ def to_onnx(
     the BatchNorm unfused and runs several times slower, so never time such a file.
     """
     axes = {axis: _AXES[axis] if axis < len(_AXES) else f"axis_{axis}" for axis in dynamic}
+    return exported(module, (example,), (axes,), [input_name], [output_name], optimize)
+
+
+def exported(
+    module: nn.Module,
+    inputs: tuple[Tensor | list[Tensor], ...],
+    dynamic_shapes: tuple[object, ...],
+    input_names: list[str],
+    output_names: list[str],
+    optimize: bool = True,
+) -> onnx.ModelProto:
+    """Export a copy of `module` in eval mode; `dynamic_shapes` are those of torch.export."""
     # Weights in channels-last order would leave index arithmetic in the file, 5 % of its time.
     module = copy.deepcopy(module).eval().to(memory_format=torch.contiguous_format)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             module,
-            (example,),
+            inputs,
             dynamo=True,
-            dynamic_shapes=(axes,),
-            input_names=[input_name],
-            output_names=[output_name],
+            dynamic_shapes=dynamic_shapes,
+            input_names=input_names,
+            output_names=output_names,
             optimize=optimize,
             verbose=False,
         )

@@ -8,10 +8,9 @@ import wandb.sdk.launch  # noqa: F401
 
 import search  # noqa: F401
 import train  # noqa: F401
-from supernet.latency.graphs import part_graph
-from supernet.latency.parts import parts
+from supernet.latency.parts import structures
+from supernet.latency.structures import export_together
 from supernet.presets import preset_space
 
 torch.set_num_threads(1)
-for part in parts(preset_space("digits", 10)).values():
-    part_graph(part.module, part.size)
+export_together(structures(preset_space("digits", 10)))

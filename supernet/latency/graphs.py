@@ -1,81 +1,25 @@
-"""ONNX graphs of the space's blocks, and networks chained of them, from a few shared exports.
+"""ONNX graphs of the space's blocks, and networks chained of them.
 
-An export takes a second, and a space has hundreds of blocks. But the graph of a block depends only
-on its structure (operation, kernel, stride, gate, residual): it is exported once for each, and
-another block of that structure is the same graph with that block's own weights.
+A block's graph is that of its structure with the block's own weights.
 """
 
-import copy
 from collections.abc import Callable
-from functools import cache, reduce
-from typing import NamedTuple
+from functools import reduce
 
 import onnx
 import torch
 from onnx import compose, numpy_helper
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torchvision.ops import Conv2dNormActivation
 
 from base.size import Size, strided
-from export.onnx_file import to_onnx
-from supernet.space import Architecture, Layer, SearchSpace
-from supernet.student import FusedMBConv, Head, Stem, Student, UnitLength
+from supernet.latency.structures import channels_into, graph_of, structure
+from supernet.space import Architecture, SearchSpace
+from supernet.student import Student
 
 # The graph of a stem, block or head whose input has that size.
 PartGraph = Callable[[nn.Module, Size], onnx.ModelProto]
-
-
-class Structure(NamedTuple):
-    """All that the graph of a part depends on, beside the shapes of its weights."""
-
-    kind: type[nn.Module]
-    kernel: int = 1
-    stride: int = 1
-    gated: bool = False
-    residual: bool = False
-    plain: bool = False  # expansion 1, or a head without a convolution
-    unit_length: bool = False  # a head that gives vectors of length 1
-
-
-def structure(part: nn.Module) -> Structure:
-    """Return what the graph of a stem, block or head depends on."""
-    if isinstance(part, Stem):
-        return Structure(Stem, 3, part.conv[0].stride[0])
-    if isinstance(part, Head):
-        ends = isinstance(part.ending, UnitLength)
-        return Structure(Head, plain=isinstance(part.conv, nn.Identity), unit_length=ends)
-    is_fused = isinstance(part, FusedMBConv)
-    spatial = (part.expand if is_fused else part.depthwise)[0]
-    return Structure(
-        type(part),
-        spatial.kernel_size[0],
-        spatial.stride[0],
-        not isinstance(part.squeeze_excite, nn.Identity),
-        part.residual,
-        isinstance(part.project if is_fused else part.expand, nn.Identity),
-    )
-
-
-@cache
-def exported(kind: Structure) -> onnx.ModelProto:
-    """Export the smallest part of a structure: its weights are placeholders. Never change it."""
-    part = _folded(_smallest_of(kind))
-    generator = torch.Generator().manual_seed(0)
-    for parameter in part.parameters():
-        # The exporter joins equal ones.
-        nn.init.normal_(parameter, generator=generator)
-    example = torch.zeros(2, channels_into(part), 16, 16)
-    return to_onnx(part, example, input_name="x", output_name="y")
-
-
-def _smallest_of(own: Structure) -> nn.Module:
-    if own.kind is Stem:
-        return Stem(4, own.stride)
-    if own.kind is Head:
-        return Head(4, 0 if own.plain else 8, 2, own.unit_length)
-    layer = Layer("", own.kernel, 1 if own.plain else 2, own.gated)
-    return own.kind(4, 4, layer, own.stride, own.residual, 8)
 
 
 def with_biases(module: nn.Module) -> nn.Module:
@@ -91,25 +35,10 @@ def with_biases(module: nn.Module) -> nn.Module:
     return module
 
 
-def channels_into(part: nn.Module) -> int:
-    """Return how many channels a stem, block or head takes."""
-    first = next(m for m in part.modules() if isinstance(m, nn.Conv2d | nn.Linear))
-    return first.in_channels if isinstance(first, nn.Conv2d) else first.in_features
-
-
-def _folded(part: nn.Module) -> nn.Module:
-    """Copy `part` with every BatchNorm folded into its convolution, as the runtime would do it."""
-    part = copy.deepcopy(part).eval()
-    for layer in part.modules():
-        if isinstance(layer, Conv2dNormActivation):
-            layer[0], layer[1] = fuse_conv_bn_eval(layer[0], layer[1]), nn.Identity()
-    return part
-
-
 def folded_weights(part: nn.Module) -> dict[str, Tensor]:
     """Return a part's weights by name, BatchNorm folded in.
 
-    They are those that `_folded` leaves; a copy of the modules takes ten times as long.
+    They are those that an exported part has; a copy of the modules takes ten times as long.
     """
     weights = {name: tensor.detach().cpu() for name, tensor in part.state_dict().items()}
     for name, layer in part.named_modules():
@@ -132,7 +61,7 @@ def folded_weights(part: nn.Module) -> dict[str, Tensor]:
 def part_graph(part: nn.Module, size: Size) -> onnx.ModelProto:
     """Return the ONNX graph of a stem, block or head: `x` [batch, C, H, W] to `y`, any batch."""
     model = onnx.ModelProto()
-    model.CopyFrom(exported(structure(part)))
+    model.CopyFrom(graph_of(structure(part)))
     graph, weights = model.graph, folded_weights(part)
     for initializer in graph.initializer:
         if initializer.name in weights:

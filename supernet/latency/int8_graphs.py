@@ -18,15 +18,12 @@ from torch import Tensor, nn
 from base.size import Size
 from export.int8.quantise import quantised
 from supernet.latency.graphs import (
-    Structure,
-    channels_into,
-    exported,
     folded_weights,
     set_groups,
     set_sizes,
-    structure,
     with_one_import_each,
 )
+from supernet.latency.structures import Structure, channels_into, graph_of, structure
 from supernet.student import Head, Stem
 
 # How the quantiser names what it makes of a tensor.
@@ -82,7 +79,7 @@ def _scalar(tensor: onnx.TensorProto) -> float:
 @cache
 def _quantised(kind: Structure, signed: bool) -> onnx.ModelProto:
     """Quantise a structure's smallest part between neighbours, and cut it out of them."""
-    model = exported(kind)
+    model = graph_of(kind)
     images = torch.rand(2, _channels(model), 16, 16, generator=torch.Generator().manual_seed(0))
     if kind.kind is not Stem:
         before = _neighbour(_channels(model))
@@ -115,5 +112,5 @@ def _neighbour(channels: int) -> onnx.ModelProto:
     )
     node = helper.make_node("Conv", ["images", "w"], ["before"])
     graph = helper.make_graph([node], "neighbour", [images], [before], [weight])
-    opset, ir_version = exported(Structure(Head)).opset_import, exported(Structure(Head)).ir_version
-    return helper.make_model(graph, opset_imports=opset, ir_version=ir_version)
+    head = graph_of(Structure(Head))
+    return helper.make_model(graph, opset_imports=head.opset_import, ir_version=head.ir_version)

@@ -158,8 +158,8 @@ def write_kit(path: Path, plan: TimingPlan, unit: UnitOfWork) -> None:
     """Write the zip: graphs, a manifest, the script as __main__.py, and what it imports."""
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as kit:
-        graphs = add_graphs(kit, "graphs", tqdm(list_graphs(plan, unit), desc="kit", unit="model"))
         reference = student_model(plan.space, plan.reference, unit), plan.space.image_shape
+        graphs = add_graphs(kit, "graphs", tqdm(list_graphs(plan, unit), desc="kit", unit="model"))
         compared = {
             form: list(add_graphs(kit, form, students).values())
             for form, students in list_compared(plan, unit)

@@ -33,9 +33,9 @@ def measure_plan(plan: TimingPlan, unit: UnitOfWork, patience: Patience, path: P
     )
     if patience.is_over(done.rounds):
         return done
+    reference = student_runner(plan.space, plan.reference, unit)
     runners = {part_name(place): part_runner(part, unit) for place, part in plan.parts.items()}
     runners |= {name: student_runner(plan.space, a, unit) for name, a in plan.networks.items()}
-    reference = student_runner(plan.space, plan.reference, unit)
     with tqdm(desc="latency table", unit="round", initial=len(done.rounds)) as bar:
         for latest in measure(runners, reference, done, patience, path):
             bar.set_postfix_str(patience.progress(latest.rounds))

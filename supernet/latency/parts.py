@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import NamedTuple
 
 import torch
@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from base.size import Size, strided
 from supernet.latency.graphs import with_biases
+from supernet.latency.structures import Structure, structure
 from supernet.latency_table import LatencyTable, Place, table_shapes
 from supernet.space import SearchSpace
 from supernet.student import Head, Stem, block
@@ -84,6 +85,12 @@ def parts(space: SearchSpace) -> dict[Place, Part]:
     for part in found.values():
         with_biases(part.module)
     return found
+
+
+@cache
+def structures(space: SearchSpace) -> tuple[Structure, ...]:
+    """Return the structures of all parts, each once."""
+    return tuple(dict.fromkeys(structure(part.module) for part in parts(space).values()))
 
 
 def assemble(

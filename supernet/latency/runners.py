@@ -18,7 +18,8 @@ from export.timing.stopwatch import Runner
 from export.timing.unit_of_work import SIGNED, UnitOfWork, unit_of_work
 from supernet.latency.graphs import PartGraph, network_graph, part_graph, with_biases
 from supernet.latency.int8_graphs import int8_part_graph
-from supernet.latency.parts import Part
+from supernet.latency.parts import Part, structures
+from supernet.latency.structures import export_together
 from supernet.latency_table import LatencyTable
 from supernet.space import Architecture, SearchSpace
 from supernet.student import Student
@@ -37,7 +38,11 @@ def part_model(part: Part, unit: UnitOfWork) -> onnx.ModelProto:
 def student_model(
     space: SearchSpace, architecture: Architecture, unit: UnitOfWork
 ) -> onnx.ModelProto:
-    """Return a student with random weights in the unit's precision."""
+    """Return a student with random weights in the unit's precision.
+
+    The first of a space exports the structures of all, which other students and parts find then.
+    """
+    export_together(structures(space))
     return network_graph(space, architecture, one_part(unit))
 
 

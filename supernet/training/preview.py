@@ -14,8 +14,6 @@ from base.processes import timed_now
 from export.runtimes.faster import Ratios
 from export.timing.stopwatch import quick_ms, scaled_seconds
 from export.timing.unit_of_work import UnitOfWork
-from supernet.latency.graphs import exported, structure
-from supernet.latency.parts import parts
 from supernet.latency.plan import CALIBRATION_NETWORKS, CHECK_NETWORKS
 from supernet.latency.runners import student_runner
 from supernet.latency_table import table_shapes
@@ -101,13 +99,10 @@ def _seconds(
 
 def table_rows(
     space: SearchSpace, unit: UnitOfWork, given: Path | None, ratios: Ratios | None
-) -> tuple[list[tuple[str, str]], float]:
-    """Say roughly how long students take, and what is in memory while the table is measured.
-
-    Returns with it how many seconds go by before measuring begins.
-    """
+) -> list[tuple[str, str]]:
+    """Say roughly how long students take, and what is in memory while the table is measured."""
     if given:
-        return [("latency", f"{given}: a {unit}")], 0.0
+        return [("latency", f"{given}: a {unit}")]
     timed_now("the smallest and the largest student")
     ends = space.smallest(), space.largest()
     smallest, largest = (quick_ms(student_runner(space, a, unit)) for a in ends)
@@ -117,19 +112,11 @@ def table_rows(
     timed = (
         f"{entries} parts and {networks} networks timed, all in memory: roughly {memory:.1f} GiB"
     )
-    rows = [
+    return [
         ("latency", f"about {smallest:.1f} to {largest:.1f} ms for a {unit}"),
         ("latency table", timed),
         *([("precision", str(ratios))] if ratios else []),
     ]
-    return rows, 0.0 if unit.runtime == "torch" else export_seconds(space)
-
-
-def export_seconds(space: SearchSpace) -> float:
-    """Estimate how long the export of every kind of part takes, from one of them."""
-    kinds = {structure(part.module) for part in parts(space).values()}
-    timed_now("the export of a part")
-    return len(kinds) * quick_ms(lambda: exported.__wrapped__(next(iter(kinds))), runs=1) / 1000
 
 
 def count_parts(space: SearchSpace) -> int:

@@ -1,6 +1,7 @@
 """What is said before anything is spent: it names every phase, and nothing is written."""
 
 import os
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -26,7 +27,6 @@ from kd.run.preview import (
 )
 from kd.run.search_config import SearchConfig
 from kd.run.train_config import TrainConfig
-from supernet.latency.graphs import structure
 from supernet.latency.parts import parts
 from supernet.presets import preset_space
 from supernet.space import SearchSpace
@@ -115,21 +115,15 @@ def test_parts_of_the_table_are_counted_without_being_made(preset: str) -> None:
     assert count_parts(space) == len(parts(space))
 
 
-def test_the_table_is_timed_roughly_or_brought(
-    space: SearchSpace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whatever is timed takes a second; every kind of part is exported once."""
-    monkeypatch.setattr("supernet.training.preview.quick_ms", lambda *_, **__: 1000.0)
-    ((_, latency), (_, memory)), before = table_rows(space, UNIT, None, None)
-    assert latency == f"about 1000.0 to 1000.0 ms for a {UNIT}"
+def test_the_table_is_timed_roughly_or_brought(space: SearchSpace) -> None:
+    (_, latency), (_, memory) = table_rows(space, UNIT, None, None)
+    assert re.fullmatch(rf"about \S+ to \S+ ms for a {re.escape(str(UNIT))}", latency)
     assert memory.startswith(f"{len(parts(space))} parts and 78 networks timed, all in memory")
-    assert before == len({structure(part.module) for part in parts(space).values()})
     ratios = Ratios({"int8": (0.5, 2.0), "int8-signed": (3.0, 3.0)})
-    assert table_rows(space, UNIT, None, ratios)[0][-1] == ("precision", str(ratios))
-    brought = table_rows(space, UNIT, Path("phone.json"), None)
-    assert brought == ([("latency", f"phone.json: a {UNIT}")], 0)
-    in_torch = replace(UNIT, provider="torch:cpu")
-    assert table_rows(space, in_torch, None, None)[1] == 0
+    assert table_rows(space, UNIT, None, ratios)[-1] == ("precision", str(ratios))
+    assert table_rows(space, UNIT, Path("phone.json"), None) == [
+        ("latency", f"phone.json: a {UNIT}")
+    ]
 
 
 @pytest.mark.parametrize(("processes", "accumulate"), [(1, 1), (2, 1), (1, 2), (2, 4)])

@@ -15,10 +15,11 @@ from export.int8.quantise import quantised
 from export.runtimes import in_openvino
 from export.runtimes.network import Network
 from export.runtimes.onnx_session import onnx_session
-from supernet.latency.graphs import channels_into, folded_weights, network_graph, part_graph
+from supernet.latency.graphs import folded_weights, network_graph, part_graph
 from supernet.latency.int8_graphs import SUFFIX, int8_part_graph
 from supernet.latency.kit import PERIOD, with_repeated_weights
 from supernet.latency.runners import one_part
+from supernet.latency.structures import channels_into
 from supernet.presets import preset_space
 from supernet.space import MBCONV, Architecture, Layer, SearchSpace
 from supernet.student import Head, MBConv, Stem
