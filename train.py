@@ -35,6 +35,7 @@ from kd.run.metrics import Metrics, open_metrics, open_phase
 from kd.run.preview import (
     Forecast,
     loading_seconds,
+    other_load,
     outputs_size,
     peak_memory,
     scoring_seconds,
@@ -211,7 +212,7 @@ def preview(
 ) -> Forecast:
     """Say what the run will do, and how long it takes here, from a few timed steps."""
     space, device, processes = supernet.space, this_process().device, this_process().num_processes
-    images, recipe = len(data.joined(LEARNED)), SEARCH_RECIPES[config.preset]
+    images, recipe, busy = len(data.joined(LEARNED)), SEARCH_RECIPES[config.preset], other_load()
     loader, part = config.loader(), partial(micro_batch, processes=processes)
     most, few = (part(b, accumulate=config.accumulate) for b in (config.batch, config.alpha_batch))
     pixels = torch.rand(most, *space.image_shape, device=device)
@@ -235,6 +236,7 @@ def preview(
     rows = [
         ("run", str(config.run)),
         ("images", str(data)),
+        *busy,
         *([("photographs", str(plan))] if plan else []),
         ("decoding", f"{most / loading:,.0f} images a second"),
         ("space", f"{space.name}: {space.size():.2g} students, {decisions} decisions"),

@@ -29,7 +29,8 @@ from benchmarks.provenance import provenance
 from export.int8.quantise import quantised
 from export.onnx_file import to_onnx, write_model
 from export.report.figures import predicted_figure
-from export.timing.stopwatch import Patience, quick_ms
+from export.timing.rough import quick_ms
+from export.timing.stopwatch import Patience
 from export.timing.unit_of_work import CPU, UnitOfWork
 from kd.run.recipes import TRAIN_RECIPES
 from kd.run.search_config import SearchConfig

@@ -9,7 +9,8 @@ from timm.models.mobilenetv3 import _gen_lcnet, _gen_mobilenet_v3, _gen_mobilene
 from torch import nn
 from tqdm import tqdm
 
-from export.timing.stopwatch import Patience, Runner, quick_ms
+from export.timing.rough import quick_ms
+from export.timing.stopwatch import Patience, Runner
 from kd.rivals.library import fit_strides
 from kd.rivals.rival import Outline, Rival, build_rival
 from supernet.latency.runners import module_runner, unit_of_table

@@ -25,8 +25,8 @@ NEAREST_KNOWN = 6
 LEAST, OVERTIME = 2, 2
 # Plain runs of which a 95th percentile can be told.
 LEAST_PLAIN = 40
-# Images of the first look at how long a step takes.
-FEW = 8
+# Sessions of one network differ by this, relatively, however long each is timed.
+SESSION = 0.005
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,11 @@ class Timing:
     spread: float
 
     def with_another(self, other: "Timing") -> "Timing":
-        """Return the mean of two independent timings of the same thing."""
-        return Timing((self.ms + other.ms) / 2, math.hypot(self.spread, other.spread) / 2)
+        """Return the mean of two timings in sessions of their own, weighted by their errors."""
+        weights = np.array([1 / (t.spread**2 + SESSION**2) for t in (self, other)])
+        mine, theirs = map(float, weights / weights.sum())
+        spread = math.hypot(mine * self.spread, theirs * other.spread)
+        return Timing(mine * self.ms + theirs * other.ms, spread)
 
 
 @dataclass(frozen=True)
@@ -278,22 +281,3 @@ def plain_runs(
         taken.append(clock() - start)
     median, slow = 1e3 * np.quantile(taken, (0.5, 0.95))
     return PlainRuns(float(median), float(slow), len(taken))
-
-
-def quick_ms(runner: Runner, runs: int = 3) -> float:
-    """Time the fastest of a few runs in milliseconds, for a preview."""
-    return 1e3 * _visit(runner, runs, time.perf_counter)
-
-
-def scaled_seconds(run: Callable[[int], None], count: int, enough: float = 0.5) -> float:
-    """Return roughly the seconds of `run(count)`, from runs of fewer where these take long enough.
-
-    `run` takes a number of images. A few come first; from their time follows how many take `enough`
-    seconds, and the time of those is scaled to `count`.
-    """
-    few = min(count, FEW)
-    seconds = quick_ms(lambda: run(few), runs=2) / 1000
-    more = min(count, int(few * enough / seconds))
-    if more > few:
-        few, seconds = more, quick_ms(lambda: run(more), runs=2) / 1000
-    return seconds * count / few

@@ -8,11 +8,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
+import psutil
 import torch
 from torch import Tensor
 
 from base.processes import timed_now
-from export.timing.stopwatch import scaled_seconds
+from export.timing.rough import scaled_seconds
 from kd.evaluate import CALIBRATION_BATCHES
 from kd.images.copies import CopyPlan, with_copies
 from kd.images.loader import batches
@@ -28,6 +29,8 @@ from kd.teacher.prepare import CheckedTeacher
 # A step of training costs about three passes forward.
 TRAINING_PASSES = 3
 LOADED, LOADED_BATCHES = 16, 4
+# Seconds in which this process sleeps to see what others do, and cores that are not worth a word.
+WATCHED, LITTLE = 0.3, 0.25
 
 
 class Forecast(NamedTuple):
@@ -44,6 +47,19 @@ def teacher_work(config: TrainConfig, opened: CheckedTeacher | None) -> str:
     if config.teacher_request().trained_here:
         return f"trained here for {config.teacher_epochs} epochs"
     return "checked on the search split before anything is written"
+
+
+def other_load() -> list[tuple[str, str]]:
+    """Say how many cores other programs use, where these and the threads here wait for each other.
+
+    Steps can take a hundred times as long then, and so does their forecast.
+    """
+    cores, threads = psutil.cpu_count(), torch.get_num_threads()
+    busy = psutil.cpu_percent(WATCHED) / 100 * cores
+    if threads == 1 or busy + threads <= cores + LITTLE:
+        return []
+    wait = f"they and the {threads} threads here wait for each other, and times can be far off"
+    return [("other load", f"{busy:.1f} of {cores} cores: {wait}; set OMP_NUM_THREADS=1")]
 
 
 def loading_seconds(data: Data, plan: CopyPlan | None, batch: int, workers: int) -> float:

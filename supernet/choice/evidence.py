@@ -6,8 +6,11 @@ looking after every round. Where they allow no answer, measuring goes on; what p
 decided by the timing as it is.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+
+import numpy as np
 
 from export.timing.stopwatch import Timing
 from supernet.space import Architecture
@@ -60,9 +63,23 @@ def safe_ms(timing: Timing) -> float:
     return timing.ms * (1 + max(MARGIN, timing.spread))
 
 
+def margin(timings: Mapping[Architecture, Timing]) -> float:
+    """Return the share of a budget that students timed so exactly leave free."""
+    return max(MARGIN, float(np.mean([timing.spread for timing in timings.values()])))
+
+
 def are_known(timings: Mapping[Architecture, Timing]) -> bool:
-    """Whether all timings are as exact as sessions allow, to tell by how much a table is off."""
-    return all(timing.spread <= MARGIN for timing in timings.values())
+    """Whether the mean of all timings is exact enough to tell by how much a table is off."""
+    return math.hypot(*(t.spread for t in timings.values())) / len(timings) <= MARGIN
+
+
+def times_off(
+    predicted_ms: Callable[[Architecture], float], timings: Mapping[Architecture, Timing]
+) -> float:
+    """Return how many times their predictions students take: the mean, exact timings count most."""
+    ratios = [timing.ms / predicted_ms(a) for a, timing in timings.items()]
+    weights = [1 / (timing.spread**2 + MARGIN**2) for timing in timings.values()]
+    return float(np.average(ratios, weights=weights))
 
 
 def is_kept(target_ms: float, timing: Timing) -> bool:

@@ -10,8 +10,8 @@ import numpy as np
 from base.errors import UserError
 from base.files import PARSE_ERRORS, read_json, write_json
 from base.processes import from_main_process, is_main_process
-from export.timing.stopwatch import Timing, never
-from supernet.choice.evidence import MARGIN, Answered, Window, are_known, safe_ms
+from export.timing.stopwatch import Timing
+from supernet.choice.evidence import MARGIN, Answered, Window, are_known, margin, times_off
 from supernet.choice.programme import BUDGET_USES, Programme, candidates
 from supernet.space import Architecture, Choices
 
@@ -106,16 +106,15 @@ def budget_calibrated(
 ) -> float:
     """Return what to ask of the table for a budget, after some proposed students were measured."""
     students = sorted(own.propose(own.asked_ms), key=own.expect)[:count]
-    return _rescaled(problem, measure(students, are_known), target_ms)
+    return _rescaled(problem, measure(students, are_known), target_ms / (1 + MARGIN))
 
 
 def _rescaled(
-    problem: Programme, timings: Mapping[Architecture, Timing], target_ms: float
+    problem: Programme, timings: Mapping[Architecture, Timing], wanted_ms: float
 ) -> float:
-    """Ask the table for so much more or less than the budget as it was off, by exact timings."""
-    exact = {a: timing for a, timing in timings.items() if timing.spread <= MARGIN} or timings
-    off = [safe_ms(timing) / problem.table.predicted_ms(a) for a, timing in exact.items()]
-    return min(target_ms / float(np.median(off)), problem.range_ms()[1])
+    """Ask the table for so much more or less than is wanted as it was off."""
+    off = times_off(problem.table.predicted_ms, timings)
+    return min(wanted_ms / off, problem.range_ms()[1])
 
 
 def pick_measured(
@@ -142,7 +141,8 @@ def pick_measured(
         best = _confirmed(timings, twice, own.expect, window, measure)
         if best is not None:
             break
-        asked_ms = _rescaled(problem, {a: timings[a] for a in timed}, target_ms)
+        latest = {a: timings[a] for a in timed}
+        asked_ms = _rescaled(problem, latest, target_ms / (1 + margin(latest)))
     for fill in BUDGET_USES:
         window = Window(fill * target_ms, target_ms)
         best = best or _confirmed(timings, twice, own.expect, window, measure)
@@ -164,18 +164,24 @@ def _confirmed(
 ) -> Architecture | None:
     """Return the architecture of least loss within the window, also when it is timed once more.
 
-    The fastest of several is flattered by chance; so it is timed again, as exactly as patience
-    allows, and is one of those timed `twice`. The mean of both timings is kept, or the second alone
-    where the first was rough: measuring may have ended before that student's turn.
+    The fastest of several is flattered by chance; so it is timed again, in a session of its own,
+    until the mean of both timings is sure, and is one of those timed `twice`. The mean is kept.
     """
     while fitting := [a for a in timings if window.holds(timings[a])]:
         best = min(fitting, key=expect)
         if best in twice:
             return best
-        first, again = timings[best], measure([best], never)[best]
-        timings[best] = again if first.spread > MARGIN else first.with_another(again)
+        first = timings[best]
+        is_sure = partial(_is_sure_with, window, best, first)
+        timings[best] = first.with_another(measure([best], is_sure)[best])
         twice.add(best)
     return None
+
+
+def _is_sure_with(
+    window: Window, best: Architecture, first: Timing, found: Mapping[Architecture, Timing]
+) -> bool:
+    return window.verdict(first.with_another(found[best])) is not None
 
 
 def pick_predicted(problem: Programme, own: Proposal, target_ms: float) -> Pick:

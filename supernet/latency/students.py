@@ -8,6 +8,7 @@ from torch import nn
 
 from base.errors import UserError
 from export.runtimes.runtime import check_unit
+from export.timing.rough import quick_ms
 from export.timing.statistic import PlainStatistic
 from export.timing.stopwatch import (
     NEAREST_KNOWN,
@@ -18,7 +19,6 @@ from export.timing.stopwatch import (
     Timing,
     never,
     plain_runs,
-    quick_ms,
     time_beside,
 )
 from supernet.latency.runners import (

@@ -12,7 +12,7 @@ from torch import Tensor
 from base.precision import Precision, autocast
 from base.processes import timed_now
 from export.runtimes.faster import Ratios
-from export.timing.stopwatch import quick_ms, scaled_seconds
+from export.timing.rough import quick_ms, scaled_seconds
 from export.timing.unit_of_work import UnitOfWork
 from supernet.latency.plan import CALIBRATION_NETWORKS, CHECK_NETWORKS
 from supernet.latency.runners import student_runner

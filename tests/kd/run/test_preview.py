@@ -4,7 +4,6 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,12 +12,12 @@ import torch
 
 from base.precision import Precision
 from export.runtimes.faster import Ratios
-from export.timing import stopwatch
 from kd.batches import micro_batch
 from kd.images.splits import DataSettings, load_data
 from kd.run.preview import (
     duration,
     loading_seconds,
+    other_load,
     scoring_seconds,
     step_seconds,
     student_time,
@@ -97,6 +96,23 @@ def test_phases_of_no_time_are_left_out() -> None:
     assert time_text({"a": 30, "b": 0.0, "c": 60}) == "roughly 90 s on this machine: a 30 s, c 60 s"
 
 
+@pytest.mark.parametrize(
+    ("threads", "percent", "told"),
+    [(2, 60.0, "2.4 of 4 cores"), (2, 75.0, "3.0 of 4 cores"), (2, 50.0, ""), (1, 100.0, "")],
+)
+def test_other_programs_are_named_where_threads_wait_for_them(
+    threads: int, percent: float, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two threads on four cores leave room for two more programs; one thread never waits."""
+    monkeypatch.setattr("psutil.cpu_count", lambda: 4)
+    monkeypatch.setattr("psutil.cpu_percent", lambda _: percent)
+    monkeypatch.setattr("torch.get_num_threads", lambda: threads)
+    busy = other_load()
+    assert [name for name, _ in busy] == ["other load"] * bool(told)
+    assert all(text.startswith(f"{told}: ") for _, text in busy)
+    assert all("set OMP_NUM_THREADS=1" in text for _, text in busy)
+
+
 def test_workers_decode_while_a_step_computes() -> None:
     assert step_seconds(2.0, 3.0, workers=0) == 5.0
     assert step_seconds(2.0, 3.0, workers=2) == 3.0
@@ -171,22 +187,3 @@ def test_a_stored_teacher_costs_nothing(tmp_path: Path) -> None:
     assert teacher_seconds(longer, data, None, pixels, 0.0)["teacher"] > 5 * trained["teacher"]
     stored = replace(config, teacher=(f"stored:{tmp_path}",))
     assert teacher_seconds(stored, data, None, pixels, 0.0) == {}
-
-
-@pytest.mark.parametrize(
-    ("count", "an_image", "runs"),
-    [(100, 0.01, [8, 50]), (100, 0.001, [8, 100]), (100, 1.0, [8]), (4, 1.0, [4])],
-)
-def test_a_few_images_are_timed_and_scaled(
-    count: int, an_image: float, runs: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As many as take half a second, but all where these are fewer, and eight at least."""
-    asked: list[int] = []
-
-    def fake(run: Callable[[], None], runs: int) -> float:
-        run()
-        return 1000 * an_image * asked[-1]
-
-    monkeypatch.setattr(stopwatch, "quick_ms", fake)
-    assert stopwatch.scaled_seconds(asked.append, count) == pytest.approx(an_image * count)
-    assert asked == runs
