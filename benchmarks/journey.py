@@ -20,7 +20,6 @@ from tempfile import TemporaryDirectory
 
 import tyro
 
-from base.errors import UserError
 from base.files import read_json, write_json
 from benchmarks.provenance import provenance
 
@@ -30,6 +29,7 @@ TOLD = (
     "timing_seconds",
     "retrain_seconds",
     "measured_ms",
+    "meets_target",
     "target_ms",
     "test_accuracy",
     "teacher_test_accuracy",
@@ -59,7 +59,7 @@ def main(settings: Settings) -> None:
         options = ["--run", str(run), *data, *shlex.split(settings.options)]
         said, train = timed("train.py", options)
         target = ["--target-latency", str(settings.target)]
-        _, search = timed("search.py", ["--run", str(run), *target])
+        _, search = timed("search.py", ["--run", str(run), *target], may_fail=True)
         (student,) = (run / "students").glob("*/metrics.json")
         facts = read_json(student)
     phases = {
@@ -75,16 +75,16 @@ def main(settings: Settings) -> None:
     write_json(settings.out, results)
 
 
-def timed(script: str, options: Sequence[str]) -> tuple[str, float]:
+def timed(script: str, options: Sequence[str], may_fail: bool = False) -> tuple[str, float]:
     """Run a script; return what it printed, and its seconds. What it says of its progress passes.
 
-    Raises `UserError` where it fails.
+    Ends where it fails, but for a promise that is not kept, where it may.
     """
     start = time.perf_counter()
     command = [sys.executable, script, *options]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode:
-        raise UserError(f"{shlex.join(command)}: exit status {done.returncode}")
+    if done.returncode and not (may_fail and done.returncode == 1):
+        raise SystemExit(f"journey: {shlex.join(command)}: exit status {done.returncode}")
     return done.stdout, time.perf_counter() - start
 
 

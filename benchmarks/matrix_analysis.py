@@ -1,6 +1,6 @@
 """What the trainings of benchmarks.matrix say: does the best student depend on the teacher?
 
-    python -m benchmarks.matrix_analysis
+    python -m benchmarks.matrix_analysis --seeds 0 1
 
 Reads benchmarks/results/matrix.csv; prints, and writes matrix_analysis.json and .png beside it.
 """

@@ -1,4 +1,4 @@
-"""Rough times, for forecasts: the fastest of a few runs."""
+"""Rough times, for forecasts and to know about how long something takes: the fastest of a few."""
 
 import time
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The only place where networks are timed."""
+"""The only place where networks are timed for a result."""
 
 import math
 import time
@@ -25,8 +25,8 @@ NEAREST_KNOWN = 6
 LEAST, OVERTIME = 2, 2
 # Plain runs of which a 95th percentile can be told.
 LEAST_PLAIN = 40
-# Sessions of one network differ by this, relatively, however long each is timed.
-SESSION = 0.005
+# Sessions of one network differ by about this, relatively, however long each is timed.
+SESSION = 0.012
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,10 @@ class Timing:
     spread: float
 
     def with_another(self, other: "Timing") -> "Timing":
-        """Return the mean of two timings in sessions of their own, weighted by their errors."""
+        """Return the mean of two timings in sessions of their own, weighted by their errors.
+
+        That sessions differ counts in the weights, and not in the spread, as in each of both.
+        """
         weights = np.array([1 / (t.spread**2 + SESSION**2) for t in (self, other)])
         mine, theirs = map(float, weights / weights.sum())
         spread = math.hypot(mine * self.spread, theirs * other.spread)

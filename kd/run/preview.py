@@ -1,5 +1,6 @@
 """What a run will cost in time, memory and disk: said before anything is spent."""
 
+import os
 import resource
 import shutil
 import time
@@ -54,8 +55,9 @@ def other_load() -> list[tuple[str, str]]:
 
     Steps can take a hundred times as long then, and so does their forecast.
     """
-    cores, threads = psutil.cpu_count(), torch.get_num_threads()
-    busy = psutil.cpu_percent(WATCHED) / 100 * cores
+    ours, threads = os.sched_getaffinity(0), torch.get_num_threads()
+    percents, cores = psutil.cpu_percent(WATCHED, percpu=True), len(ours)
+    busy = sum(percents[core] for core in ours) / 100
     if threads == 1 or busy + threads <= cores + LITTLE:
         return []
     wait = f"they and the {threads} threads here wait for each other, and times can be far off"

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from export.timing.stopwatch import Timing
+from export.timing.stopwatch import SESSION, Timing
 from supernet.space import Architecture
 
-# A student leaves this share of its budget, or its own standard error, to being timed again:
-# sessions differ by that, however long each lasts.
-MARGIN = 0.012
+# A student leaves this share of its budget, or its own standard error, to being timed again.
+MARGIN = SESSION
 SURE = 2.0  # standard errors
 
 # Whether timings answer what is asked of them.
@@ -63,22 +62,30 @@ def safe_ms(timing: Timing) -> float:
     return timing.ms * (1 + max(MARGIN, timing.spread))
 
 
-def margin(timings: Mapping[Architecture, Timing]) -> float:
-    """Return the share of a budget that students timed so exactly leave free."""
-    return max(MARGIN, float(np.mean([timing.spread for timing in timings.values()])))
-
-
 def are_known(timings: Mapping[Architecture, Timing]) -> bool:
-    """Whether the mean of all timings is exact enough to tell by how much a table is off."""
+    """Whether the mean of all timings is exact enough to tell by how much a table is off.
+
+    Their errors are taken as independent.
+    """
     return math.hypot(*(t.spread for t in timings.values())) / len(timings) <= MARGIN
 
 
+def margin(timings: Mapping[Architecture, Timing]) -> float:
+    """Return the share of a budget that students timed so exactly leave free: the best timed."""
+    return max(MARGIN, min(timing.spread for timing in timings.values()))
+
+
 def times_off(
-    predicted_ms: Callable[[Architecture], float], timings: Mapping[Architecture, Timing]
+    predicted_ms: Callable[[Architecture], float],
+    timings: Mapping[Architecture, Timing],
+    table_error: float,
 ) -> float:
-    """Return how many times their predictions students take: the mean, exact timings count most."""
+    """Return how many times their predictions students take.
+
+    It is the mean, weighted by what each may be off: its timing's error and the table's own.
+    """
     ratios = [timing.ms / predicted_ms(a) for a, timing in timings.items()]
-    weights = [1 / (timing.spread**2 + MARGIN**2) for timing in timings.values()]
+    weights = [1 / (timing.spread**2 + table_error**2) for timing in timings.values()]
     return float(np.average(ratios, weights=weights))
 
 

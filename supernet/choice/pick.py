@@ -114,8 +114,9 @@ def _rescaled(
     problem: Programme, timings: Mapping[Architecture, Timing], wanted_ms: float
 ) -> float:
     """Ask the table for so much more or less than is wanted as it was off."""
-    off = times_off(problem.table.predicted_ms, timings)
-    return min(wanted_ms / off, problem.range_ms()[1])
+    off = times_off(problem.table.predicted_ms, timings, max(MARGIN, table_error(problem)))
+    fastest_ms, slowest_ms = problem.range_ms()
+    return min(max(wanted_ms / off, fastest_ms), slowest_ms)
 
 
 def pick_measured(
@@ -182,7 +183,9 @@ def _confirmed(
 def _is_sure_with(
     window: Window, best: Architecture, first: Timing, found: Mapping[Architecture, Timing]
 ) -> bool:
-    return window.verdict(first.with_another(found[best])) is not None
+    """Whether it is sure with another timing, which is exact, too: the first may be flattered."""
+    mean = first.with_another(found[best])
+    return found[best].spread <= MARGIN and window.verdict(mean) is not None
 
 
 def pick_predicted(problem: Programme, own: Proposal, target_ms: float) -> Pick:

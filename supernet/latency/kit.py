@@ -158,6 +158,7 @@ def write_kit(path: Path, plan: TimingPlan, unit: UnitOfWork) -> None:
     """Write the zip: graphs, a manifest, the script as __main__.py, and what it imports."""
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as kit:
+        # A student first: it exports all structures at once, and parts find them.
         reference = student_model(plan.space, plan.reference, unit), plan.space.image_shape
         graphs = add_graphs(kit, "graphs", tqdm(list_graphs(plan, unit), desc="kit", unit="model"))
         compared = {

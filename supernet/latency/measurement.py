@@ -33,6 +33,7 @@ def measure_plan(plan: TimingPlan, unit: UnitOfWork, patience: Patience, path: P
     )
     if patience.is_over(done.rounds):
         return done
+    # A student first: it exports all structures at once, and parts find them.
     reference = student_runner(plan.space, plan.reference, unit)
     runners = {part_name(place): part_runner(part, unit) for place, part in plan.parts.items()}
     runners |= {name: student_runner(plan.space, a, unit) for name, a in plan.networks.items()}

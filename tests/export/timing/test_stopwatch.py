@@ -174,11 +174,11 @@ def test_timings_by_hand() -> None:
 
 
 def test_two_timings_by_hand() -> None:
-    """With the half per cent of a session errors of 1.2 and 3.75 % are 1.3 and 3.783 %."""
-    found = Timing(4.0, 0.012).with_another(Timing(5.0, 0.0375))
-    mine = (1 / 1.3**2) / (1 / 1.3**2 + 1 / (3.75**2 + 0.25))
+    """With the 1.2 % of a session errors of 0.5 and 3.5 % are 1.3 and 3.7 %."""
+    found = Timing(4.0, 0.005).with_another(Timing(5.0, 0.035))
+    mine = (1 / 1.3**2) / (1 / 1.3**2 + 1 / 3.7**2)
     assert found.ms == pytest.approx(4 * mine + 5 * (1 - mine))
-    assert found.spread == pytest.approx(((0.012 * mine) ** 2 + (0.0375 * (1 - mine)) ** 2) ** 0.5)
+    assert found.spread == pytest.approx(((0.005 * mine) ** 2 + (0.035 * (1 - mine)) ** 2) ** 0.5)
     alike = Timing(4.0, 0.03).with_another(Timing(5.0, 0.03))
     assert (alike.ms, alike.spread) == (pytest.approx(4.5), pytest.approx(0.03 / 2**0.5))
 

@@ -104,8 +104,9 @@ def test_other_programs_are_named_where_threads_wait_for_them(
     threads: int, percent: float, told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two threads on four cores leave room for two more programs; one thread never waits."""
-    monkeypatch.setattr("psutil.cpu_count", lambda: 4)
-    monkeypatch.setattr("psutil.cpu_percent", lambda _: percent)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2, 5})
+    every = [percent, percent, percent, 0.0, 100.0, percent]  # two are of others alone
+    monkeypatch.setattr("psutil.cpu_percent", lambda _, percpu: every)
     monkeypatch.setattr("torch.get_num_threads", lambda: threads)
     busy = other_load()
     assert [name for name, _ in busy] == ["other load"] * bool(told)
