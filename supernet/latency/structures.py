@@ -6,6 +6,7 @@ second to begin, and little for each.
 """
 
 import copy
+import zlib
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -77,10 +78,11 @@ def export_together(kinds: Iterable[Structure]) -> None:
     if not fresh:
         return
     side_by_side = _SideBySide([_smallest_of(kind) for kind in fresh])
-    generator = torch.Generator().manual_seed(0)
-    for parameter in side_by_side.parameters():
-        # The exporter joins equal ones.
-        nn.init.normal_(parameter, generator=generator)
+    for kind, part in zip(fresh, side_by_side.parts, strict=True):
+        # The exporter joins equal ones; and a structure's are the same in any company.
+        generator = torch.Generator().manual_seed(zlib.crc32(repr(kind).encode()))
+        for parameter in part.parameters():
+            nn.init.normal_(parameter, generator=generator)
     examples = [torch.zeros(2, channels_into(part), 16, 16) for part in side_by_side.parts]
     names = [[f"{end}{i}" for i in range(len(fresh))] for end in "xy"]
     whole = exported(side_by_side, (examples,), ([{0: "batch"}] * len(fresh),), *names)

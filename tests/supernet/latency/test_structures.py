@@ -62,3 +62,18 @@ def test_a_space_is_exported_once(space: SearchSpace, monkeypatch: pytest.Monkey
     for architecture in (space.smallest(), space.middle(), space.largest()):
         student_model(space, architecture, UNIT)
     assert len(calls) == 1
+
+
+def test_a_structure_is_the_same_in_any_company(
+    space: SearchSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its placeholders too, which the scales of its int8 graph come from."""
+    kinds = structures(space)[:3]
+    found = []
+    for company in (kinds, kinds[1:2]):
+        monkeypatch.setattr(module, "_GRAPHS", {})
+        export_together(company)
+        weights = graph_of(kinds[1]).graph.initializer
+        found.append({w.name: w.raw_data for w in weights if "." in w.name})
+    assert found[0] == found[1]
+    assert found[0]
