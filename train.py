@@ -212,7 +212,8 @@ def preview(
 ) -> Forecast:
     """Say what the run will do, and how long it takes here, from a few timed steps."""
     space, device, processes = supernet.space, this_process().device, this_process().num_processes
-    images, recipe, busy = len(data.joined(LEARNED)), SEARCH_RECIPES[config.preset], other_load()
+    busy = other_load()
+    images, recipe = len(data.joined(LEARNED)), SEARCH_RECIPES[config.preset]
     loader, part = config.loader(), partial(micro_batch, processes=processes)
     most, few = (part(b, accumulate=config.accumulate) for b in (config.batch, config.alpha_batch))
     pixels = torch.rand(most, *space.image_shape, device=device)

@@ -57,7 +57,7 @@ def other_load() -> list[tuple[str, str]]:
     """
     ours, threads = os.sched_getaffinity(0), torch.get_num_threads()
     percents, cores = psutil.cpu_percent(WATCHED, percpu=True), len(ours)
-    busy = sum(percents[core] for core in ours) / 100
+    busy = sum(percent for core, percent in enumerate(percents) if core in ours) / 100
     if threads == 1 or busy + threads <= cores + LITTLE:
         return []
     wait = f"they and the {threads} threads here wait for each other, and times can be far off"

@@ -93,6 +93,18 @@ def test_calibrating_ends_when_the_mean_is_known(
     assert asked_ms == pytest.approx(min(max(TARGET_MS / off, fastest_ms), slowest_ms))
 
 
+def test_no_less_is_asked_than_the_fastest_student_needs(
+    problem: Programme, students: list[Architecture]
+) -> None:
+    """However slow the device is: the fastest one may still be within the budget."""
+
+    def measure(timed: Sequence[Architecture], _: Answered) -> dict[Architecture, Timing]:
+        return dict.fromkeys(timed, Timing(1000.0, 0.001))
+
+    asked_ms = budget_calibrated(problem, proposal(students, 0.95), TARGET_MS, 2, measure)
+    assert asked_ms == problem.range_ms()[0]
+
+
 def test_a_rough_timing_counts_less_than_an_exact_one(
     problem: Programme, students: list[Architecture]
 ) -> None:
