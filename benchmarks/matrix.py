@@ -77,17 +77,22 @@ class Settings:
 
 def main(settings: Settings) -> None:
     """Train what is not done yet."""
-    settings.run.mkdir(parents=True, exist_ok=True)
-    with FileLock(settings.run / "preparing"):  # or two processes would find other students
-        world = open_world(settings.data, settings.limit, settings.run, SPACE)
-        students = students_of(world.table, settings.target, settings.run / "students.json")
-        answers = teachers(settings, world)
+    world, students, answers = opened(settings)
     told = {name: classes(answer, world.test, unchanged) for name, answer in answers.items()}
     truth = world.test.labels.argmax(1)
     facts = world.facts() | {"teachers": {name: same(own, truth) for name, own in told.items()}}
     facts |= {"students": [{"ms": ms, "architecture": one.to_json()} for one, ms in students]}
     write_json(settings.out.with_suffix(".json"), facts | provenance("matrix", settings))
     train_all(settings, worlds_of(world, answers), students, told)
+
+
+def opened(settings: Settings) -> tuple[World, list[Timed], dict[str, Answer]]:
+    """Make images, students and teachers, or find them in the run."""
+    settings.run.mkdir(parents=True, exist_ok=True)
+    with FileLock(settings.run / "preparing"):  # or two processes would find other students
+        world = open_world(settings.data, settings.limit, settings.run, SPACE)
+        students = students_of(world.table, settings.target, settings.run / "students.json")
+        return world, students, teachers(settings, world)
 
 
 def teachers(settings: Settings, world: World) -> dict[str, Answer]:
