@@ -2,7 +2,8 @@
 
     python -m benchmarks.journey
     python -m benchmarks.journey --name cifar10 --target 8 --data PATH \
-        --options "--preset cifar10 --limit 4000 --w-epochs 4 --alpha-steps 100"
+        --options "--preset cifar10 --limit 2000 --teacher-epochs 2 --w-epochs 4 --alpha-steps 60" \
+        --search-options "--trials 4 --trial-epochs 1 --epochs 4"
 
 Runs train.py with these options in a fresh folder, then search.py, with nothing else beside them
 on a quiet machine; adds a line to benchmarks/results/journey.json. The digits take 8 minutes.
@@ -49,6 +50,8 @@ class Settings:
     """Images; the digits need none."""
     options: str = ""
     """More of train.py's options, as on a command line."""
+    search_options: str = ""
+    """The same of search.py's."""
     out: Path = Path("benchmarks/results/journey.json")
 
 
@@ -60,7 +63,8 @@ def main(settings: Settings) -> None:
         options = ["--run", str(run), *data, *shlex.split(settings.options)]
         said, train = timed("train.py", options)
         target = ["--target-latency", str(settings.target)]
-        _, search = timed("search.py", ["--run", str(run), *target], BROKEN)
+        options = ["--run", str(run), *target, *shlex.split(settings.search_options)]
+        _, search = timed("search.py", options, BROKEN)
         (student,) = (run / "students").glob("*/metrics.json")
         facts = read_json(student)
     phases = {
