@@ -44,6 +44,7 @@ _LOG_SPAN = 4.0
 _MEAN_FRACTION = 20  # the dark line of a curve is the mean over 1/20 of its rows, centred
 _PANEL_COLUMNS = 3
 _DECISIONS_PER_COLUMN = 24
+_BESIDE = 4  # choices of a decision whose name and probability have room beside each other
 
 
 @dataclass(frozen=True)
@@ -235,16 +236,20 @@ def choices_figure(path: Path, probabilities: Mapping[str, Mapping[str, float]])
 
 def _strips(axes: Axes, decisions: Sequence[tuple[str, Mapping[str, float]]], rows: int) -> None:
     for row, (_, choices) in enumerate(decisions):
+        width, beside = 1 / len(choices), len(choices) <= _BESIDE
         for place, (choice, probability) in enumerate(choices.items()):
-            width = 1 / len(choices)
+            left, right = place * width, (place + 1) * width
             color = _SHADES(probability)
-            axes.barh(row, width, 0.86, place * width, color=color, edgecolor="white", lw=1.5)
+            axes.barh(row, width, 0.86, left, color=color, edgecolor="white", lw=1.5)
             ink = "white" if probability > 0.75 else INK
-            text = {"y": row, "color": ink, "fontsize": 9.5, "va": "center_baseline"}
-            axes.text(place * width + 0.02, s=choice, fontweight="bold", **text)
-            axes.text(
-                (place + 1) * width - 0.02, s=f"{100 * probability:.0f} %", ha="right", **text
-            )
+            text = {"color": ink, "fontsize": 9.5 if beside else 7.5, "va": "center_baseline"}
+            name, share = {"s": choice, "fontweight": "bold"}, f"{100 * probability:.0f} %"
+            if beside:
+                axes.text(left + 0.02, row, **name, **text)
+                axes.text(right - 0.02, row, share, ha="right", **text)
+            else:
+                axes.text((left + right) / 2, row - 0.2, ha="center", **name, **text)
+                axes.text((left + right) / 2, row + 0.22, share, ha="center", **text)
     axes.set_yticks(range(len(decisions)), [utf8(name) for name, _ in decisions], fontsize=10)
     axes.set(xlim=(0, 1), ylim=(rows - 0.5, -0.5), xticks=[])
     axes.tick_params(length=0)
