@@ -27,6 +27,7 @@ from benchmarks.matrix_students import KINDS
 from benchmarks.matrix_teachers import TEACHERS
 from benchmarks.provenance import provenance
 
+INKS = ("white", "black")  # on dark and on light colours
 BEST = 4  # students of a supernet that are looked at beside its first choice
 TAU, ALIKE = "Kendall tau with trained students", "correlation of teacher × student, spread alike"
 FIRST, FIRSTS = "accuracy of the first choice, %", f"accuracy of the first {BEST}, %"
@@ -159,9 +160,9 @@ def told(found: dict) -> Iterator[str]:
 def draw(path: Path, tau: np.ndarray, shared: Points, trained: Points) -> None:
     """Draw tau of supernets and teachers, and what depends on the teacher, seen and trained."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.8))
-    shown = left.imshow(tau, cmap="viridis")
+    shown, middle = left.imshow(tau, cmap="viridis"), (tau.min() + tau.max()) / 2
     for (a, b), value in np.ndenumerate(tau):
-        left.text(b, a, f"{value:.2f}", ha="center", va="center", color="white")
+        left.text(b, a, f"{value:.2f}", ha="center", va="center", color=INKS[bool(value > middle)])
     for set_ticks in (left.set_xticks, left.set_yticks):
         set_ticks(range(len(TEACHERS)), TEACHERS)
     left.set(title="Kendall tau, mean of seeds", xlabel="teacher of the trained students")
