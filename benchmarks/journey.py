@@ -2,7 +2,8 @@
 
     python -m benchmarks.journey
     python -m benchmarks.journey --name cifar10 --target 8 --data PATH \
-        --options="--preset cifar10 --limit 2000 --teacher-epochs 2 --w-epochs 4 --alpha-steps 60" \
+        --options="--preset cifar10 --limit 2000 --batch 64 --teacher small_resnet18:2 \
+        --teacher-epochs 8 --w-epochs 4 --alpha-steps 60" \
         --search-options="--trials 4 --trial-epochs 1 --epochs 4"
 
 Runs train.py with these options in a fresh folder, then search.py, with nothing else beside them
