@@ -68,6 +68,7 @@ class Settings:
     """Of a student."""
     kd_weights: tuple[float, ...] = (0.9,)
     """Share of the teacher in the loss; the rest is the labels'."""
+    learn_from: tuple[str, ...] = (*TEACHERS, *CONTROLS)
     seeds: tuple[int, ...] = (0, 1, 2)
     part: tuple[int, int] = (0, 1)
     """Which part of how many is trained by this process."""
@@ -113,7 +114,7 @@ def train_all(
     part, parts = settings.part
     numbers = range(len(KINDS))[part::parts]
     for seed, weight, number in product(settings.seeds, settings.kd_weights, numbers):
-        for name in (*TEACHERS, *CONTROLS):
+        for name in settings.learn_from:
             line = {"number": number, "learns_from": name, "kd_weight": weight, "seed": seed}
             known = {k: str(v) for k, v in line.items()}
             if any(known.items() <= done.items() for done in read_lines(settings.out)):
