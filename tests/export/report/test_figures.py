@@ -1,11 +1,13 @@
 """Figures show their data: other data, other pixels; the same data, the same file."""
 
+from itertools import combinations
 from pathlib import Path
 
 import matplotlib.image
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 
 from export.report.figures import (
     GRID,
@@ -121,6 +123,21 @@ def test_a_certain_choice_is_dark_and_an_open_one_is_not(tmp_path: Path) -> None
     assert share(path, DEEP) > 0.05
     choices_figure(path, {"kernel": {"3": 0.5, "5": 0.5}, "expansion": {"1": 0.5, "3": 0.5}})
     assert share(path, DEEP) == 0
+
+
+@pytest.mark.parametrize("count", [1, 4, 5, 9])
+def test_names_and_shares_of_choices_do_not_cover_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    drawn, save = [], Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda figure, *a, **k: drawn.append(figure) or save(figure, *a, **k)
+    )
+    widths = {str(100 + i): 1 / count for i in range(count)}
+    choices_figure(tmp_path / "c.png", {f"stage2.width\nteacher {i}": widths for i in range(9)})
+    texts = [text.get_window_extent() for axes in drawn[0].axes for text in axes.texts]
+    assert len(texts) == 9 * 2 * count
+    assert not any(a.overlaps(b) for a, b in combinations(texts, 2))
 
 
 def test_many_decisions_fold_into_columns(tmp_path: Path) -> None:
