@@ -4,15 +4,16 @@ import os
 import resource
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import psutil
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from base.precision import Precision, autocast
 from base.processes import timed_now
 from export.timing.rough import scaled_seconds
 from kd.evaluate import CALIBRATION_BATCHES
@@ -114,21 +115,41 @@ def teacher_seconds(
         epochs, frames = config.teacher_epochs, (data.train.frame,)
     shown = [pixels.new_zeros(len(pixels), 3, *frame.size) for frame in frames]
 
-    def answer(count: int) -> None:
-        with torch.no_grad():
-            model(*(images[:count] for images in shown))[0, 0].item()
-
     timed_now("the teacher")
-    forward = scaled_seconds(answer, len(pixels))
+    forward = answer_seconds(model, shown, config.precision)
+    step = learning_seconds(model, shown, config.precision) if epochs else 0.0
     steps, workers = config.accumulate * len(data.train) / config.batch, config.loader().workers
     w_steps = config.accumulate * len(data.joined(LEARNED)) / config.batch * config.w_epochs
-    training = step_seconds(TRAINING_PASSES * forward, loading, workers) * steps * epochs
+    training = step_seconds(step, loading, workers) * steps * epochs
     if config.teacher_outputs == "online":
         return {"teacher": training, "teacher online": forward * w_steps}
     shapes = stored_shapes(data, config.views, config.most_classes)
     images = sum((shape.views + 1) * shape.images for _, shape in shapes.values())
     outputs = step_seconds(forward, loading, workers) * images / len(pixels)
     return {"teacher": training, "outputs": outputs}
+
+
+def answer_seconds(model: AnyTeacher, shown: Sequence[Tensor], precision: Precision) -> float:
+    """Time a teacher's answer to images, of each of its frames one tensor [B, C, H, W]."""
+
+    def answer(count: int) -> None:
+        with torch.no_grad(), autocast(shown[0].device, precision):
+            model(*(images[:count] for images in shown))[0, 0].item()
+
+    return scaled_seconds(answer, len(shown[0]))
+
+
+def learning_seconds(model: nn.Module, shown: Sequence[Tensor], precision: Precision) -> float:
+    """Time a step of a network's training on such images; it is left in training mode."""
+    model.train()
+
+    def learn(count: int) -> None:
+        with autocast(shown[0].device, precision):
+            total = model(*(images[:count] for images in shown)).sum()
+        total.backward()
+        total.item()  # a GPU has done by then what it was told
+
+    return scaled_seconds(learn, len(shown[0]))
 
 
 def scoring_seconds(images: int, batch: int, step: float, loading: float, workers: int) -> float:

@@ -30,16 +30,17 @@ PARAMETER_BYTES, MODEL_BYTES = 8, 2.5 * 2**20
 def all_step_seconds(
     supernet: Supernet, images: Tensor, few: int, precision: Precision, retrained_in: Precision
 ) -> tuple[float, float, float]:
-    """Time a step of w, one of alpha on the first `few` images, and one of a middle student.
+    """Time a step of w, one of alpha on `few` images, and one of a middle student.
 
-    `precision` is that of the first two, a student is `retrained_in` its own. A copy is timed:
-    running statistics move, and how often hangs on the clock.
+    Where `images` are fewer, alpha's time is scaled. `precision` is that of the first two, a
+    student is `retrained_in` its own. A copy is timed: running statistics move, and how often hangs
+    on the clock.
     """
     supernet = copy.deepcopy(supernet)
     timed_now("a step of the shared weights")
     w = w_seconds(supernet, images, precision)
     timed_now("a step of alpha")
-    alpha = alpha_seconds(supernet, images[:few], precision)
+    alpha = alpha_seconds(supernet, images[:few], precision) * max(1, few / len(images))
     timed_now("a step of a student")
     return w, alpha, student_seconds(supernet, images, retrained_in)
 

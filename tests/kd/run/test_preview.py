@@ -30,6 +30,7 @@ from supernet.latency.parts import parts
 from supernet.presets import preset_space
 from supernet.space import SearchSpace
 from supernet.supernet import Supernet
+from supernet.training import preview
 from supernet.training.preview import (
     all_step_seconds,
     count_parts,
@@ -171,6 +172,15 @@ def test_steps_are_timed_and_leave_no_trace(
     assert all(torch.equal(part, before[name]) for name, part in supernet.state_dict().items())
     assert all(part.grad is None and part.requires_grad for part in supernet.parameters())
     assert seen == {torch.bfloat16 if precision == "bf16" else torch.float32}
+
+
+@pytest.mark.parametrize("few", [4, 8, 32])
+def test_a_batch_of_alpha_may_be_larger_than_that_of_w(
+    monkeypatch: pytest.MonkeyPatch, few: int
+) -> None:
+    monkeypatch.setattr(preview, "alpha_seconds", lambda _, images, precision: len(images))
+    supernet, images = Supernet(preset_space("digits", 10)), torch.rand(8, 3, 16, 16)
+    assert all_step_seconds(supernet, images, few, "fp32", "fp32")[1] == few
 
 
 @pytest.mark.parametrize("batch", [16, 100])
