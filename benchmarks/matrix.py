@@ -69,6 +69,7 @@ class Settings:
     kd_weights: tuple[float, ...] = (0.9,)
     """Share of the teacher in the loss; the rest is the labels'."""
     learn_from: tuple[str, ...] = (*TEACHERS, *CONTROLS)
+    """Teachers and controls that students are trained with."""
     seeds: tuple[int, ...] = (0, 1, 2)
     part: tuple[int, int] = (0, 1)
     """Which part of how many is trained by this process."""
